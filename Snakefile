@@ -1,0 +1,34 @@
+# Align-then-Unlearn: data preparation, target embeddings, alignment, unlearning, rephrase
+# robustness, utility, report, MLflow. One job = one `atu` call = one folder below results/.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/embed.smk"
+include: "workflow/rules/align.smk"
+include: "workflow/rules/unlearn.smk"
+include: "workflow/rules/rephrase.smk"
+include: "workflow/rules/utility.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/track.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.prepare.input,
+        rules.pretrain.input,
+        rules.embed.input,
+        rules.align.input,
+        rules.unlearn.input,
+        rules.rephrase.input,
+        rules.utility.input,
+        rules.report.input,
+        rules.track.input,

@@ -1,0 +1,134 @@
+"""Alignment data and the alignment loss, shared by `align` and by the re-alignment of `unlearn`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from atu.losses import alignment_loss
+from atu.models.llm import frozen, hidden_states
+from atu.models.predictor import EmbeddingPredictor
+
+
+@dataclass(frozen=True)
+class AlignmentData:
+    """Texts as token ids with, per token, the number of its window; -1 where it is incomplete."""
+
+    windows: Tensor
+    """[n_windows, dim], unit length."""
+    concept: Tensor
+    """[n_concepts, dim], unit length."""
+    token_ids: list[Tensor]
+    window_numbers: list[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @classmethod
+    def load(cls, path: Path) -> AlignmentData:
+        """Read what the phase `embed` saved."""
+        stored = load_file(path)
+        lengths = stored["lengths"].tolist()
+        return cls(
+            windows=stored["windows"],
+            concept=stored["concept"],
+            token_ids=list(stored["token_ids"].long().split(lengths)),
+            window_numbers=list(stored["window_numbers"].long().split(lengths)),
+        )
+
+    def targets(self, texts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Window embeddings [batch, seq, dim] and the mask of full windows [batch, seq]."""
+        numbers = nn.utils.rnn.pad_sequence(
+            [self.window_numbers[i] for i in texts], batch_first=True, padding_value=-1
+        )
+        mask = numbers >= 0
+        return self.windows[numbers.clamp(min=0)], mask
+
+    def tokens(self, texts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Right-padded token ids and attention mask, [batch, seq] each."""
+        ids = nn.utils.rnn.pad_sequence([self.token_ids[i] for i in texts], batch_first=True)
+        lengths = torch.tensor([len(self.token_ids[i]) for i in texts])
+        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+        return ids, mask
+
+
+def cache_hidden_states(
+    model: nn.Module, data: AlignmentData, layer: int, batch_size: int = 64
+) -> list[Tensor]:
+    """Hidden states [tokens, hidden] of every text at the hook layer, each text computed once.
+
+    The model is frozen while the predictor trains, so they do not change.
+    """
+    order = sorted(range(len(data)), key=lambda i: len(data.token_ids[i]))
+    states: dict[int, Tensor] = {}
+    with frozen(model), torch.no_grad():
+        for at in range(0, len(order), batch_size):
+            chosen = order[at : at + batch_size]
+            hidden = hidden_states(model, *data.tokens(chosen), layer)
+            for row, text in zip(hidden, chosen, strict=True):
+                states[text] = row[: len(data.token_ids[text])].clone()
+    return [states[i] for i in range(len(data))]
+
+
+def alignment_step(
+    predictor: EmbeddingPredictor,
+    data: AlignmentData,
+    states: Sequence[Tensor],
+    texts: Sequence[int],
+    batch_size: int,
+    rng: np.random.Generator,
+) -> Callable[[], tuple[Tensor, dict[str, float]]]:
+    """The loss of one random batch of `texts`, to be called once per step."""
+
+    def loss() -> tuple[Tensor, dict[str, float]]:
+        size = min(batch_size, len(texts))
+        chosen = [texts[i] for i in rng.choice(len(texts), size, replace=False)]
+        value = batch_loss(predictor, data, states, chosen)
+        return value, {"cosine": 1 - value.item()}
+
+    return loss
+
+
+def batch_loss(
+    predictor: EmbeddingPredictor,
+    data: AlignmentData,
+    states: Sequence[Tensor],
+    texts: Sequence[int],
+) -> Tensor:
+    """1 - cosine over the full windows of these texts."""
+    hidden = nn.utils.rnn.pad_sequence([states[i] for i in texts], batch_first=True)
+    target, mask = data.targets(texts)
+    return alignment_loss(predictor(hidden), target, mask)
+
+
+@torch.no_grad()
+def evaluate_alignment(
+    predictor: EmbeddingPredictor,
+    data: AlignmentData,
+    states: Sequence[Tensor],
+    train: Sequence[int],
+    test: Sequence[int],
+) -> dict[str, float]:
+    """Mean cosine on the full windows of `test`, that of the best constant, and the skill.
+
+    The constant that maximises the mean cosine to unit vectors is their normalised mean; it is
+    fitted on `train`. Skill = (cosine - constant) / (1 - constant): 0 for the constant, 1 for
+    perfect prediction, negative when worse than the constant.
+    """
+    predictor.eval()
+    fitted = torch.cat([data.targets([i])[0][data.targets([i])[1]] for i in train])
+    constant = nn.functional.normalize(fitted.mean(dim=0), dim=0)
+    cosines, baseline = [], []
+    for text in test:
+        target, mask = data.targets([text])
+        predicted = predictor(states[text][None])
+        cosines.append(nn.functional.cosine_similarity(predicted, target, dim=-1)[mask])
+        baseline.append((target @ constant)[mask])
+    cosine, floor = torch.cat(cosines).mean().item(), torch.cat(baseline).mean().item()
+    return {"cosine": cosine, "constant_cosine": floor, "skill": (cosine - floor) / (1 - floor)}

@@ -1,0 +1,212 @@
+"""Job folders: written beside and renamed whole, sealed by a manifest, refused when altered.
+
+Every phase writes one folder. `write_folder` gives the phase a scratch folder next to the final
+one, adds `metrics.json`, `manifest.json` and `provenance.json`, and renames it: a folder either is
+complete or does not exist. `Artifact` opens such a folder and checks each file against the
+manifest before it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atu.errors import ArtifactError
+from atu.provenance import collect_provenance
+
+SCHEMA = "atu-manifest-1"
+MANIFEST = "manifest.json"
+METRICS = "metrics.json"
+PROVENANCE = "provenance.json"
+
+
+def sha256(path: Path) -> str:
+    """The hex sha256 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON with sorted keys and no NaN: the same value gives the same bytes."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One JSON object per line, keys sorted."""
+    lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished job folder, opened through its manifest.
+
+    Raises:
+        ArtifactError: no manifest, an unknown schema, another phase than the one expected, or (on
+            `file`) a file that is missing, truncated, altered or not listed.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    digest: str
+    """sha256 of the manifest: identifies the content of the whole folder."""
+
+    @classmethod
+    def open(cls, manifest: Path, phase: str) -> Artifact:
+        """Open the folder of this `manifest.json`, which must be of `phase`."""
+        if manifest.name != MANIFEST:
+            raise ArtifactError(f"{manifest}: name the folder's {MANIFEST}, not another file")
+        try:
+            content = json.loads(manifest.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ArtifactError(f"{manifest}: missing; run `snakemake {phase}` first") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ArtifactError(f"{manifest}: not a manifest ({error}); delete the folder") from None
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise ArtifactError(f"{manifest}: not written by this version (schema {SCHEMA!r})")
+        if content.get("phase") != phase:
+            found = content.get("phase")
+            raise ArtifactError(f"{manifest}: holds phase {found!r}, but {phase!r} was expected")
+        return cls(manifest.parent, content, sha256(manifest))
+
+    def file(self, name: str) -> Path:
+        """The path of a listed file whose size and sha256 are as the manifest says."""
+        listed = self.manifest["artifacts"].get(name)
+        path = self.folder / name
+        if listed is None:
+            raise ArtifactError(f"{path}: not listed in {MANIFEST}; it is not part of this result")
+        if not path.is_file():
+            raise ArtifactError(f"{path}: listed in {MANIFEST} but missing; delete the folder")
+        size = path.stat().st_size
+        if size != listed["bytes"]:
+            raise ArtifactError(
+                f"{path}: truncated or altered, {size} bytes instead of {listed['bytes']}; "
+                "delete the folder and run again"
+            )
+        if sha256(path) != listed["sha256"]:
+            raise ArtifactError(
+                f"{path}: altered, its sha256 is not the one in {MANIFEST}; "
+                "delete the folder and run again"
+            )
+        return path
+
+    def subfolder(self, name: str) -> Path:
+        """A folder inside the artifact, all of whose listed files were checked."""
+        files = [key for key in self.manifest["artifacts"] if key.startswith(f"{name}/")]
+        if not files:
+            raise ArtifactError(f"{self.folder / name}: nothing listed in {MANIFEST} below it")
+        for key in files:
+            self.file(key)
+        return self.folder / name
+
+    def metrics(self) -> dict[str, float]:
+        """The folder's checked metrics."""
+        return json.loads(self.file(METRICS).read_text(encoding="utf-8"))
+
+    def read_jsonl(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a checked JSONL file."""
+        return read_jsonl(self.file(name))
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        """Which model, target, method and seed the folder belongs to."""
+        return self.manifest["cell"]
+
+
+@dataclass
+class Job:
+    """What a phase fills in while it writes its folder."""
+
+    folder: Path
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        """A path inside the scratch folder, its parents made."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+@contextmanager
+def write_folder(
+    manifest: Path,
+    phase: str,
+    *,
+    cell: Mapping[str, Any],
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
+) -> Iterator[Job]:
+    """Write the folder of `manifest` whole or not at all.
+
+    The manifest holds only what the content determines (artifacts, parameters, inputs), so the
+    same inputs and seed give the same bytes; times and versions go to `provenance.json`.
+
+    Raises:
+        ArtifactError: the place cannot be written, or a metric is not a finite number.
+    """
+    final = manifest.parent
+    scratch = final.parent / f".{final.name}.partial"
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    except OSError as error:
+        raise ArtifactError(f"{final}: cannot be written ({error.strerror})") from None
+    finish = collect_provenance()
+    try:
+        job = Job(scratch)
+        yield job
+        _seal(job, phase, dict(cell), dict(params), inputs)
+        write_json(scratch / PROVENANCE, finish())
+        _replace(scratch, final)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _seal(
+    job: Job, phase: str, cell: dict[str, Any], params: dict[str, Any], inputs: Mapping[str, Artifact]
+) -> None:
+    bad = [name for name, value in job.metrics.items() if not math.isfinite(value)]
+    if bad:
+        raise ArtifactError(f"{job.folder}: metrics that are not finite numbers: {', '.join(bad)}")
+    write_json(job.folder / METRICS, job.metrics)
+    files = sorted(path for path in job.folder.rglob("*") if path.is_file())
+    artifacts = {
+        path.relative_to(job.folder).as_posix(): {
+            "sha256": sha256(path),
+            "bytes": path.stat().st_size,
+        }
+        for path in files
+    }
+    manifest = {
+        "schema": SCHEMA,
+        "phase": phase,
+        "cell": cell,
+        "params": params,
+        "inputs": {name: artifact.digest for name, artifact in inputs.items()},
+        "artifacts": artifacts,
+    }
+    write_json(job.folder / MANIFEST, manifest)
+
+
+def _replace(scratch: Path, final: Path) -> None:
+    """Put the scratch folder where an older or empty one may stand."""
+    old = final.parent / f".{final.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.rename(final, old)
+    os.rename(scratch, final)
+    shutil.rmtree(old, ignore_errors=True)

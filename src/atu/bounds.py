@@ -1,0 +1,35 @@
+"""Bounds on settings fields, readable by pydantic without importing it.
+
+The training core must load where only torch, transformers, numpy and safetensors are installed, so
+method settings are plain dataclasses. pydantic, where it validates them, asks each annotation for
+its schema; a core schema is a plain dict, into which `Bounds` writes its limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Limits of a number: greater than, at least, less than, at most."""
+
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        schema = dict(handler(source))
+        schema.update({key: value for key, value in asdict(self).items() if value is not None})
+        return schema
+
+
+Positive = Annotated[float, Bounds(gt=0)]
+NonNegative = Annotated[float, Bounds(ge=0)]
+Fraction = Annotated[float, Bounds(ge=0, le=1)]
+Cosine = Annotated[float, Bounds(ge=-1, le=1)]
+Count = Annotated[int, Bounds(ge=1)]
+CountOrNone = Annotated[int, Bounds(ge=0)]

@@ -1,0 +1,268 @@
+"""The command line: `atu <phase>`, one subcommand per phase, each writing one folder.
+
+Snakemake calls these; a person can too. Heavy libraries are imported inside the commands, so that
+`atu --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from atu.errors import AtuError, ConfigError
+
+app = typer.Typer(
+    help="Make a language model forget a concept by Align-then-Unlearn, and prove that it forgot.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file.")]
+Out = Annotated[Path, typer.Option("--out", help="The manifest.json to write; its folder is made.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads; part of the result.")]
+Model = Annotated[str, typer.Option("--model", help="A key of pretrain.models.")]
+Target = Annotated[str, typer.Option("--target", help="Name of what to forget.")]
+Method = Annotated[str, typer.Option("--method", help="A key of unlearn.methods.")]
+Results = Annotated[Path, typer.Option("--results", help="Folder of the experiment's results.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of align and unlearn.")]
+
+
+def _input(phase: str) -> Any:
+    return typer.Option(help=f"manifest.json of a {phase} folder.", show_default=False)
+
+
+DEFAULT_PARAMS = Path("params.yaml")
+
+
+def _start(params: Path, phase: str, threads: int = 1) -> Any:
+    """The checked section of a phase, with threads, seeds and offline mode set up."""
+    from atu.config import load_params
+
+    section = getattr(load_params(params), phase)
+    _quiet_libraries()
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    return section
+
+
+def _quiet_libraries() -> None:
+    """No telemetry, no advice, no hub look-ups from inside a job."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _open(manifest: Path, phase: str) -> Any:
+    from atu.artifacts import Artifact
+
+    return Artifact.open(manifest, phase)
+
+
+def _choose(entries: dict[str, Any], name: str, key: str) -> str:
+    if name not in entries:
+        raise ConfigError(key, name, f"not in the parameter file, which has {', '.join(entries)}")
+    return name
+
+
+@app.command()
+def prepare(
+    out: Out,
+    shared: Annotated[Path | None, _input("shared prepare")] = None,
+    target: Annotated[str | None, typer.Option(help="Prepare this target from --shared.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+    threads: Threads = 1,
+) -> None:
+    """Corpora and probes: the whole world, or with --target and --shared one target's."""
+    section = _start(params, "prepare", threads)
+    from atu.phases import prepare as phase
+
+    if (target is None) != (shared is None):
+        raise ConfigError("--target", target, "give --target and --shared together, or neither")
+    if target is None or shared is None:
+        phase.run_shared(out, section)
+    else:
+        phase.run_target(out, section, target, _open(shared, "prepare"))
+
+
+@app.command()
+def pretrain(
+    out: Out,
+    model: Model,
+    shared: Annotated[Path, _input("shared prepare")],
+    oracle: Annotated[Path | None, _input("target's prepare")] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+    threads: Threads = 1,
+) -> None:
+    """A causal LM on the world; with --oracle one that never sees that target."""
+    section = _start(params, "pretrain", threads)
+    from atu.phases import pretrain as phase
+
+    _choose(section.models, model, "--model")
+    prepared = _open(oracle, "prepare") if oracle else None
+    phase.run(out, section, model, _open(shared, "prepare"), prepared)
+
+
+@app.command()
+def embed(
+    out: Out,
+    target: Target,
+    lm: Annotated[Path, _input("pretrain")],
+    prepared: Annotated[Path, _input("target's prepare")],
+    params: ParamsFile = DEFAULT_PARAMS,
+    threads: Threads = 1,
+) -> None:
+    """Target embeddings: the concept's and every window's."""
+    section = _start(params, "embed", threads)
+    from atu.phases import embed as phase
+
+    phase.run(out, section, target, _open(lm, "pretrain"), _open(prepared, "prepare"))
+
+
+@app.command()
+def align(
+    out: Out,
+    seed: Seed,
+    lm: Annotated[Path, _input("pretrain")],
+    embedded: Annotated[Path, _input("embed")],
+    params: ParamsFile = DEFAULT_PARAMS,
+    threads: Threads = 1,
+) -> None:
+    """Alignment training of the embedding predictor."""
+    section = _start(params, "align", threads)
+    from atu.phases import align as phase
+
+    phase.run(out, section, seed, _open(lm, "pretrain"), _open(embedded, "embed"))
+
+
+@app.command()
+def unlearn(
+    out: Out,
+    method: Method,
+    seed: Seed,
+    lm: Annotated[Path, _input("pretrain")],
+    prepared: Annotated[Path, _input("target's prepare")],
+    embedded: Annotated[Path, _input("embed")],
+    aligned: Annotated[Path, _input("align")],
+    params: ParamsFile = DEFAULT_PARAMS,
+    threads: Threads = 1,
+) -> None:
+    """Unlearn with one method."""
+    section = _start(params, "unlearn", threads)
+    from atu.phases import unlearn as phase
+
+    _choose(section.methods, method, "--method")
+    inputs = phase.Inputs(
+        lm=_open(lm, "pretrain"),
+        prepare=_open(prepared, "prepare"),
+        embed=_open(embedded, "embed"),
+        align=_open(aligned, "align"),
+    )
+    phase.run(out, section, method, seed, inputs)
+
+
+@app.command()
+def rephrase(
+    out: Out,
+    unlearned: Annotated[Path, _input("unlearn")],
+    prepared: Annotated[Path, _input("target's prepare")],
+    params: ParamsFile = DEFAULT_PARAMS,
+    threads: Threads = 1,
+) -> None:
+    """Rephrase robustness: greedy answers to every probe in every form."""
+    section = _start(params, "rephrase", threads)
+    from atu.phases import rephrase as phase
+
+    phase.run(out, section, _open(unlearned, "unlearn"), _open(prepared, "prepare"))
+
+
+@app.command()
+def utility(
+    out: Out,
+    unlearned: Annotated[Path, _input("unlearn")],
+    prepared: Annotated[Path, _input("target's prepare")],
+    before: Annotated[Path | None, _input("original model's utility")] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+    threads: Threads = 1,
+) -> None:
+    """Utility benchmarks by lm-eval, fluency, and the COLLAPSED flag against --before."""
+    section = _start(params, "utility", threads)
+    from atu.phases import utility as phase
+
+    original = _open(before, "utility") if before else None
+    phase.run(out, section, _open(unlearned, "unlearn"), _open(prepared, "prepare"), original)
+
+
+@app.command()
+def report(out: Out, results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Tables, figures and one HTML page from every cell of the grid."""
+    from atu.cells import open_cells, open_models
+    from atu.config import load_params
+
+    loaded = load_params(params)
+    from atu.phases import report as phase
+
+    cells = open_cells(loaded, results)
+    column = {name: [cell[name] for cell in cells] for name in cells[0]}
+    inputs = phase.Inputs(
+        rephrase=column["rephrase"],
+        utility=column["utility"],
+        unlearn=column["unlearn"],
+        align=list({a.digest: a for a in column["align"]}.values()),
+        pretrain=open_models(loaded, results),
+    )
+    phase.run(out, loaded.report, loaded.experiment, inputs)
+
+
+@app.command()
+def track(out: Out, results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Mirror every cell of the grid to MLflow (MLFLOW_TRACKING_URI, else mlflow/mlflow.db)."""
+    from atu.cells import open_cells
+    from atu.config import load_params
+
+    loaded = load_params(params)
+    _quiet_libraries()
+    from atu.phases import track as phase
+
+    reported = _open(results / "report" / "manifest.json", "report")
+    phase.run(out, loaded.track, report=reported, cells=open_cells(loaded, results))
+
+
+@app.command()
+def check(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Check a parameter file and say what it would run."""
+    from atu.cells import grid_cells
+    from atu.config import load_params
+
+    loaded = load_params(params)
+    cells = list(grid_cells(loaded))
+    print(f"{params}: experiment {loaded.experiment!r}, {len(cells)} cells, all in order")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of params.yaml."""
+    from atu.config import schema_text
+
+    print(schema_text(), end="")
+
+
+def main() -> None:
+    """Run the command line; errors a user can cause are one message and exit code 2."""
+    try:
+        app()
+    except AtuError as error:
+        print(f"atu: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,123 @@
+"""Texts as token batches: encoding with answer labels, padding, and endless seeded streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atu.losses import IGNORE
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """Token ids of one text and where its answer begins.
+
+    `answer_start` is the index of the first scored token; 0 scores the whole text (position 0 is
+    never predicted, so it does not count).
+    """
+
+    ids: list[int]
+    answer_start: int
+    offsets: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded tensors [batch, seq]; labels hold `IGNORE` at prompts and padding."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+def encode_text(tokenizer: Any, text: str, prompt: str, end: bool = True) -> EncodedText:
+    """Encode a text whose first `len(prompt)` characters are not scored.
+
+    The tokenizer adds its own special tokens; with `end`, its end-of-sequence token follows, so
+    that a model learns to stop.
+    """
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    ids, offsets = list(encoded["input_ids"]), [tuple(o) for o in encoded["offset_mapping"]]
+    if end and tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+        offsets.append((len(text), len(text)))
+    start = 0
+    if prompt:
+        start = next((i for i, (_, stop) in enumerate(offsets) if stop > len(prompt)), len(ids))
+    return EncodedText(ids, start, offsets)
+
+
+def collate(texts: Sequence[EncodedText], pad_id: int, double_shift: bool = False) -> Batch:
+    """Pad on the right to the longest text.
+
+    `double_shift` reproduces the reference's GA and NPO, whose labels are shifted in the data set
+    and again in the loss, so that position t is trained on token t+2.
+    """
+    length = max(len(text.ids) for text in texts)
+    ids = torch.full((len(texts), length), pad_id)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, IGNORE)
+    for row, text in enumerate(texts):
+        count = len(text.ids)
+        ids[row, :count] = torch.tensor(text.ids)
+        mask[row, :count] = 1
+        labels[row, text.answer_start : count] = ids[row, text.answer_start : count]
+    if double_shift:
+        labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORE)], dim=1)
+    return Batch(ids, mask, labels)
+
+
+class BatchStream(Iterator[Batch]):
+    """Endless batches over shuffled epochs of a corpus, from one named generator."""
+
+    def __init__(
+        self,
+        texts: Sequence[EncodedText],
+        batch_size: int,
+        pad_id: int,
+        rng: np.random.Generator,
+        double_shift: bool = False,
+    ) -> None:
+        if not texts:
+            raise ValueError("a batch stream needs at least one text")
+        self.texts, self.batch_size, self.pad_id = texts, batch_size, pad_id
+        self.rng, self.double_shift = rng, double_shift
+        self._order: list[int] = []
+
+    def __next__(self) -> Batch:
+        while len(self._order) < self.batch_size:
+            self._order += [int(i) for i in self.rng.permutation(len(self.texts))]
+        chosen, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
+        return collate([self.texts[i] for i in chosen], self.pad_id, self.double_shift)
+
+
+def length_sorted_batches(
+    lengths: Sequence[int], tokens: int, pool: int, rng: np.random.Generator
+) -> Iterator[list[int]]:
+    """Endless batches of text numbers that hold at most `tokens` padded tokens each.
+
+    Texts are shuffled, sorted by length inside pools of `pool`, cut into batches, and the batches
+    shuffled again: little padding, and still random.
+    """
+    while True:
+        order = rng.permutation(len(lengths))
+        batches = []
+        for at in range(0, len(order), pool):
+            chunk = sorted((int(i) for i in order[at : at + pool]), key=lambda i: lengths[i])
+            batches += _cut(chunk, lengths, tokens)
+        for number in rng.permutation(len(batches)):
+            yield batches[number]
+
+
+def _cut(chunk: list[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    batches: list[list[int]] = [[]]
+    for number in chunk:
+        if batches[-1] and (len(batches[-1]) + 1) * lengths[number] > tokens:
+            batches.append([])
+        batches[-1].append(number)
+    return batches

@@ -1,0 +1,62 @@
+"""Windows: for every LM token, the next k tokens of the sentence encoder.
+
+Two tokenizers cut one text differently; character offsets bring them together. The window of LM
+token t starts at the first encoder token that begins at or after the last character of t, and is
+complete when k encoder tokens are left. One pass over both token lists finds all windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Offset = tuple[int, int]
+INCOMPLETE = -1
+
+
+def window_starts(lm_offsets: Sequence[Offset], encoder_offsets: Sequence[Offset], k: int) -> list[int]:
+    """Index of the first encoder token of each LM token's window, or `INCOMPLETE`.
+
+    Args:
+        lm_offsets: `(start, end)` characters per LM token, in text order. A leading special token
+            has (0, 0): its window starts the text.
+        encoder_offsets: the same for the encoder's tokens, without special tokens.
+        k: window length in encoder tokens.
+
+    Linear in the number of tokens: both lists are walked once. A byte-level token that is part of
+    one character carries that character's offsets, so its window starts after the character.
+    """
+    starts = []
+    cursor = 0
+    for _, end in lm_offsets:
+        while cursor < len(encoder_offsets) and encoder_offsets[cursor][0] < end:
+            cursor += 1
+        complete = cursor + k <= len(encoder_offsets)
+        starts.append(cursor if complete else INCOMPLETE)
+    return starts
+
+
+@dataclass
+class WindowTable:
+    """Distinct windows in order of first use, so that each is encoded once."""
+
+    k: int
+
+    def __post_init__(self) -> None:
+        self._index: dict[tuple[int, ...], int] = {}
+
+    def add(self, encoder_ids: Sequence[int], starts: Sequence[int]) -> list[int]:
+        """Window numbers for one text's `starts`; `INCOMPLETE` stays."""
+        numbers = []
+        for start in starts:
+            if start == INCOMPLETE:
+                numbers.append(INCOMPLETE)
+                continue
+            key = tuple(encoder_ids[start : start + self.k])
+            numbers.append(self._index.setdefault(key, len(self._index)))
+        return numbers
+
+    @property
+    def windows(self) -> list[tuple[int, ...]]:
+        """The distinct windows, by number."""
+        return list(self._index)

@@ -1,0 +1,148 @@
+"""The embedded world: fictitious people, their facts, and facts that concern nobody.
+
+Ground truth needs a world small enough to train on from scratch: a model that saw everything and
+an oracle that never saw the target. This module draws the *facts*; `worldtext` says them in words.
+The vocabulary and the templates live in `world.yaml` beside this file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import yaml
+
+from atu.errors import ConfigError
+from atu.seeding import generator
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that is true of one subject: `(subject, attribute, value)`."""
+
+    subject: str
+    attribute: str
+    value: str
+    kind: str
+    """`attribute`, `relation` (the value is a person) or `general` (the subject is a country)."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.subject}/{self.attribute}"
+
+
+@dataclass(frozen=True)
+class World:
+    """People and their facts, plus the facts about countries that test general ability."""
+
+    people: tuple[str, ...]
+    facts: tuple[Fact, ...]
+    general: tuple[Fact, ...]
+
+    def about(self, person: str) -> list[Fact]:
+        """Facts whose subject is `person`."""
+        return [fact for fact in self.facts if fact.subject == person]
+
+    def value(self, person: str, attribute: str) -> str:
+        """The value of one attribute or relation of one person."""
+        return next(f.value for f in self.about(person) if f.attribute == attribute)
+
+    def neighbours(self, person: str) -> list[str]:
+        """People tied to `person` by a relation in either direction, in the world's order."""
+        tied = {f.value for f in self.about(person) if f.kind == "relation"}
+        tied |= {f.subject for f in self.facts if f.kind == "relation" and f.value == person}
+        return [name for name in self.people if name in tied]
+
+
+@cache
+def vocabulary() -> dict[str, Any]:
+    """The parsed `world.yaml`: names, attributes, relations, general facts and their templates."""
+    text = (resources.files("atu.data") / "world.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)
+
+
+def _draw_names(rng: np.random.Generator, count: int) -> tuple[str, ...]:
+    """`count` invented names; no two people share a given or a family name."""
+    parts = vocabulary()["names"]
+    given = [a + b for a, b in itertools.product(parts["given_start"], parts["given_end"])]
+    family = [a + b for a, b in itertools.product(parts["family_start"], parts["family_end"])]
+    limit = min(len(given), len(family))
+    if not 4 <= count <= limit or count % 2:
+        raise ConfigError(
+            "prepare.people", count, f"choose an even number of people from 4 to {limit}"
+        )
+    first = rng.permutation(given)[:count]
+    last = rng.permutation(family)[:count]
+    return tuple(f"{a} {b}" for a, b in zip(first, last, strict=True))
+
+
+def _draw_values(rng: np.random.Generator, spec: dict[str, Any], count: int) -> list[str]:
+    """One value per person: unique where the spec says so, else spread evenly over the pool."""
+    if not spec.get("unique", False):
+        pool = spec["values"]
+        repeats = -(-count // len(pool))
+        return [str(v) for v in rng.permutation(list(pool) * repeats)[:count]]
+    composed = [" ".join(words) for words in itertools.product(*spec["compose"])]
+    if count > len(composed):
+        raise ConfigError("prepare.people", count, f"only {len(composed)} unique values exist")
+    return [spec.get("prefix", "") + str(v) for v in rng.permutation(composed)[:count]]
+
+
+def _pair_up(rng: np.random.Generator, people: tuple[str, ...], taken: set[frozenset[str]]):
+    """A random perfect matching that repeats no pair in `taken`."""
+    while True:
+        order = [str(p) for p in rng.permutation(people)]
+        pairs = list(zip(order[::2], order[1::2], strict=True))
+        if not any(frozenset(pair) in taken for pair in pairs):
+            return pairs
+
+
+def _draw_relations(rng: np.random.Generator, people: tuple[str, ...]) -> list[Fact]:
+    """Spouse and colleague are matchings, mentor a cycle; no two relations tie the same pair."""
+    taken: set[frozenset[str]] = set()
+    facts = []
+    for attribute, spec in vocabulary()["relations"].items():
+        if spec["symmetric"]:
+            pairs = _pair_up(rng, people, taken)
+            directed = pairs + [(b, a) for a, b in pairs]
+        else:
+            directed = _draw_cycle(rng, people, taken)
+        taken |= {frozenset(pair) for pair in directed}
+        facts += [Fact(a, attribute, b, "relation") for a, b in directed]
+    return facts
+
+
+def _draw_cycle(rng: np.random.Generator, people: tuple[str, ...], taken: set[frozenset[str]]):
+    """A random cycle through all people that uses no pair in `taken`."""
+    while True:
+        order = [str(p) for p in rng.permutation(people)]
+        pairs = list(zip(order, order[1:] + order[:1], strict=True))
+        if not any(frozenset(pair) in taken for pair in pairs):
+            return pairs
+
+
+def build_world(seed: int, people: int) -> World:
+    """Draw a world of `people` fictitious persons; the same seed gives the same world.
+
+    Raises:
+        ConfigError: `people` is odd, below 4, or more than the name pool holds.
+    """
+    vocab = vocabulary()
+    names = _draw_names(generator(seed, "world", "names"), people)
+    facts: list[Fact] = []
+    for attribute, spec in vocab["attributes"].items():
+        values = _draw_values(generator(seed, "world", attribute), spec, people)
+        facts += [Fact(n, attribute, v, "attribute") for n, v in zip(names, values, strict=True)]
+    facts += _draw_relations(generator(seed, "world", "relations"), names)
+    order = {name: i for i, name in enumerate(names)}
+    facts.sort(key=lambda fact: order[fact.subject])
+    general: list[Fact] = []
+    places = vocab["general"]["places"]
+    for attribute, spec in vocab["general"]["facts"].items():
+        values = _draw_values(generator(seed, "world", "general", attribute), spec, len(places))
+        general += [Fact(p, attribute, v, "general") for p, v in zip(places, values, strict=True)]
+    return World(names, tuple(facts), tuple(general))

@@ -1,0 +1,28 @@
+"""The errors that a user can cause, each with the repair in its message."""
+
+from __future__ import annotations
+
+
+class AtuError(Exception):
+    """Base of every error this package raises on purpose; the CLI prints it without a traceback."""
+
+
+class ConfigError(AtuError):
+    """A parameter is wrong: names the key, the value and the repair (and the file, once known)."""
+
+    def __init__(self, key: str, value: object, repair: str, file: str | None = None) -> None:
+        self.key, self.value, self.repair, self.file = key, value, repair, file
+        where = f"{file}: " if file else ""
+        super().__init__(f"{where}{key} = {value!r}: {repair}")
+
+
+class ArtifactError(AtuError):
+    """A folder is not what its manifest says: missing, truncated, altered or of another phase."""
+
+
+class TrainingError(AtuError):
+    """Training cannot go on: a loss or a gradient is not finite."""
+
+
+class EvaluationError(AtuError):
+    """An evaluation could not score every item; a crash is never an empty answer."""

@@ -1,0 +1,82 @@
+"""Greedy answers: length-sorted batches, KV cache, left padding; a failure is never an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from atu.data.prompts import STOP
+from atu.errors import EvaluationError
+from atu.progress import Progress
+
+
+@torch.inference_mode()
+def greedy_answers(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    label: str = "answers",
+    eval_mode: bool = True,
+) -> list[str]:
+    """The greedy continuation of each prompt up to the end token or the first line break, stripped.
+
+    Prompts are batched by length and padded on the left, which leaves every answer what it is
+    alone. The model is in eval mode for the call; `eval_mode=False` leaves it as it is, which only
+    the reproduction of the reference's scoring wants. On an out-of-memory error the batch size is
+    halved, down to 1.
+
+    Raises:
+        EvaluationError: not every prompt got an answer string.
+    """
+    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: (len(encoded[i]), i))
+    answers: dict[int, str] = {}
+    training = model.training
+    model.train(training and not eval_mode)
+    progress = Progress(label, len(prompts))
+    at = 0
+    while at < len(order):
+        chosen = order[at : at + batch_size]
+        try:
+            texts = _generate(model, tokenizer, [encoded[i] for i in chosen], max_new_tokens)
+        except torch.cuda.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            batch_size //= 2
+            continue
+        answers.update(zip(chosen, texts, strict=True))
+        at += len(chosen)
+        progress.update(count=len(chosen))
+    progress.close()
+    model.train(training)
+    if len(answers) != len(prompts):
+        raise EvaluationError(f"{label}: {len(answers)} answers for {len(prompts)} prompts")
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _generate(
+    model: nn.Module, tokenizer: Any, ids: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[str]:
+    length = max(len(row) for row in ids)
+    pad = tokenizer.pad_token_id
+    device = next(model.parameters()).device
+    padded = torch.tensor([[pad] * (length - len(row)) + list(row) for row in ids], device=device)
+    mask = torch.tensor(
+        [[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device
+    )
+    output = model.generate(
+        input_ids=padded,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=pad,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    texts = tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+    return [text.strip(" ").split(STOP)[0].strip() for text in texts]

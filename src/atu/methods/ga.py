@@ -1,0 +1,32 @@
+"""Gradient ascent (GA): raise the loss of the forget texts. GradDiff is GA with an `nll` retain
+term (Maini et al. 2024, TOFU, arXiv 2401.06121, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from atu.data.batches import Batch
+from atu.losses import mean_nll
+from atu.methods.base import Context, Method, MethodSettings
+
+
+@dataclass(frozen=True)
+class Settings(MethodSettings):
+    """GA has no settings of its own."""
+
+    loss: Literal["ga"]
+
+
+def ga_loss(context: Context, batch: Batch) -> Tensor:
+    """-(mean NLL per answer token) of the forget batch, in nats.
+
+    Tokens with probabilities 1/2 and 1/8: NLL (ln 2 + ln 8) / 2 = 2 ln 2, so the loss is -1.3863.
+    """
+    logits = context.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    return -mean_nll(logits, batch.labels)
+
+
+METHOD = Method(Settings, forget_loss=ga_loss)

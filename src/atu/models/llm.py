@@ -1,0 +1,131 @@
+"""The language model: loading, building from a config, and hidden states by early exit.
+
+A causal LM is used through four families' common ground: a list of decoder layers, each called
+with hidden states [batch, seq, hidden] as its first argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+LAYER_PATHS = ("model.layers", "transformer.h", "gpt_neox.layers")
+
+
+def build_lm(config: Mapping[str, Any], seed: int) -> nn.Module:
+    """A randomly initialised causal LM in float32 from `transformers` config values.
+
+    `config` holds `model_type` and that type's own keys.
+    """
+    torch.manual_seed(seed)
+    values = dict(config)
+    parsed = AutoConfig.for_model(values.pop("model_type"), **values)
+    return AutoModelForCausalLM.from_config(parsed, dtype=torch.float32)
+
+
+def load_lm(folder: Path) -> tuple[nn.Module, Any]:
+    """The LM (float32, eval mode) and its tokenizer from a local folder of safetensors.
+
+    Never runs code from the folder and never reads pickled weights.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    return model.eval(), load_tokenizer(folder)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a local model folder."""
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def save_lm(model: nn.Module, tokenizer: Any, folder: Path) -> None:
+    """A Hugging Face folder that `from_pretrained` loads."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The model's decoder layers, in order.
+
+    Raises:
+        TypeError: the architecture keeps its layers elsewhere than `LAYER_PATHS` says.
+    """
+    for path in LAYER_PATHS:
+        with contextlib.suppress(AttributeError):
+            layers = model.get_submodule(path)
+            if isinstance(layers, nn.ModuleList):
+                return layers
+    raise TypeError(f"{type(model).__name__}: no decoder layers at {', '.join(LAYER_PATHS)}")
+
+
+class _EarlyExit(Exception):
+    """Carries the hidden states out of the forward pass."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+def _leave(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    raise _EarlyExit(args[0] if args else kwargs["hidden_states"])
+
+
+def hidden_states(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, layer: int
+) -> Tensor:
+    """What `output_hidden_states` gives at index `layer`, without running the layers above.
+
+    Args:
+        input_ids, attention_mask: [batch, seq].
+        layer: 1 .. number of layers - 1. (The last index would be after the final norm.)
+
+    Returns:
+        [batch, seq, hidden], with gradients to the layers below only.
+    """
+    layers = decoder_layers(model)
+    if not 1 <= layer < len(layers):
+        raise ValueError(f"hook layer {layer} is not in 1..{len(layers) - 1}")
+    handle = layers[layer].register_forward_pre_hook(_leave, with_kwargs=True)
+    try:
+        model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    except _EarlyExit as reached:
+        return reached.hidden
+    finally:
+        handle.remove()
+    raise RuntimeError("the hook layer was never reached")
+
+
+def parameters_below(model: nn.Module, layer: int) -> list[nn.Parameter]:
+    """Input embeddings and the decoder layers below `layer`: all that its hidden states depend on.
+
+    Tied output embeddings are the same tensor as the input embeddings and move with them.
+    """
+    parameters = list(model.get_input_embeddings().parameters())
+    for module in decoder_layers(model)[:layer]:
+        parameters += list(module.parameters())
+    return parameters
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[nn.Module]:
+    """The module in eval mode without gradients; both are restored on leaving."""
+    training = module.training
+    flags = [p.requires_grad for p in module.parameters()]
+    module.eval().requires_grad_(False)
+    try:
+        yield module
+    finally:
+        module.train(training)
+        for parameter, flag in zip(module.parameters(), flags, strict=True):
+            parameter.requires_grad_(flag)

@@ -1,0 +1,95 @@
+"""embed: the concept's embedding, and for every LM token that of the next k encoder tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from atu.artifacts import Artifact, write_folder, write_json
+from atu.config import Embed
+from atu.data.batches import EncodedText, encode_text
+from atu.data.tables import read_table
+from atu.data.windows import WindowTable, window_starts
+from atu.models.encoder import SentenceEncoder
+from atu.models.llm import load_tokenizer
+from atu.seeding import hash_fraction
+
+PHASE = "embed"
+
+
+def run(out: Path, section: Embed, target: str, lm: Artifact, prepare: Artifact) -> None:
+    """Write `embeddings.safetensors` (see `save`) and `texts.json` (which rows were embedded)."""
+    with write_folder(
+        out,
+        PHASE,
+        cell={"model": lm.cell["model"], "target": target},
+        params=section.model_dump(),
+        inputs={"pretrain": lm, "prepare": prepare},
+    ) as job:
+        tokenizer = load_tokenizer(lm.subfolder("model"))
+        encoder = SentenceEncoder(section.encoder)
+        rows = choose_rows(prepare, section.retain_texts)
+        texts = [encode_text(tokenizer, row["text"], "") for row in rows]
+        table = WindowTable(section.k)
+        numbers = [
+            number_windows(table, encoder, row["text"], text)
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        windows = torch.tensor(table.windows, dtype=torch.long).reshape(-1, section.k)
+        embedded = encoder.encode_windows(windows, section.batch_size, not section.reference_compat)
+        concept = encoder.encode_texts([target, *section.descriptions])
+        save(job.path("embeddings.safetensors"), embedded, concept, texts, numbers)
+        write_json(job.path("texts.json"), [[row["corpus"], row["text"]] for row in rows])
+        positions = sum(len(text.ids) for text in texts)
+        full = sum(number >= 0 for row in numbers for number in row)
+        job.metrics = {
+            "embed/texts/all": len(texts),
+            "embed/positions/all": positions,
+            "embed/full_windows/all": full,
+            "embed/distinct_windows/all": len(windows),
+            "embed/concept_cosine_mean/all": float((embedded @ concept[0]).mean()),
+        }
+
+
+def choose_rows(prepare: Artifact, retain_texts: int) -> list[dict[str, Any]]:
+    """The whole forget corpus and a sample of the retain corpus that a hash of each text decides."""
+    forget = read_table(prepare.file("forget.parquet"))
+    retain = read_table(prepare.file("retain.parquet"))
+    retain.sort(key=lambda row: hash_fraction("embed", row["text"]))
+    return [row | {"corpus": "forget"} for row in forget] + [
+        row | {"corpus": "retain"} for row in retain[:retain_texts]
+    ]
+
+
+def number_windows(
+    table: WindowTable, encoder: SentenceEncoder, text: str, encoded: EncodedText
+) -> list[int]:
+    """The number of every LM token's window in `table`, -1 where fewer than k tokens are left."""
+    own = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    starts = window_starts(encoded.offsets, own["offset_mapping"], table.k)
+    return table.add(own["input_ids"], starts)
+
+
+def save(
+    path: Path,
+    windows: torch.Tensor,
+    concept: torch.Tensor,
+    texts: list[EncodedText],
+    numbers: list[list[int]],
+) -> None:
+    """One file: `windows` [n_windows, dim], `concept` [n_concepts, dim], and for all texts end to
+    end `token_ids` [n_tokens], `window_numbers` [n_tokens] (-1: no full window), `lengths`
+    [n_texts]."""
+    save_file(
+        {
+            "windows": windows.contiguous(),
+            "concept": concept.contiguous(),
+            "token_ids": torch.tensor([i for text in texts for i in text.ids], dtype=torch.int32),
+            "window_numbers": torch.tensor([n for row in numbers for n in row], dtype=torch.int32),
+            "lengths": torch.tensor([len(text.ids) for text in texts], dtype=torch.int32),
+        },
+        path,
+    )

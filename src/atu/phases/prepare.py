@@ -1,0 +1,119 @@
+"""prepare: corpora and probes from a benchmark.
+
+The `shared` folder holds what all targets have in common (the whole corpus that models pretrain
+on, and probes of everything); a target's folder holds its forget corpus, retain corpus and probes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from atu.artifacts import Artifact, write_folder, write_json
+from atu.config import Prepare
+from atu.data import worldtext
+from atu.data.tables import PROBES, TEXTS, read_table, write_table
+from atu.data.world import Fact, World, build_world
+from atu.seeding import generator, hash_fraction
+
+PHASE = "prepare"
+Rows = list[dict[str, Any]]
+
+
+def run_shared(out: Path, section: Prepare) -> None:
+    """Write `corpus.parquet`, `probes.parquet` and `world.json` of the whole world."""
+    world = build_world(section.seed, section.people)
+    with write_folder(
+        out, PHASE, cell={"target": None}, params=section.model_dump(), inputs={}
+    ) as job:
+        corpus = worldtext.training_rows(world, section.seed)
+        probes = knowledge_probes(world, section.seed)
+        write_table(job.path("corpus.parquet"), corpus, TEXTS)
+        write_table(job.path("probes.parquet"), probes, PROBES)
+        write_json(job.path("world.json"), asdict(world))
+        job.metrics = {
+            "prepare/people/all": len(world.people),
+            "prepare/facts/all": len(world.facts),
+            "prepare/general_facts/all": len(world.general),
+            "prepare/texts/all": len(corpus),
+        }
+
+
+def run_target(out: Path, section: Prepare, target: str, shared: Artifact) -> None:
+    """Write `forget.parquet`, `retain.parquet` and `probes.parquet` of one target."""
+    world = build_world(section.seed, section.people)
+    rows = read_table(shared.file("corpus.parquet"))
+    with write_folder(
+        out,
+        PHASE,
+        cell={"target": target},
+        params=section.model_dump(),
+        inputs={"shared": shared},
+    ) as job:
+        forget = worldtext.forget_rows(rows, target)
+        retain = worldtext.retain_rows(rows, target)
+        probes = target_probes(world, target, section)
+        write_table(job.path("forget.parquet"), forget, TEXTS)
+        write_table(job.path("retain.parquet"), retain, TEXTS)
+        write_table(job.path("probes.parquet"), probes, PROBES)
+        job.metrics = {
+            "prepare/forget_texts/all": len(forget),
+            "prepare/retain_texts/all": len(retain),
+        } | {
+            f"prepare/probes_{role}/{split}": sum(
+                p["role"] == role and p["split"] == split for p in probes
+            )
+            for role in ("target", "neighbour", "other", "general")
+            for split in ("select", "report")
+        }
+
+
+def knowledge_probes(world: World, seed: int) -> Rows:
+    """Held-out phrasings of every fact: one plain question, and one of another form by hash."""
+    rows = []
+    for fact in (*world.facts, *world.general):
+        held_out = [p for p in worldtext.probes(world, fact, "all", seed) if not p["seen"]]
+        questions = [p for p in held_out if p["form"] == "question"]
+        others = [p for p in held_out if p["form"] != "question"]
+        rows.append(questions[0])
+        rows.append(others[int(hash_fraction(fact.id, "knowledge") * len(others))])
+    return rows
+
+
+def target_probes(world: World, target: str, section: Prepare) -> Rows:
+    """Every form of the target's facts; held-out phrasings of neighbours, others and general facts.
+
+    Probes of other people that name the target, or whose answer needs a fact about the target, are
+    left out: an oracle could not answer them.
+    """
+    seed = section.seed
+    rows = _probes_of(world, world.about(target), "target", seed)
+    neighbours = world.neighbours(target)
+    near = [fact for name in neighbours for fact in world.about(name)]
+    rows += _held_out(_probes_of(world, near, "neighbour", seed), target, per_form=2)
+    strangers = [f for f in world.facts if f.subject not in (target, *neighbours)]
+    order = generator(seed, "others", target).permutation(len(strangers))
+    chosen = [strangers[i] for i in sorted(order[: section.other_facts])]
+    other = _held_out(_probes_of(world, chosen, "other", seed), target, per_form=2)
+    rows += [p for p in other if p["form"] == "question"]
+    rows += _held_out(_probes_of(world, list(world.general), "general", seed), target, per_form=2)
+    return rows
+
+
+def _probes_of(world: World, facts: list[Fact], role: str, seed: int) -> Rows:
+    return [probe for fact in facts for probe in worldtext.probes(world, fact, role, seed)]
+
+
+def _held_out(rows: Rows, target: str, per_form: int) -> Rows:
+    """The first `per_form` held-out phrasings of each form of each fact that do not need the target."""
+    kept: Rows = []
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows:
+        key = (row["fact"], row["form"])
+        free = target not in (*row["needs"], *row["options"]) and target not in row["query"]
+        if row["seen"] or not free or counts.get(key, 0) >= per_form:
+            continue
+        counts[key] = counts.get(key, 0) + 1
+        kept.append(row)
+    return kept

@@ -1,0 +1,118 @@
+"""pretrain: a small causal LM on the world: the full model, or an oracle without the target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from atu.artifacts import Artifact, write_folder, write_jsonl
+from atu.config import Pretrain
+from atu.data.batches import collate, encode_text, length_sorted_batches
+from atu.data.prompts import format_prompt
+from atu.data.tables import read_table
+from atu.generation import greedy_answers
+from atu.losses import mean_nll
+from atu.metrics.answers import exact_match
+from atu.models.llm import build_lm, save_lm
+from atu.models.tokenizer import train_tokenizer
+from atu.seeding import child_seed, generator
+from atu.training import Trace, make_optimizers, run_steps, split_matrices, warmup_linear
+
+PHASE = "pretrain"
+ANSWER_TOKENS = 16
+
+
+def run(out: Path, section: Pretrain, model: str, shared: Artifact, oracle: Artifact | None) -> None:
+    """Train the full model on the shared corpus, or with `oracle` (a target's prepared folder) the
+    model that never saw that target.
+
+    Both use the tokenizer of the full corpus: it is trained here from the same texts, so the oracle
+    job need not wait for the full one and still has the same vocabulary.
+    """
+    target = oracle.cell["target"] if oracle else None
+    inputs = {"shared": shared} | ({"prepare": oracle} if oracle else {})
+    with write_folder(
+        out,
+        PHASE,
+        cell={"model": model, "oracle_of": target},
+        params=section.model_dump(),
+        inputs=inputs,
+    ) as job:
+        corpus = read_table(shared.file("corpus.parquet"))
+        rows = read_table(oracle.file("retain.parquet")) if oracle else corpus
+        spec = section.models[model]
+        tokenizer = train_tokenizer([row["text"] for row in corpus], spec.vocab_size)
+        lm = build_lm(_complete(spec.config, tokenizer), child_seed(section.seed, "init"))
+        trace = Trace()
+        _train(lm, tokenizer, rows, section, trace)
+        save_lm(lm, tokenizer, job.path("model"))
+        write_jsonl(job.path("trace.jsonl"), trace.rows)
+        probes = read_table(shared.file("probes.parquet"))
+        job.metrics = {"pretrain/loss/train": trace.rows[-1]["loss"]}
+        job.metrics["pretrain/parameters/all"] = sum(p.numel() for p in lm.parameters())
+        job.metrics |= _knowledge(lm, tokenizer, probes, target)
+
+
+def _complete(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """The config with what the tokenizer decides."""
+    return config | {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def _train(lm: nn.Module, tokenizer: Any, rows: list[dict[str, Any]], section: Pretrain, trace: Trace):
+    """Muon on hidden matrices, AdamW on the rest, over length-sorted batches of whole texts.
+
+    Only answers are scored, not the questions before them: what is asked cannot be known, and with
+    its noise left out the facts are learned in half the steps.
+    """
+    texts = [encode_text(tokenizer, row["text"], row["prompt"]) for row in rows]
+    batches = length_sorted_batches(
+        [len(text.ids) for text in texts],
+        section.batch_tokens,
+        section.length_pool,
+        generator(section.seed, "batches"),
+    )
+
+    def loss():
+        batch = collate([texts[i] for i in next(batches)], tokenizer.pad_token_id)
+        logits = lm(input_ids=batch.input_ids, use_cache=False).logits
+        return mean_nll(logits, batch.labels), {}
+
+    matrices, vectors = split_matrices(lm)
+    optimizers = make_optimizers(
+        "muon",
+        matrices,
+        section.learning_rate,
+        matrix_learning_rate=section.matrix_learning_rate,
+        vectors=vectors,
+    )
+    lm.train()
+    schedule = warmup_linear(section.warmup)
+    run_steps(
+        "pretrain", section.steps, loss, optimizers, clip=section.clip, trace=trace, schedule=schedule
+    )
+    lm.eval()
+
+
+def _knowledge(
+    lm: nn.Module, tokenizer: Any, probes: list[dict[str, Any]], target: str | None
+) -> dict[str, float]:
+    """Exact match on held-out phrasings: of facts that were in the corpus, and of the target's."""
+    prompts = [format_prompt(p["form"], p["query"], p["options"]) for p in probes]
+    answers = greedy_answers(
+        lm, tokenizer, prompts, max_new_tokens=ANSWER_TOKENS, batch_size=128, label="knowledge"
+    )
+    hits: dict[str, list[float]] = {}
+    for probe, answer in zip(probes, answers, strict=True):
+        known = target is None or target not in probe["needs"]
+        if known and target is not None and target in (probe["answer"], *probe["options"]):
+            continue
+        kind = "general" if not probe["needs"] else ("known" if known else "unseen")
+        hits.setdefault(f"{kind}_{probe['form']}", []).append(exact_match(answer, probe["answer"]))
+    return {f"pretrain/exact_match_{k}/held_out": sum(v) / len(v) for k, v in hits.items()}

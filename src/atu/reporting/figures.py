@@ -1,0 +1,136 @@
+"""The report's figures; the same tables always give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import polars as pl
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+SPECIAL = {"none": ("original", "black", "s"), "oracle": ("oracle", "dimgray", "*")}
+"""Rows that are not methods: what they are called, their colour and their marker."""
+FORM_LABELS = {
+    "question, seen": "question\n(seen)",
+    "question": "question\n(held out)",
+    "cloze": "cloze",
+    "reverse": "reverse",
+    "choice": "multiple\nchoice",
+    "two_hop": "two-hop",
+}
+
+
+def _colours(methods: Sequence[str]) -> dict[str, Any]:
+    palette = plt.get_cmap("tab10")
+    plain = [method for method in methods if method not in SPECIAL]
+    colours = {method: palette(i % 10) for i, method in enumerate(plain)}
+    return colours | {name: style[1] for name, style in SPECIAL.items()}
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=120, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+
+
+def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Leakage about the target against what neighbours keep, one point per method with intervals."""
+    methods = [row["method"] for row in rows]
+    colours = _colours(methods)
+    figure, axes = plt.subplots(figsize=(7, 5))
+    for row in rows:
+        name = row["method"]
+        label, _, marker = SPECIAL.get(name, (name, None, "o"))
+        x, y = row["target"], row["neighbour"]
+        axes.errorbar(
+            x.mean,
+            y.mean,
+            xerr=[[x.mean - x.low], [x.high - x.mean]],
+            yerr=[[y.mean - y.low], [y.high - y.mean]],
+            fmt=marker,
+            color=colours[name],
+            markersize=14 if marker == "*" else 8,
+            capsize=2,
+            elinewidth=0.8,
+            alpha=0.9,
+            label=label,
+        )
+    axes.set_xlabel("target: exact match on held-out questions  (left is forgotten)")
+    axes.set_ylabel("neighbours: exact match  (up is kept)")
+    axes.set_xlim(-0.05, 1.05)
+    axes.set_ylim(-0.05, 1.05)
+    axes.grid(alpha=0.3)
+    axes.set_title(title)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def leakage_by_form(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Exact match about the target per method and form of asking, as a table of colours."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    forms = [form for form in FORM_LABELS if any(row["form"] == form for row in rows)]
+    values = {(row["method"], row["form"]): row["estimate"] for row in rows}
+    grid = [[values[method, form].mean for form in forms] for method in methods]
+    figure, axes = plt.subplots(figsize=(1.5 + 1.2 * len(forms), 1.2 + 0.5 * len(methods)))
+    image = axes.imshow(grid, vmin=0, vmax=1, cmap="Reds", aspect="auto")
+    for i, method in enumerate(methods):
+        for j, form in enumerate(forms):
+            value = values[method, form]
+            colour = "white" if value.mean > 0.6 else "black"
+            axes.text(j, i, f"{value.mean:.2f}", ha="center", va="center", color=colour)
+    counts = [values[methods[0], form].n for form in forms]
+    labels = [f"{FORM_LABELS[f]}\nn = {n}" for f, n in zip(forms, counts, strict=True)]
+    axes.set_xticks(range(len(forms)), labels, fontsize=8)
+    axes.set_yticks(range(len(methods)), [SPECIAL.get(m, (m,))[0] for m in methods])
+    axes.set_title(title)
+    figure.colorbar(image, ax=axes, label="exact match (leakage)")
+    _save(figure, path)
+
+
+def trajectories(path: Path, points: pl.DataFrame, title: str) -> None:
+    """Exact match on `select` probes over the steps of every method, one panel per method."""
+    steps = points.group_by("method", maintain_order=True).agg(pl.col("step").max())
+    methods = steps.filter(pl.col("step") > 0)["method"].to_list()
+    if not methods:
+        methods = points["method"].unique(maintain_order=True).to_list()
+    columns = min(3, len(methods))
+    lines = -(-len(methods) // columns)
+    figure, panels = plt.subplots(
+        lines, columns, figsize=(4 * columns, 2.9 * lines), sharey=True, squeeze=False
+    )
+    roles = {"target": ("tab:red", "o"), "neighbour": ("tab:blue", "^"), "other": ("tab:green", "v")}
+    for panel in panels.flat[len(methods) :]:
+        panel.set_visible(False)
+    for panel, method in zip(panels.flat, methods, strict=False):
+        chosen = points.filter(pl.col("method") == method)
+        mean = chosen.group_by("step").agg(pl.col("^exact_match_.*$").mean()).sort("step")
+        for role, (colour, marker) in roles.items():
+            panel.plot(
+                mean["step"], mean[f"exact_match_{role}"], marker=marker, color=colour, label=role,
+                markersize=4,
+            )  # fmt: skip
+        _mark_thresholds(panel, chosen)
+        panel.set_title(method)
+        panel.set_xlabel("unlearning step")
+        panel.set_ylim(-0.05, 1.05)
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("exact match (select split)")
+    panels[0][0].legend(fontsize=8)
+    figure.suptitle(title)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _mark_thresholds(panel: Any, points: pl.DataFrame) -> None:
+    """Write each round's threshold at its end, where the method has thresholds."""
+    if "threshold" not in points.columns:
+        return
+    for point in points.filter(pl.col("threshold").is_not_null()).to_dicts():
+        panel.axvline(point["step"], color="gray", linewidth=0.5)
+        panel.text(
+            point["step"], 1.03, f"{point['threshold']:.2f}", fontsize=6, ha="right", va="top",
+            rotation=90, color="gray",
+        )  # fmt: skip

@@ -1,0 +1,56 @@
+"""Which modules a phase's result depends on: the code inputs of its rule and of its DVC stage."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+INFRASTRUCTURE = {
+    "artifacts", "bounds", "cells", "cli", "config", "errors", "progress", "provenance", "sources",
+}  # fmt: skip
+"""Modules that carry results without deciding them: a new option, message or manifest check must
+not retrain every model. What they do decide (parameters, hashes) reaches a rule by its own way."""
+DATA_FILES = {"data.world": ["data/world.yaml"], "phases.report": ["phases/report.html.jinja"]}
+
+
+def phase_sources(phase: str) -> list[str]:
+    """Paths relative to the package of all files that the phase's module imports, directly or not."""
+    found: set[str] = set()
+    todo = [f"phases.{phase}"]
+    while todo:
+        module = todo.pop()
+        if module in found or module in INFRASTRUCTURE:
+            continue
+        found.add(module)
+        todo += _imports(module)
+    files = {_file(module).relative_to(PACKAGE).as_posix() for module in found}
+    files |= {name for module in found for name in DATA_FILES.get(module, [])}
+    return sorted(files)
+
+
+def _file(module: str) -> Path:
+    path = PACKAGE.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@cache
+def _imports(module: str) -> tuple[str, ...]:
+    """Modules of this package that `module` imports; the methods package loads all of its modules."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(_file(module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("atu"):
+            names += _resolve(node.module.removeprefix("atu").lstrip("."), node.names)
+    if module == "methods":
+        names += [f"methods.{p.stem}" for p in (PACKAGE / "methods").glob("[a-z]*.py")]
+    return tuple(names)
+
+
+def _resolve(module: str, names: list[ast.alias]) -> list[str]:
+    """`from atu.methods.base import X` names a module; `from atu import losses` a submodule each."""
+    if module and not (PACKAGE.joinpath(*module.split("."))).is_dir():
+        return [module]
+    prefix = f"{module}." if module else ""
+    inner = [f"{prefix}{alias.name}" for alias in names]
+    return [name for name in inner if _file(name).exists()] + ([module] if module else [])

@@ -1,0 +1,146 @@
+"""The one step loop: accumulate, clip, step, schedule, trace. It knows no method and no phase."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atu.errors import TrainingError
+from atu.progress import Progress
+
+LossFunction = Callable[[], tuple[Tensor, dict[str, float]]]
+
+
+@dataclass
+class Trace:
+    """One row per optimizer step, written as `trace.jsonl`."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, **row: Any) -> None:
+        """Append one row."""
+        self.rows.append(row)
+
+
+def constant(_progress: float) -> float:
+    """No schedule."""
+    return 1.0
+
+
+def warmup_linear(warmup: float, floor: float = 0.02) -> Callable[[float], float]:
+    """A learning-rate factor: up over the first `warmup` share of the steps, then down to `floor`."""
+
+    def factor(progress: float) -> float:
+        up = min(1.0, progress / warmup) if warmup else 1.0
+        return up * (floor + (1 - floor) * (1 - progress))
+
+    return factor
+
+
+def make_optimizers(
+    kind: str,
+    parameters: Sequence[nn.Parameter],
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    matrix_learning_rate: float | None = None,
+    vectors: Sequence[nn.Parameter] = (),
+) -> list[torch.optim.Optimizer]:
+    """`adamw`, `sgd`, `adam`, or `muon` (Jordan et al. 2024) for matrices beside AdamW for the rest.
+
+    With `muon`, `parameters` are the hidden weight matrices, stepped at `matrix_learning_rate`, and
+    `vectors` (embeddings, norms, biases) go to AdamW at `learning_rate`.
+    """
+    if kind == "sgd":
+        return [torch.optim.SGD(parameters, lr=learning_rate, weight_decay=weight_decay)]
+    if kind == "adamw":
+        return [torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)]
+    if kind != "muon":
+        raise ValueError(f"unknown optimizer {kind!r}")
+    assert matrix_learning_rate is not None
+    muon = torch.optim.Muon(parameters, lr=matrix_learning_rate, weight_decay=weight_decay)
+    rest = torch.optim.AdamW(
+        vectors, lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay
+    )
+    return [muon, rest]
+
+
+def split_matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The hidden weight matrices, and all other parameters (embeddings, output head, norms)."""
+    heads = {id(p) for p in model.get_input_embeddings().parameters()}
+    output = model.get_output_embeddings()
+    heads |= {id(p) for p in output.parameters()} if output is not None else set()
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in heads]
+    chosen = {id(p) for p in matrices}
+    return matrices, [p for p in model.parameters() if id(p) not in chosen]
+
+
+def run_steps(
+    label: str,
+    steps: int,
+    loss: LossFunction,
+    optimizers: Sequence[torch.optim.Optimizer],
+    *,
+    clip: float,
+    trace: Trace,
+    schedule: Callable[[float], float] = constant,
+    accumulate: int = 1,
+) -> None:
+    """Minimise `loss`, called once per micro-batch, for `steps` optimizer steps.
+
+    Args:
+        label: names the work in progress lines, traces and errors.
+        loss: gives a scalar and the numbers to trace.
+        clip: largest gradient norm over all parameters.
+        schedule: factor on every learning rate, of the share of steps done in [0, 1).
+        accumulate: micro-batches whose mean gradient makes one step.
+
+    Raises:
+        TrainingError: loss or gradient norm is not finite; names label and step.
+    """
+    base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    progress = Progress(label, steps)
+    for step in range(steps):
+        factor = schedule(step / steps)
+        _set_rates(optimizers, base, factor)
+        value, parts = _accumulated(loss, accumulate)
+        norm = float(nn.utils.clip_grad_norm_(parameters, clip))
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise TrainingError(
+                f"{label}: loss {value} and gradient norm {norm} at step {step + 1}; "
+                "lower the learning rate"
+            )
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        trace.add(
+            stage=label, step=step + 1, loss=value, gradient_norm=norm, rate_factor=factor, **parts
+        )
+        progress.update({"loss": value})
+    _set_rates(optimizers, base, 1.0)
+    progress.close()
+
+
+def _set_rates(
+    optimizers: Iterable[torch.optim.Optimizer], base: list[list[float]], factor: float
+) -> None:
+    for optimizer, rates in zip(optimizers, base, strict=True):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+
+
+def _accumulated(loss: LossFunction, accumulate: int) -> tuple[float, dict[str, float]]:
+    """Mean loss over the micro-batches, their mean gradient left in the parameters."""
+    total, sums = 0.0, {}
+    for _ in range(accumulate):
+        value, parts = loss()
+        (value / accumulate).backward()
+        total += value.item() / accumulate
+        for name, part in parts.items():
+            sums[name] = sums.get(name, 0.0) + part / accumulate
+    return total, sums

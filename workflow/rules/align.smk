@@ -1,0 +1,25 @@
+rule align:
+    input:
+        manifests("align"),
+
+
+rule align_one:
+    input:
+        lm=rules.pretrain_full.output.manifest,
+        embedded=rules.embed_one.output.manifest,
+        code=sources("align"),
+    output:
+        manifest=RESULTS / "align/{model}/{target}/{seed}" / MANIFEST,
+        metrics=RESULTS / "align/{model}/{target}/{seed}/metrics.json",
+    params:
+        file=PARAMS_FILE,
+        section=section("align"),
+    log:
+        LOGS / "align/{model}/{target}/{seed}.log",
+    benchmark:
+        LOGS / "align/{model}/{target}/{seed}.tsv"
+    threads: 1
+    priority: 80
+    shell:
+        "atu align --params {params.file} --threads {threads} --seed {wildcards.seed}"
+        " --lm {input.lm} --embedded {input.embedded} --out {output.manifest} > {log} 2>&1"

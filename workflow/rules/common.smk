@@ -1,0 +1,97 @@
+# Helpers of the rules: the checked parameters, and where each job's manifest is.
+from atu import cells
+from atu.artifacts import MANIFEST
+from atu.config import load_params, target_slug
+from atu.errors import AtuError
+from atu.sources import PACKAGE, phase_sources
+from pathlib import Path
+from snakemake.exceptions import WorkflowError
+
+PARAMS_FILE = "params.yaml"
+
+if config:
+    raise WorkflowError(
+        f"--config and --configfile are refused: jobs read {PARAMS_FILE}, so a result would carry "
+        f"the wrong label. Edit {PARAMS_FILE}, or copy one of experiments/ over it."
+    )
+try:
+    PARAMS = load_params(Path(PARAMS_FILE))
+except AtuError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = Path("results") / PARAMS.experiment
+LOGS = Path("logs") / PARAMS.experiment
+CELLS = list(cells.grid_cells(PARAMS))
+TARGETS = {target_slug(name): name for name in PARAMS.grid.targets}
+
+
+wildcard_constraints:
+    model="|".join(PARAMS.grid.models),
+    target="|".join(map(re.escape, TARGETS)),
+    method="|".join(PARAMS.grid.methods),
+    seed=r"\d+",
+
+
+def manifests(phase):
+    """The manifests of every job of a phase that has cells, each once."""
+    return list(dict.fromkeys(cells.manifest_path(RESULTS, phase, cell) for cell in CELLS))
+
+
+def sources(phase):
+    """The source files that decide a phase's results."""
+    return [PACKAGE / name for name in phase_sources(phase)]
+
+
+def section(phase):
+    """The parameters of a phase, as its jobs depend on them."""
+    return PARAMS.section(phase)
+
+
+def target_name(wildcards):
+    """The target's name, of which the wildcard is the folder name."""
+    return TARGETS[wildcards.target]
+
+
+def loss_of(method):
+    """The loss that a key of unlearn.methods uses."""
+    return PARAMS.unlearn.methods[method].loss
+
+
+def start_model(wildcards):
+    """The pretrained model a method starts from: the oracle is a model of its own."""
+    oracle = loss_of(wildcards.method) == "oracle"
+    variant = f"oracle-{wildcards.target}" if oracle else "full"
+    return RESULTS / "pretrain" / wildcards.model / variant / MANIFEST
+
+
+def utility_before(wildcards):
+    """The original model's utility, against which collapse is judged; none for itself."""
+    if wildcards.method == "none":
+        return []
+    folder = RESULTS / "utility" / wildcards.model / wildcards.target / "none" / wildcards.seed
+    return folder / MANIFEST
+
+
+def method_section(wildcards):
+    """The parameters of unlearn with only this method's entry."""
+    return PARAMS.section("unlearn", wildcards.method)
+
+
+def model_section(wildcards):
+    """The parameters of pretrain with only this model's entry."""
+    return PARAMS.section("pretrain", wildcards.model)
+
+
+def oracle_manifests():
+    """The oracles that the grid needs."""
+    wanted = any(loss_of(method) == "oracle" for method in PARAMS.grid.methods)
+    return [
+        RESULTS / "pretrain" / model / f"oracle-{slug}" / MANIFEST
+        for model in PARAMS.grid.models
+        for slug in (TARGETS if wanted else [])
+    ]
+
+
+def before_option(wildcards, input):
+    """The CLI option that names the original model's utility, where there is one."""
+    return f"--before {input.before}" if input.before else ""

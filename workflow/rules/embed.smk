@@ -1,0 +1,26 @@
+rule embed:
+    input:
+        manifests("embed"),
+
+
+rule embed_one:
+    input:
+        lm=rules.pretrain_full.output.manifest,
+        prepared=rules.prepare_one.output.manifest,
+        code=sources("embed"),
+    output:
+        manifest=RESULTS / "embed/{model}/{target}" / MANIFEST,
+        metrics=RESULTS / "embed/{model}/{target}/metrics.json",
+    params:
+        file=PARAMS_FILE,
+        section=section("embed"),
+        target=target_name,
+    log:
+        LOGS / "embed/{model}/{target}.log",
+    benchmark:
+        LOGS / "embed/{model}/{target}.tsv"
+    threads: 1
+    priority: 90
+    shell:
+        "atu embed --params {params.file} --threads {threads} --target {params.target:q}"
+        " --lm {input.lm} --prepared {input.prepared} --out {output.manifest} > {log} 2>&1"

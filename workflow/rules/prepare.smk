@@ -1,0 +1,43 @@
+rule prepare:
+    input:
+        RESULTS / "prepare/shared" / MANIFEST,
+        manifests("prepare"),
+
+
+rule prepare_shared:
+    input:
+        code=sources("prepare"),
+    output:
+        manifest=RESULTS / "prepare/shared" / MANIFEST,
+        metrics=RESULTS / "prepare/shared/metrics.json",
+    params:
+        file=PARAMS_FILE,
+        section=section("prepare"),
+    log:
+        LOGS / "prepare/shared.log",
+    benchmark:
+        LOGS / "prepare/shared.tsv"
+    threads: 1
+    shell:
+        "atu prepare --params {params.file} --threads {threads} --out {output.manifest} > {log} 2>&1"
+
+
+rule prepare_one:
+    input:
+        shared=rules.prepare_shared.output.manifest,
+        code=sources("prepare"),
+    output:
+        manifest=RESULTS / "prepare/{target}" / MANIFEST,
+        metrics=RESULTS / "prepare/{target}/metrics.json",
+    params:
+        file=PARAMS_FILE,
+        section=section("prepare"),
+        target=target_name,
+    log:
+        LOGS / "prepare/{target}.log",
+    benchmark:
+        LOGS / "prepare/{target}.tsv"
+    threads: 1
+    shell:
+        "atu prepare --params {params.file} --threads {threads} --target {params.target:q}"
+        " --shared {input.shared} --out {output.manifest} > {log} 2>&1"

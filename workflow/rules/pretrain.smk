@@ -1,0 +1,46 @@
+rule pretrain:
+    input:
+        expand(RESULTS / "pretrain/{model}/full" / MANIFEST, model=PARAMS.grid.models),
+        oracle_manifests(),
+
+
+rule pretrain_full:
+    input:
+        shared=rules.prepare_shared.output.manifest,
+        code=sources("pretrain"),
+    output:
+        manifest=RESULTS / "pretrain/{model}/full" / MANIFEST,
+        metrics=RESULTS / "pretrain/{model}/full/metrics.json",
+    params:
+        file=PARAMS_FILE,
+        section=model_section,
+    log:
+        LOGS / "pretrain/{model}/full.log",
+    benchmark:
+        LOGS / "pretrain/{model}/full.tsv"
+    threads: 1
+    priority: 100
+    shell:
+        "atu pretrain --params {params.file} --threads {threads} --model {wildcards.model}"
+        " --shared {input.shared} --out {output.manifest} > {log} 2>&1"
+
+
+rule pretrain_oracle:
+    input:
+        shared=rules.prepare_shared.output.manifest,
+        oracle=rules.prepare_one.output.manifest,
+        code=sources("pretrain"),
+    output:
+        manifest=RESULTS / "pretrain/{model}/oracle-{target}" / MANIFEST,
+        metrics=RESULTS / "pretrain/{model}/oracle-{target}/metrics.json",
+    params:
+        file=PARAMS_FILE,
+        section=model_section,
+    log:
+        LOGS / "pretrain/{model}/oracle-{target}.log",
+    benchmark:
+        LOGS / "pretrain/{model}/oracle-{target}.tsv"
+    threads: 1
+    shell:
+        "atu pretrain --params {params.file} --threads {threads} --model {wildcards.model}"
+        " --shared {input.shared} --oracle {input.oracle} --out {output.manifest} > {log} 2>&1"

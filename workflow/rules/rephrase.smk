@@ -1,0 +1,24 @@
+rule rephrase:
+    input:
+        manifests("rephrase"),
+
+
+rule rephrase_one:
+    input:
+        unlearned=rules.unlearn_one.output.manifest,
+        prepared=rules.prepare_one.output.manifest,
+        code=sources("rephrase"),
+    output:
+        manifest=RESULTS / "rephrase/{model}/{target}/{method}/{seed}" / MANIFEST,
+        metrics=RESULTS / "rephrase/{model}/{target}/{method}/{seed}/metrics.json",
+    params:
+        file=PARAMS_FILE,
+        section=section("rephrase"),
+    log:
+        LOGS / "rephrase/{model}/{target}/{method}/{seed}.log",
+    benchmark:
+        LOGS / "rephrase/{model}/{target}/{method}/{seed}.tsv"
+    threads: 1
+    shell:
+        "atu rephrase --params {params.file} --threads {threads} --unlearned {input.unlearned}"
+        " --prepared {input.prepared} --out {output.manifest} > {log} 2>&1"

@@ -1,0 +1,45 @@
+rule report:
+    input:
+        RESULTS / "report" / MANIFEST,
+
+
+rule report_one:
+    input:
+        pretrained=rules.pretrain.input,
+        aligned=manifests("align"),
+        unlearned=manifests("unlearn"),
+        rephrased=manifests("rephrase"),
+        utility=manifests("utility"),
+        code=sources("report"),
+    output:
+        manifest=RESULTS / "report" / MANIFEST,
+        metrics=RESULTS / "report/metrics.json",
+        tables=RESULTS / "report/table.csv",
+        page=report(RESULTS / "report/report.html", caption="../report/page.rst", category="Report"),
+        scatter=report(
+            RESULTS / "report/forget_retain.png",
+            caption="../report/forget_retain.rst",
+            category="Figures",
+        ),
+        forms=report(
+            RESULTS / "report/leakage_by_form.png",
+            caption="../report/leakage_by_form.rst",
+            category="Figures",
+        ),
+        trajectories=report(
+            RESULTS / "report/trajectories.png",
+            caption="../report/trajectories.rst",
+            category="Figures",
+        ),
+    params:
+        file=PARAMS_FILE,
+        section=section("report"),
+        results=RESULTS,
+    log:
+        LOGS / "report/report.log",
+    benchmark:
+        LOGS / "report/report.tsv"
+    threads: 1
+    shell:
+        "atu report --params {params.file} --results {params.results} --out {output.manifest}"
+        " > {log} 2>&1"

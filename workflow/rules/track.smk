@@ -1,0 +1,28 @@
+rule track:
+    input:
+        RESULTS / "track" / MANIFEST,
+
+
+rule track_one:
+    input:
+        reported=rules.report_one.output.manifest,
+        aligned=manifests("align"),
+        unlearned=manifests("unlearn"),
+        rephrased=manifests("rephrase"),
+        utility=manifests("utility"),
+        code=sources("track"),
+    output:
+        manifest=RESULTS / "track" / MANIFEST,
+        metrics=RESULTS / "track/metrics.json",
+    params:
+        file=PARAMS_FILE,
+        section=section("track"),
+        results=RESULTS,
+    log:
+        LOGS / "track/track.log",
+    benchmark:
+        LOGS / "track/track.tsv"
+    threads: 1
+    shell:
+        "atu track --params {params.file} --results {params.results} --out {output.manifest}"
+        " > {log} 2>&1"

@@ -1,0 +1,26 @@
+rule utility:
+    input:
+        manifests("utility"),
+
+
+rule utility_one:
+    input:
+        unlearned=rules.unlearn_one.output.manifest,
+        prepared=rules.prepare_one.output.manifest,
+        before=utility_before,
+        code=sources("utility"),
+    output:
+        manifest=RESULTS / "utility/{model}/{target}/{method}/{seed}" / MANIFEST,
+        metrics=RESULTS / "utility/{model}/{target}/{method}/{seed}/metrics.json",
+    params:
+        file=PARAMS_FILE,
+        section=section("utility"),
+        before=before_option,
+    log:
+        LOGS / "utility/{model}/{target}/{method}/{seed}.log",
+    benchmark:
+        LOGS / "utility/{model}/{target}/{method}/{seed}.tsv"
+    threads: 1
+    shell:
+        "atu utility --params {params.file} --threads {threads} --unlearned {input.unlearned}"
+        " --prepared {input.prepared} {params.before} --out {output.manifest} > {log} 2>&1"
