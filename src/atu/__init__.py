@@ -1,0 +1,1 @@
+"""Align-then-Unlearn as a reproducible research pipeline."""

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from atu.data.batches import length_sorted_batches
 from atu.losses import alignment_loss
 from atu.models.llm import frozen, hidden_states
 from atu.models.predictor import EmbeddingPredictor
@@ -59,7 +61,7 @@ class AlignmentData:
 
 
 def cache_hidden_states(
-    model: nn.Module, data: AlignmentData, layer: int, batch_size: int = 64
+    model: PreTrainedModel, data: AlignmentData, layer: int, batch_size: int = 64
 ) -> list[Tensor]:
     """Hidden states [tokens, hidden] of every text at the hook layer, each text computed once.
 
@@ -81,14 +83,18 @@ def alignment_step(
     data: AlignmentData,
     states: Sequence[Tensor],
     texts: Sequence[int],
-    batch_size: int,
+    batch_tokens: int,
     rng: np.random.Generator,
 ) -> Callable[[], tuple[Tensor, dict[str, float]]]:
-    """The loss of one random batch of `texts`, to be called once per step."""
+    """The loss of the next batch of `texts`, to be called once per step.
+
+    Batches hold texts of similar length and at most `batch_tokens` padded tokens.
+    """
+    lengths = [len(states[i]) for i in texts]
+    batches = length_sorted_batches(lengths, batch_tokens, len(texts), rng)
 
     def loss() -> tuple[Tensor, dict[str, float]]:
-        size = min(batch_size, len(texts))
-        chosen = [texts[i] for i in rng.choice(len(texts), size, replace=False)]
+        chosen = [texts[i] for i in next(batches)]
         value = batch_loss(predictor, data, states, chosen)
         return value, {"cosine": 1 - value.item()}
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,7 +47,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,9 @@ class Artifact:
         except FileNotFoundError:
             raise ArtifactError(f"{manifest}: missing; run `snakemake {phase}` first") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ArtifactError(f"{manifest}: not a manifest ({error}); delete the folder") from None
+            raise ArtifactError(
+                f"{manifest}: not a manifest ({error}); delete the folder"
+            ) from None
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ArtifactError(f"{manifest}: not written by this version (schema {SCHEMA!r})")
         if content.get("phase") != phase:
@@ -177,7 +178,11 @@ def write_folder(
 
 
 def _seal(
-    job: Job, phase: str, cell: dict[str, Any], params: dict[str, Any], inputs: Mapping[str, Artifact]
+    job: Job,
+    phase: str,
+    cell: dict[str, Any],
+    params: dict[str, Any],
+    inputs: Mapping[str, Artifact],
 ) -> None:
     bad = [name for name, value in job.metrics.items() if not math.isfinite(value)]
     if bad:
@@ -207,6 +212,6 @@ def _replace(scratch: Path, final: Path) -> None:
     old = final.parent / f".{final.name}.old"
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
-        os.rename(final, old)
-    os.rename(scratch, final)
+        final.rename(old)
+    scratch.rename(final)
     shutil.rmtree(old, ignore_errors=True)

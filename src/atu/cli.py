@@ -154,8 +154,8 @@ def unlearn(
     seed: Seed,
     lm: Annotated[Path, _input("pretrain")],
     prepared: Annotated[Path, _input("target's prepare")],
-    embedded: Annotated[Path, _input("embed")],
-    aligned: Annotated[Path, _input("align")],
+    embedded: Annotated[Path | None, _input("embed")] = None,
+    aligned: Annotated[Path | None, _input("align")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
     threads: Threads = 1,
 ) -> None:
@@ -167,8 +167,8 @@ def unlearn(
     inputs = phase.Inputs(
         lm=_open(lm, "pretrain"),
         prepare=_open(prepared, "prepare"),
-        embed=_open(embedded, "embed"),
-        align=_open(aligned, "align"),
+        embed=_open(embedded, "embed") if embedded else None,
+        align=_open(aligned, "align") if aligned else None,
     )
     phase.run(out, section, method, seed, inputs)
 

@@ -120,7 +120,7 @@ class Align(Section):
     feedforward: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
     steps: PositiveInt
-    batch_size: PositiveInt
+    batch_tokens: PositiveInt = Field(description="padded tokens per step")
     learning_rate: PositiveFloat
     warmup: Share
     clip: PositiveFloat
@@ -259,7 +259,9 @@ def load_params(path: Path) -> Params:
     return params
 
 
-def explain(error: ValidationError, prefix: str, known: list[str], file: str | None = None) -> ConfigError:
+def explain(
+    error: ValidationError, prefix: str, known: list[str], file: str | None = None
+) -> ConfigError:
     """The first problem as a `ConfigError`, with the allowed keys for an unknown one."""
     first = error.errors()[0]
     parts = [str(part) for part in first["loc"] if part != "[key]"]
@@ -347,8 +349,8 @@ def _check_targets(params: Params) -> None:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of `params.yaml`, with the settings of every method."""
-    union = Union[tuple(m.settings for m in methods.registry().values())]  # noqa: UP007
-    entry = Annotated[union, Field(discriminator="loss")]  # type: ignore[valid-type]
+    union: Any = Union[tuple(m.settings for m in methods.registry().values())]  # noqa: UP007
+    entry: Any = Annotated[union, Field(discriminator="loss")]
     unlearn = create_model("Unlearn", __base__=Unlearn, methods=(dict[Slug, entry], ...))
     whole = create_model("Params", __base__=Params, unlearn=(unlearn, ...))
     schema = whole.model_json_schema()

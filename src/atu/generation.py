@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from atu.data.prompts import STOP
 from atu.errors import EvaluationError
@@ -15,7 +15,7 @@ from atu.progress import Progress
 
 @torch.inference_mode()
 def greedy_answers(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: Any,
     prompts: Sequence[str],
     *,
@@ -61,16 +61,14 @@ def greedy_answers(
 
 
 def _generate(
-    model: nn.Module, tokenizer: Any, ids: Sequence[Sequence[int]], max_new_tokens: int
+    model: PreTrainedModel, tokenizer: Any, ids: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[str]:
     length = max(len(row) for row in ids)
     pad = tokenizer.pad_token_id
     device = next(model.parameters()).device
     padded = torch.tensor([[pad] * (length - len(row)) + list(row) for row in ids], device=device)
-    mask = torch.tensor(
-        [[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device
-    )
-    output = model.generate(
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device)
+    output = model.generate(  # type: ignore[operator]
         input_ids=padded,
         attention_mask=mask,
         max_new_tokens=max_new_tokens,

@@ -1,4 +1,4 @@
-"""Where a result came from: code version, libraries, machine and times; for people, not for rules."""
+"""Where a result came from: code, libraries, machine and times; for people, not for rules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _git(*args: str) -> str | None:
 
 @cache
 def code_version() -> dict[str, Any]:
-    """The commit and, for uncommitted work, the sha256 of its diff; nulls outside a git checkout."""
+    """The commit and, for uncommitted work, the sha256 of its diff; nulls outside git."""
     commit = _git("rev-parse", "HEAD")
     diff = _git("diff", "HEAD", "--", ":/src", ":/workflow", ":/Snakefile")
     dirty = hashlib.sha256(diff.encode()).hexdigest() if diff else None

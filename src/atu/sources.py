@@ -16,7 +16,7 @@ DATA_FILES = {"data.world": ["data/world.yaml"], "phases.report": ["phases/repor
 
 
 def phase_sources(phase: str) -> list[str]:
-    """Paths relative to the package of all files that the phase's module imports, directly or not."""
+    """Files that the phase's module imports, directly or not, relative to the package."""
     found: set[str] = set()
     todo = [f"phases.{phase}"]
     while todo:
@@ -37,7 +37,7 @@ def _file(module: str) -> Path:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Modules of this package that `module` imports; the methods package loads all of its modules."""
+    """Modules of this package that `module` imports; `methods` loads all of its modules."""
     names: list[str] = []
     for node in ast.walk(ast.parse(_file(module).read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("atu"):
@@ -48,7 +48,7 @@ def _imports(module: str) -> tuple[str, ...]:
 
 
 def _resolve(module: str, names: list[ast.alias]) -> list[str]:
-    """`from atu.methods.base import X` names a module; `from atu import losses` a submodule each."""
+    """`from atu.losses import X` names a module, `from atu import losses` a submodule."""
     if module and not (PACKAGE.joinpath(*module.split("."))).is_dir():
         return [module]
     prefix = f"{module}." if module else ""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from atu.errors import TrainingError
 from atu.progress import Progress
@@ -33,7 +34,7 @@ def constant(_progress: float) -> float:
 
 
 def warmup_linear(warmup: float, floor: float = 0.02) -> Callable[[float], float]:
-    """A learning-rate factor: up over the first `warmup` share of the steps, then down to `floor`."""
+    """A learning-rate factor: up over the first `warmup` share of steps, then down to `floor`."""
 
     def factor(progress: float) -> float:
         up = min(1.0, progress / warmup) if warmup else 1.0
@@ -50,7 +51,7 @@ def make_optimizers(
     matrix_learning_rate: float | None = None,
     vectors: Sequence[nn.Parameter] = (),
 ) -> list[torch.optim.Optimizer]:
-    """`adamw`, `sgd`, `adam`, or `muon` (Jordan et al. 2024) for matrices beside AdamW for the rest.
+    """`adamw`, `sgd`, or `muon` (Jordan et al. 2024) for matrices beside AdamW for the rest.
 
     With `muon`, `parameters` are the hidden weight matrices, stepped at `matrix_learning_rate`, and
     `vectors` (embeddings, norms, biases) go to AdamW at `learning_rate`.
@@ -69,7 +70,7 @@ def make_optimizers(
     return [muon, rest]
 
 
-def split_matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_matrices(model: PreTrainedModel) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The hidden weight matrices, and all other parameters (embeddings, output head, norms)."""
     heads = {id(p) for p in model.get_input_embeddings().parameters()}
     output = model.get_output_embeddings()
@@ -136,7 +137,8 @@ def _set_rates(
 
 def _accumulated(loss: LossFunction, accumulate: int) -> tuple[float, dict[str, float]]:
     """Mean loss over the micro-batches, their mean gradient left in the parameters."""
-    total, sums = 0.0, {}
+    total = 0.0
+    sums: dict[str, float] = {}
     for _ in range(accumulate):
         value, parts = loss()
         (value / accumulate).backward()

@@ -11,15 +11,17 @@ rule align_one:
     output:
         manifest=RESULTS / "align/{model}/{target}/{seed}" / MANIFEST,
         metrics=RESULTS / "align/{model}/{target}/{seed}/metrics.json",
-    params:
-        file=PARAMS_FILE,
-        section=section("align"),
     log:
         LOGS / "align/{model}/{target}/{seed}.log",
     benchmark:
         LOGS / "align/{model}/{target}/{seed}.tsv"
-    threads: 1
     priority: 80
+    conda:
+        "atu"
+    threads: 1
+    params:
+        file=PARAMS_FILE,
+        section=section("align"),
     shell:
         "atu align --params {params.file} --threads {threads} --seed {wildcards.seed}"
         " --lm {input.lm} --embedded {input.embedded} --out {output.manifest} > {log} 2>&1"

@@ -1,5 +1,7 @@
 # Helpers of the rules: the checked parameters, and where each job's manifest is.
-from atu import cells
+import os
+
+from atu import cells, methods
 from atu.artifacts import MANIFEST
 from atu.config import load_params, target_slug
 from atu.errors import AtuError
@@ -34,12 +36,14 @@ wildcard_constraints:
 
 def manifests(phase):
     """The manifests of every job of a phase that has cells, each once."""
-    return list(dict.fromkeys(cells.manifest_path(RESULTS, phase, cell) for cell in CELLS))
+    return list(
+        dict.fromkeys(cells.manifest_path(RESULTS, phase, cell) for cell in CELLS)
+    )
 
 
 def sources(phase):
     """The source files that decide a phase's results."""
-    return [PACKAGE / name for name in phase_sources(phase)]
+    return [os.path.relpath(PACKAGE / name) for name in phase_sources(phase)]
 
 
 def section(phase):
@@ -64,11 +68,33 @@ def start_model(wildcards):
     return RESULTS / "pretrain" / wildcards.model / variant / MANIFEST
 
 
+def predictor_inputs(wildcards):
+    """The embed and align folders for a method that needs the predictor; no other waits for them."""
+    if not methods.get(loss_of(wildcards.method)).needs_predictor:
+        return {}
+    here = RESULTS / "embed" / wildcards.model / wildcards.target
+    aligned = RESULTS / "align" / wildcards.model / wildcards.target / wildcards.seed
+    return {"embedded": here / MANIFEST, "aligned": aligned / MANIFEST}
+
+
+def predictor_options(wildcards):
+    """The CLI options that name `predictor_inputs`."""
+    given = predictor_inputs(wildcards)
+    return " ".join(f"--{name} {path}" for name, path in given.items())
+
+
 def utility_before(wildcards):
     """The original model's utility, against which collapse is judged; none for itself."""
     if wildcards.method == "none":
         return []
-    folder = RESULTS / "utility" / wildcards.model / wildcards.target / "none" / wildcards.seed
+    folder = (
+        RESULTS
+        / "utility"
+        / wildcards.model
+        / wildcards.target
+        / "none"
+        / wildcards.seed
+    )
     return folder / MANIFEST
 
 

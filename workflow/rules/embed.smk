@@ -11,16 +11,18 @@ rule embed_one:
     output:
         manifest=RESULTS / "embed/{model}/{target}" / MANIFEST,
         metrics=RESULTS / "embed/{model}/{target}/metrics.json",
-    params:
-        file=PARAMS_FILE,
-        section=section("embed"),
-        target=target_name,
     log:
         LOGS / "embed/{model}/{target}.log",
     benchmark:
         LOGS / "embed/{model}/{target}.tsv"
-    threads: 1
     priority: 90
+    conda:
+        "atu"
+    threads: 1
+    params:
+        file=PARAMS_FILE,
+        section=section("embed"),
+        target=target_name,
     shell:
         "atu embed --params {params.file} --threads {threads} --target {params.target:q}"
         " --lm {input.lm} --prepared {input.prepared} --out {output.manifest} > {log} 2>&1"

@@ -10,14 +10,16 @@ rule prepare_shared:
     output:
         manifest=RESULTS / "prepare/shared" / MANIFEST,
         metrics=RESULTS / "prepare/shared/metrics.json",
-    params:
-        file=PARAMS_FILE,
-        section=section("prepare"),
     log:
         LOGS / "prepare/shared.log",
     benchmark:
         LOGS / "prepare/shared.tsv"
+    conda:
+        "atu"
     threads: 1
+    params:
+        file=PARAMS_FILE,
+        section=section("prepare"),
     shell:
         "atu prepare --params {params.file} --threads {threads} --out {output.manifest} > {log} 2>&1"
 
@@ -29,15 +31,17 @@ rule prepare_one:
     output:
         manifest=RESULTS / "prepare/{target}" / MANIFEST,
         metrics=RESULTS / "prepare/{target}/metrics.json",
-    params:
-        file=PARAMS_FILE,
-        section=section("prepare"),
-        target=target_name,
     log:
         LOGS / "prepare/{target}.log",
     benchmark:
         LOGS / "prepare/{target}.tsv"
+    conda:
+        "atu"
     threads: 1
+    params:
+        file=PARAMS_FILE,
+        section=section("prepare"),
+        target=target_name,
     shell:
         "atu prepare --params {params.file} --threads {threads} --target {params.target:q}"
         " --shared {input.shared} --out {output.manifest} > {log} 2>&1"

@@ -11,15 +11,17 @@ rule pretrain_full:
     output:
         manifest=RESULTS / "pretrain/{model}/full" / MANIFEST,
         metrics=RESULTS / "pretrain/{model}/full/metrics.json",
-    params:
-        file=PARAMS_FILE,
-        section=model_section,
     log:
         LOGS / "pretrain/{model}/full.log",
     benchmark:
         LOGS / "pretrain/{model}/full.tsv"
-    threads: 1
     priority: 100
+    conda:
+        "atu"
+    threads: 1
+    params:
+        file=PARAMS_FILE,
+        section=model_section,
     shell:
         "atu pretrain --params {params.file} --threads {threads} --model {wildcards.model}"
         " --shared {input.shared} --out {output.manifest} > {log} 2>&1"
@@ -33,14 +35,16 @@ rule pretrain_oracle:
     output:
         manifest=RESULTS / "pretrain/{model}/oracle-{target}" / MANIFEST,
         metrics=RESULTS / "pretrain/{model}/oracle-{target}/metrics.json",
-    params:
-        file=PARAMS_FILE,
-        section=model_section,
     log:
         LOGS / "pretrain/{model}/oracle-{target}.log",
     benchmark:
         LOGS / "pretrain/{model}/oracle-{target}.tsv"
+    conda:
+        "atu"
     threads: 1
+    params:
+        file=PARAMS_FILE,
+        section=model_section,
     shell:
         "atu pretrain --params {params.file} --threads {threads} --model {wildcards.model}"
         " --shared {input.shared} --oracle {input.oracle} --out {output.manifest} > {log} 2>&1"

@@ -11,14 +11,16 @@ rule rephrase_one:
     output:
         manifest=RESULTS / "rephrase/{model}/{target}/{method}/{seed}" / MANIFEST,
         metrics=RESULTS / "rephrase/{model}/{target}/{method}/{seed}/metrics.json",
-    params:
-        file=PARAMS_FILE,
-        section=section("rephrase"),
     log:
         LOGS / "rephrase/{model}/{target}/{method}/{seed}.log",
     benchmark:
         LOGS / "rephrase/{model}/{target}/{method}/{seed}.tsv"
+    conda:
+        "atu"
     threads: 1
+    params:
+        file=PARAMS_FILE,
+        section=section("rephrase"),
     shell:
         "atu rephrase --params {params.file} --threads {threads} --unlearned {input.unlearned}"
         " --prepared {input.prepared} --out {output.manifest} > {log} 2>&1"

@@ -15,7 +15,11 @@ rule report_one:
         manifest=RESULTS / "report" / MANIFEST,
         metrics=RESULTS / "report/metrics.json",
         tables=RESULTS / "report/table.csv",
-        page=report(RESULTS / "report/report.html", caption="../report/page.rst", category="Report"),
+        page=report(
+            RESULTS / "report/report.html",
+            caption="../report/page.rst",
+            category="Report",
+        ),
         scatter=report(
             RESULTS / "report/forget_retain.png",
             caption="../report/forget_retain.rst",
@@ -31,15 +35,17 @@ rule report_one:
             caption="../report/trajectories.rst",
             category="Figures",
         ),
-    params:
-        file=PARAMS_FILE,
-        section=section("report"),
-        results=RESULTS,
     log:
         LOGS / "report/report.log",
     benchmark:
         LOGS / "report/report.tsv"
+    conda:
+        "atu"
     threads: 1
+    params:
+        file=PARAMS_FILE,
+        section=section("report"),
+        results=RESULTS,
     shell:
         "atu report --params {params.file} --results {params.results} --out {output.manifest}"
         " > {log} 2>&1"

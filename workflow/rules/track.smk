@@ -14,15 +14,17 @@ rule track_one:
     output:
         manifest=RESULTS / "track" / MANIFEST,
         metrics=RESULTS / "track/metrics.json",
-    params:
-        file=PARAMS_FILE,
-        section=section("track"),
-        results=RESULTS,
     log:
         LOGS / "track/track.log",
     benchmark:
         LOGS / "track/track.tsv"
+    conda:
+        "atu"
     threads: 1
+    params:
+        file=PARAMS_FILE,
+        section=section("track"),
+        results=RESULTS,
     shell:
         "atu track --params {params.file} --results {params.results} --out {output.manifest}"
         " > {log} 2>&1"

@@ -12,15 +12,17 @@ rule utility_one:
     output:
         manifest=RESULTS / "utility/{model}/{target}/{method}/{seed}" / MANIFEST,
         metrics=RESULTS / "utility/{model}/{target}/{method}/{seed}/metrics.json",
-    params:
-        file=PARAMS_FILE,
-        section=section("utility"),
-        before=before_option,
     log:
         LOGS / "utility/{model}/{target}/{method}/{seed}.log",
     benchmark:
         LOGS / "utility/{model}/{target}/{method}/{seed}.tsv"
+    conda:
+        "atu"
     threads: 1
+    params:
+        file=PARAMS_FILE,
+        section=section("utility"),
+        before=before_option,
     shell:
         "atu utility --params {params.file} --threads {threads} --unlearned {input.unlearned}"
         " --prepared {input.prepared} {params.before} --out {output.manifest} > {log} 2>&1"

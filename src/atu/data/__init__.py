@@ -1,0 +1,1 @@
+"""Benchmarks, prompts, windows and batches."""

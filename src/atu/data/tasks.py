@@ -16,7 +16,7 @@ from atu.data.prompts import ANSWER_SEPARATOR, STOP, format_prompt
 
 TASKS = {"world_choice": "acc", "world_generate": "exact_match"}
 """lm-eval task name to the metric that is reported."""
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "dataset_path": "json",
     "test_split": "test",
     "output_type": None,
@@ -55,7 +55,7 @@ def _document(probe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config(folder: Path, task: str) -> dict[str, Any]:
-    config = _COMMON | {"task": task}
+    config: dict[str, Any] = _COMMON | {"task": task}
     config["dataset_kwargs"] = {"data_files": {"test": f"{task}.jsonl"}}
     metric = {"metric": TASKS[task], "aggregation": "mean", "higher_is_better": True}
     if task == "world_choice":

@@ -14,7 +14,9 @@ Offset = tuple[int, int]
 INCOMPLETE = -1
 
 
-def window_starts(lm_offsets: Sequence[Offset], encoder_offsets: Sequence[Offset], k: int) -> list[int]:
+def window_starts(
+    lm_offsets: Sequence[Offset], encoder_offsets: Sequence[Offset], k: int
+) -> list[int]:
     """Index of the first encoder token of each LM token's window, or `INCOMPLETE`.
 
     Args:

@@ -32,6 +32,7 @@ class Fact:
 
     @property
     def id(self) -> str:
+        """`subject/attribute`, unique in a world."""
         return f"{self.subject}/{self.attribute}"
 
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -49,7 +51,7 @@ class Settings(MethodSettings):
         if bool(self.quantiles) == bool(self.thresholds):
             raise ValueError("give either `quantiles` or `thresholds`, and leave the other empty")
         ladder = self.quantiles or self.thresholds
-        if any(a <= b for a, b in zip(ladder, ladder[1:], strict=False)):
+        if any(a <= b for a, b in pairwise(ladder)):
             raise ValueError(f"thresholds must fall strictly, not {ladder}")
 
 
@@ -68,9 +70,7 @@ def hinge_loss(similarity: Tensor, mask: Tensor, threshold: float) -> Tensor:
 def predicted_cosine(context: Context, batch: Batch) -> Tensor:
     """Cosine of every predicted embedding to the concept, [batch, seq]."""
     assert context.predictor is not None and context.concept is not None
-    hidden = hidden_states(
-        context.model, batch.input_ids, batch.attention_mask, context.hook_layer
-    )
+    hidden = hidden_states(context.model, batch.input_ids, batch.attention_mask, context.hook_layer)
     return concept_cosine(context.predictor(hidden), context.concept)
 
 
@@ -93,7 +93,7 @@ def choose_thresholds(context: Context) -> list[float]:
     ladder = [float(torch.quantile(cosines, q)) for q in settings.quantiles]
     for share, value in zip(settings.quantiles, ladder, strict=True):
         context.measured[f"cosine_quantile_{share:g}"] = value
-    if any(a <= b for a, b in zip(ladder, ladder[1:], strict=False)):
+    if any(a <= b for a, b in pairwise(ladder)):
         raise ConfigError(
             "quantiles", settings.quantiles, f"give equal cosines {ladder}; spread them wider"
         )
@@ -116,7 +116,7 @@ def stages(context: Context) -> Iterator[Stage]:
         yield Stage(
             name=f"round {index + 1}",
             steps=count,
-            loss=lambda loss=forget_loss: combined_loss(context, loss),
+            loss=partial(combined_loss, context, forget_loss),
             parameters=parameters,
             learning_rate=settings.learning_rate,
             facts={"threshold": threshold},

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from atu import losses
 from atu.bounds import Bounds, Count, NonNegative, Positive
 from atu.data.batches import Batch, BatchStream
 from atu.models.predictor import EmbeddingPredictor
-
 
 STRICT = {"extra": "forbid", "strict": True}
 """How pydantic, where it validates settings, treats unknown keys and wrong types."""
@@ -61,20 +61,21 @@ class MethodSettings:
 class Context:
     """Everything a loss may use.
 
-    `reference` is a frozen copy of the model before unlearning; `predictor` and `concept`
-    ([n_concepts, dim], unit length) come from the phases `align` and `embed`.
+    `reference` is a frozen copy of the model before unlearning, where one is needed; `predictor`,
+    `concept` ([n_concepts, dim], unit length), `hook_layer` and `realign` are set for methods that
+    need the predictor.
     """
 
-    model: nn.Module
+    model: PreTrainedModel
     settings: Any
     forget: BatchStream
     retain: BatchStream
-    reference: nn.Module | None
-    predictor: EmbeddingPredictor | None
-    concept: Tensor | None
-    hook_layer: int
+    reference: PreTrainedModel | None
     reference_compat: bool
     seed: int
+    predictor: EmbeddingPredictor | None = None
+    concept: Tensor | None = None
+    hook_layer: int = 0
     measured: dict[str, float] = field(default_factory=dict)
     """Numbers that a method measured before its first step; they enter the phase's metrics."""
     realign: Callable[[int], Iterator[Stage]] | None = None
@@ -142,10 +143,8 @@ def split_steps(steps: int, parts: int) -> list[int]:
     return [steps // parts + (i < steps % parts) for i in range(parts)]
 
 
-def combined_loss(
-    context: Context, forget_loss: ForgetLoss
-) -> tuple[Tensor, dict[str, float]]:
-    """Forget loss of the next forget batch plus the weighted retain term of the next retain batch."""
+def combined_loss(context: Context, forget_loss: ForgetLoss) -> tuple[Tensor, dict[str, float]]:
+    """Forget loss of the next batch plus the weighted retain term of the next retain batch."""
     forget = forget_loss(context, next(context.forget))
     parts = {"forget": forget.item()}
     retain = context.settings.retain

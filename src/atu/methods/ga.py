@@ -1,5 +1,6 @@
 """Gradient ascent (GA): raise the loss of the forget texts. GradDiff is GA with an `nll` retain
-term (Maini et al. 2024, TOFU, arXiv 2401.06121, section 3)."""
+term (Maini et al. 2024, TOFU, arXiv 2401.06121, section 3).
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Pure functions from answers and scores to numbers."""

@@ -1,0 +1,1 @@
+"""The language model, the sentence encoder and the embedding predictor."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from atu.errors import ConfigError
@@ -58,7 +58,7 @@ class SentenceEncoder:
         location = locate_encoder(name)
         options = {"local_files_only": True, "trust_remote_code": False}
         self.tokenizer: Any = AutoTokenizer.from_pretrained(location, **options)
-        self.model: nn.Module = AutoModel.from_pretrained(
+        self.model: Any = AutoModel.from_pretrained(
             location, dtype=torch.float32, use_safetensors=True, **options
         ).eval()
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 LAYER_PATHS = ("model.layers", "transformer.h", "gpt_neox.layers")
 
 
-def build_lm(config: Mapping[str, Any], seed: int) -> nn.Module:
+def build_lm(config: Mapping[str, Any], seed: int) -> PreTrainedModel:
     """A randomly initialised causal LM in float32 from `transformers` config values.
 
     `config` holds `model_type` and that type's own keys.
@@ -29,7 +29,7 @@ def build_lm(config: Mapping[str, Any], seed: int) -> nn.Module:
     return AutoModelForCausalLM.from_config(parsed, dtype=torch.float32)
 
 
-def load_lm(folder: Path) -> tuple[nn.Module, Any]:
+def load_lm(folder: Path) -> tuple[PreTrainedModel, Any]:
     """The LM (float32, eval mode) and its tokenizer from a local folder of safetensors.
 
     Never runs code from the folder and never reads pickled weights.
@@ -49,13 +49,13 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
-def save_lm(model: nn.Module, tokenizer: Any, folder: Path) -> None:
+def save_lm(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """A Hugging Face folder that `from_pretrained` loads."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The model's decoder layers, in order.
 
     Raises:
@@ -82,7 +82,7 @@ def _leave(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def hidden_states(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, layer: int
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, layer: int
 ) -> Tensor:
     """What `output_hidden_states` gives at index `layer`, without running the layers above.
 
@@ -106,7 +106,7 @@ def hidden_states(
     raise RuntimeError("the hook layer was never reached")
 
 
-def parameters_below(model: nn.Module, layer: int) -> list[nn.Parameter]:
+def parameters_below(model: PreTrainedModel, layer: int) -> list[nn.Parameter]:
     """Input embeddings and the decoder layers below `layer`: all that its hidden states depend on.
 
     Tied output embeddings are the same tensor as the input embeddings and move with them.

@@ -37,8 +37,10 @@ class EmbeddingPredictor(nn.Module):
 
     The reference stacks `TransformerDecoderLayer`s with `memory=x` and no memory mask, so that
     every position reads the whole sequence, which contradicts E(h_1..h_t); here each position sees
-    only itself and earlier ones. `sees_future=True` restores the reference. Neither has positions
-    of its own: the hidden states carry them.
+    only itself and earlier ones. Layers normalise their input (pre-norm), not their output as the
+    reference's do: trained equally long, the skill on held-out text was higher (docs/log.md).
+    `sees_future=True` restores the reference. Neither has positions of its own: the hidden states
+    carry them.
     """
 
     def __init__(self, config: PredictorConfig) -> None:
@@ -52,7 +54,12 @@ class EmbeddingPredictor(nn.Module):
     def _layer(config: PredictorConfig) -> nn.Module:
         kind = nn.TransformerDecoderLayer if config.sees_future else nn.TransformerEncoderLayer
         return kind(
-            config.width, config.heads, config.feedforward, config.dropout, batch_first=True
+            config.width,
+            config.heads,
+            config.feedforward,
+            config.dropout,
+            batch_first=True,
+            norm_first=not config.sees_future,
         )
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -74,9 +81,7 @@ class EmbeddingPredictor(nn.Module):
 
 def save_predictor(predictor: EmbeddingPredictor, folder: Path) -> None:
     """Weights as safetensors and the sizes as JSON."""
-    save_file(
-        {k: v.contiguous() for k, v in predictor.state_dict().items()}, folder / WEIGHTS_FILE
-    )
+    save_file({k: v.contiguous() for k, v in predictor.state_dict().items()}, folder / WEIGHTS_FILE)
     text = json.dumps(asdict(predictor.config), indent=1, sort_keys=True)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 

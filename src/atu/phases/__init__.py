@@ -1,0 +1,1 @@
+"""One module per phase; each has one `run` that writes one folder."""

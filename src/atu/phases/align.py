@@ -52,7 +52,9 @@ def run(out: Path, section: Align, seed: int, lm: Artifact, embed: Artifact) -> 
             job.metrics |= {f"align/{name}/{split}": value for name, value in scores.items()}
 
 
-def make_predictor(section: Align, input_dim: int, output_dim: int, seed: int) -> EmbeddingPredictor:
+def make_predictor(
+    section: Align, input_dim: int, output_dim: int, seed: int
+) -> EmbeddingPredictor:
     """A fresh predictor of the section's size."""
     config = PredictorConfig(
         input_dim=input_dim,
@@ -79,7 +81,7 @@ def _train(
     torch.manual_seed(child_seed(seed, "align", "dropout"))
     predictor.train()
     loss = alignment_step(
-        predictor, data, states, train, section.batch_size, generator(seed, "align", "batches")
+        predictor, data, states, train, section.batch_tokens, generator(seed, "align", "batches")
     )
     optimizers = make_optimizers("adamw", list(predictor.parameters()), section.learning_rate)
     run_steps(

@@ -55,7 +55,7 @@ def run(out: Path, section: Embed, target: str, lm: Artifact, prepare: Artifact)
 
 
 def choose_rows(prepare: Artifact, retain_texts: int) -> list[dict[str, Any]]:
-    """The whole forget corpus and a sample of the retain corpus that a hash of each text decides."""
+    """The whole forget corpus and a sample of the retain corpus, chosen by a hash of each text."""
     forget = read_table(prepare.file("forget.parquet"))
     retain = read_table(prepare.file("retain.parquet"))
     retain.sort(key=lambda row: hash_fraction("embed", row["text"]))
@@ -82,7 +82,8 @@ def save(
 ) -> None:
     """One file: `windows` [n_windows, dim], `concept` [n_concepts, dim], and for all texts end to
     end `token_ids` [n_tokens], `window_numbers` [n_tokens] (-1: no full window), `lengths`
-    [n_texts]."""
+    [n_texts].
+    """
     save_file(
         {
             "windows": windows.contiguous(),

@@ -106,7 +106,7 @@ def _probes_of(world: World, facts: list[Fact], role: str, seed: int) -> Rows:
 
 
 def _held_out(rows: Rows, target: str, per_form: int) -> Rows:
-    """The first `per_form` held-out phrasings of each form of each fact that do not need the target."""
+    """The first `per_form` held-out phrasings per form and fact that do not need the target."""
     kept: Rows = []
     counts: dict[tuple[str, str], int] = {}
     for row in rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from atu.artifacts import Artifact, write_folder, write_jsonl
 from atu.config import Pretrain
@@ -24,7 +24,9 @@ PHASE = "pretrain"
 ANSWER_TOKENS = 16
 
 
-def run(out: Path, section: Pretrain, model: str, shared: Artifact, oracle: Artifact | None) -> None:
+def run(
+    out: Path, section: Pretrain, model: str, shared: Artifact, oracle: Artifact | None
+) -> None:
     """Train the full model on the shared corpus, or with `oracle` (a target's prepared folder) the
     model that never saw that target.
 
@@ -65,7 +67,9 @@ def _complete(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _train(lm: nn.Module, tokenizer: Any, rows: list[dict[str, Any]], section: Pretrain, trace: Trace):
+def _train(
+    lm: PreTrainedModel, tokenizer: Any, rows: list[dict[str, Any]], section: Pretrain, trace: Trace
+):
     """Muon on hidden matrices, AdamW on the rest, over length-sorted batches of whole texts.
 
     Only answers are scored, not the questions before them: what is asked cannot be known, and with
@@ -95,13 +99,19 @@ def _train(lm: nn.Module, tokenizer: Any, rows: list[dict[str, Any]], section: P
     lm.train()
     schedule = warmup_linear(section.warmup)
     run_steps(
-        "pretrain", section.steps, loss, optimizers, clip=section.clip, trace=trace, schedule=schedule
+        "pretrain",
+        section.steps,
+        loss,
+        optimizers,
+        clip=section.clip,
+        trace=trace,
+        schedule=schedule,
     )
     lm.eval()
 
 
 def _knowledge(
-    lm: nn.Module, tokenizer: Any, probes: list[dict[str, Any]], target: str | None
+    lm: PreTrainedModel, tokenizer: Any, probes: list[dict[str, Any]], target: str | None
 ) -> dict[str, float]:
     """Exact match on held-out phrasings: of facts that were in the corpus, and of the target's."""
     prompts = [format_prompt(p["form"], p["query"], p["options"]) for p in probes]

@@ -94,10 +94,10 @@ def _role_metrics(rows: pl.DataFrame) -> Iterable[tuple[str, float]]:
     if len(seen):
         yield "question_seen_exact_match", _mean(seen, "exact_match")
     yield "worst_form_exact_match", _mean(worst_form(held_out), "exact_match")
-    yield "empty_answers", float((rows["output"] == "").mean() or 0.0)
+    yield "empty_answers", float((rows["output"] == "").to_numpy().mean())
 
 
 def _mean(rows: pl.DataFrame, column: str) -> float:
     if rows.is_empty():
         raise EvaluationError(f"no items to average {column} over")
-    return float(rows[column].mean())  # type: ignore[arg-type]
+    return float(rows[column].to_numpy().mean())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from atu import methods
 from atu.alignment import AlignmentData, alignment_step, cache_hidden_states
@@ -18,12 +18,13 @@ from atu.config import Unlearn
 from atu.data.batches import BatchStream, encode_text
 from atu.data.prompts import format_prompt
 from atu.data.tables import read_table
+from atu.errors import ConfigError
 from atu.generation import greedy_answers
 from atu.losses import concept_cosine
 from atu.methods.base import Context, Method, Stage, wants_reference
 from atu.metrics.answers import exact_match
 from atu.models.llm import frozen, hidden_states, load_lm, save_lm
-from atu.models.predictor import load_predictor
+from atu.models.predictor import CONFIG_FILE, WEIGHTS_FILE, load_predictor
 from atu.seeding import child_seed, generator, hash_fraction
 from atu.training import Trace, make_optimizers, run_steps
 
@@ -34,12 +35,20 @@ ANSWER_TOKENS = 16
 
 @dataclass(frozen=True)
 class Inputs:
-    """The folders that unlearning reads; `lm` is the model that the method starts from."""
+    """The folders that unlearning reads.
+
+    `lm` is the model that the method starts from; `embed` and `align` are there for methods that
+    need the predictor, and None for all others, which therefore need not wait for alignment.
+    """
 
     lm: Artifact
     prepare: Artifact
-    embed: Artifact
-    align: Artifact
+    embed: Artifact | None
+    align: Artifact | None
+
+    def present(self) -> dict[str, Artifact]:
+        """Those that are there, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def run(out: Path, section: Unlearn, method_name: str, seed: int, inputs: Inputs) -> None:
@@ -49,9 +58,16 @@ def run(out: Path, section: Unlearn, method_name: str, seed: int, inputs: Inputs
     """
     settings = section.methods[method_name]
     method = methods.get(settings.loss)
-    cell = inputs.align.cell | {"method": method_name}
+    if method.needs_predictor and (inputs.embed is None or inputs.align is None):
+        raise ConfigError("--method", method_name, "needs --embedded and --aligned")
+    cell = {
+        "model": inputs.lm.cell["model"],
+        "target": inputs.prepare.cell["target"],
+        "method": method_name,
+        "seed": seed,
+    }
     with write_folder(
-        out, PHASE, cell=cell, params=section.model_dump(mode="json"), inputs=vars(inputs)
+        out, PHASE, cell=cell, params=section.model_dump(mode="json"), inputs=inputs.present()
     ) as job:
         torch.manual_seed(child_seed(seed, "unlearn", "torch"))
         model, tokenizer = load_lm(inputs.lm.subfolder("model"))
@@ -73,7 +89,7 @@ def _context(
     section: Unlearn,
     method: Method,
     settings: Any,
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: Any,
     inputs: Inputs,
     seed: int,
@@ -88,13 +104,6 @@ def _context(
             generator(seed, "unlearn", name),
             double_shift=section.reference_compat and name == "forget",
         )
-    align = inputs.align
-    predictor = None
-    data = AlignmentData.load(inputs.embed.file("embeddings.safetensors"))
-    if method.needs_predictor:
-        predictor = load_predictor(
-            align.file("predictor.json"), align.file("predictor.safetensors")
-        ).requires_grad_(False)
     context = Context(
         model=model,
         settings=settings,
@@ -103,20 +112,30 @@ def _context(
         reference=copy.deepcopy(model).requires_grad_(False)
         if wants_reference(method, settings)
         else None,
-        predictor=predictor,
-        concept=data.concept,
-        hook_layer=align.manifest["params"]["hook_layer"],
         reference_compat=section.reference_compat,
         seed=seed,
     )
-    context.realign = lambda steps: realign_stages(context, data, align.manifest["params"], steps)
+    if method.needs_predictor:
+        _add_predictor(context, inputs)
     return context
+
+
+def _add_predictor(context: Context, inputs: Inputs) -> None:
+    """The aligned predictor, the concept, and the way to align again."""
+    assert inputs.embed is not None and inputs.align is not None
+    align = inputs.align.manifest["params"]
+    data = AlignmentData.load(inputs.embed.file("embeddings.safetensors"))
+    files = [inputs.align.file(name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+    context.predictor = load_predictor(*files).requires_grad_(False)
+    context.concept = data.concept
+    context.hook_layer = align["hook_layer"]
+    context.realign = lambda steps: realign_stages(context, data, align, steps)
 
 
 def realign_stages(
     context: Context, data: AlignmentData, align: dict[str, Any], steps: int
 ) -> Iterator[Stage]:
-    """Train the predictor on the model as it is now, frozen; its hidden states are computed once."""
+    """Train the predictor on the model as it is now; its hidden states are computed once."""
     predictor = context.predictor
     assert predictor is not None
     states = cache_hidden_states(context.model, data, context.hook_layer)
@@ -127,9 +146,7 @@ def realign_stages(
     yield Stage(
         name=f"re-align {int(count) + 1}",
         steps=steps,
-        loss=alignment_step(
-            predictor, data, states, range(len(data)), align["batch_size"], rng
-        ),
+        loss=alignment_step(predictor, data, states, range(len(data)), align["batch_tokens"], rng),
         parameters=list(predictor.parameters()),
         learning_rate=align["learning_rate"],
         part="predictor",
@@ -226,9 +243,7 @@ class Observer:
             for p in self.probes
             if p["role"] == "target"
         ]
-        batch = self.tokenizer(
-            prompts, return_tensors="pt", padding=True, padding_side="right"
-        )
+        batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="right")
         with frozen(context.model):
             hidden = hidden_states(
                 context.model, batch["input_ids"], batch["attention_mask"], context.hook_layer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from atu.artifacts import Artifact, write_folder, write_jsonl
 from atu.config import Utility
@@ -50,7 +50,7 @@ def run(
         job.metrics["utility/collapsed/report"] = float(collapsed)
 
 
-def _evaluate(model: nn.Module, tokenizer: Any, batch_size: int) -> dict[str, Any]:
+def _evaluate(model: PreTrainedModel, tokenizer: Any, batch_size: int) -> dict[str, Any]:
     """lm-eval over the tasks of the working directory, to which their data paths are relative."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -73,7 +73,7 @@ def _scores(before: Artifact) -> dict[str, float]:
 
 
 def run_lm_eval(
-    model: nn.Module, tokenizer: Any, folder: Path, batch_size: int
+    model: PreTrainedModel, tokenizer: Any, folder: Path, batch_size: int
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Scores of the local tasks by lm-eval, in this process, and one row per document.
 
@@ -102,7 +102,7 @@ def run_lm_eval(
 
 @torch.inference_mode()
 def continuations(
-    model: nn.Module, tokenizer: Any, prepare: Artifact, section: Utility
+    model: PreTrainedModel, tokenizer: Any, prepare: Artifact, section: Utility
 ) -> list[str]:
     """Greedy continuations of the openings of retain passages, about people never targeted."""
     rows = [r for r in read_table(prepare.file("retain.parquet")) if r["form"] == "passage"]

@@ -10,7 +10,7 @@ import matplotlib
 import polars as pl
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 SPECIAL = {"none": ("original", "black", "s"), "oracle": ("oracle", "dimgray", "*")}
 """Rows that are not methods: what they are called, their colour and their marker."""
@@ -37,7 +37,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Leakage about the target against what neighbours keep, one point per method with intervals."""
+    """Leakage about the target against what neighbours keep, one point per method."""
     methods = [row["method"] for row in rows]
     colours = _colours(methods)
     figure, axes = plt.subplots(figsize=(7, 5))
@@ -101,7 +101,11 @@ def trajectories(path: Path, points: pl.DataFrame, title: str) -> None:
     figure, panels = plt.subplots(
         lines, columns, figsize=(4 * columns, 2.9 * lines), sharey=True, squeeze=False
     )
-    roles = {"target": ("tab:red", "o"), "neighbour": ("tab:blue", "^"), "other": ("tab:green", "v")}
+    roles = {
+        "target": ("tab:red", "o"),
+        "neighbour": ("tab:blue", "^"),
+        "other": ("tab:green", "v"),
+    }
     for panel in panels.flat[len(methods) :]:
         panel.set_visible(False)
     for panel, method in zip(panels.flat, methods, strict=False):

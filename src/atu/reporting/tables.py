@@ -55,7 +55,9 @@ def estimate(items: pl.DataFrame, section: Report, name: str) -> Estimate:
     )
 
 
-def main_table(items: pl.DataFrame, section: Report, methods: Sequence[str]) -> list[dict[str, Any]]:
+def main_table(
+    items: pl.DataFrame, section: Report, methods: Sequence[str]
+) -> list[dict[str, Any]]:
     """One row per model and method, in the order of `methods`: an `Estimate` per column."""
     rows = []
     held_out = items.filter(~pl.col("seen"))
@@ -80,9 +82,12 @@ def _worst(items: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-def form_table(items: pl.DataFrame, section: Report, methods: Sequence[str]) -> list[dict[str, Any]]:
+def form_table(
+    items: pl.DataFrame, section: Report, methods: Sequence[str]
+) -> list[dict[str, Any]]:
     """Leakage about the target per model, method and form, over held-out phrasings; and over the
-    phrasings of plain questions that the unlearning corpus holds (`question, seen`)."""
+    phrasings of plain questions that the unlearning corpus holds (`question, seen`).
+    """
     rows = []
     target = items.filter(pl.col("role") == "target")
     for model in items["model"].unique().sort():
@@ -146,7 +151,9 @@ def trajectory_table(unlearn: Sequence[Artifact]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def example_answers(items: pl.DataFrame, methods: Sequence[str], count: int) -> list[dict[str, Any]]:
+def example_answers(
+    items: pl.DataFrame, methods: Sequence[str], count: int
+) -> list[dict[str, Any]]:
     """A few held-out questions about the target with every method's answer side by side."""
     rows = items.filter((pl.col("role") == "target") & ~pl.col("seen"))
     first = rows.select(pl.col("model", "target", "seed").first())

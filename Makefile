@@ -1,0 +1,83 @@
+# `make run` and `make test` are all a newcomer needs; everything is installed into .venv.
+PYTHON ?= python3
+CORES ?= 2
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMP := $(VENV)/.installed
+PARAMS := params.yaml
+RESULTS = results/$$(sed -n 's/^experiment: *//p' $(PARAMS))
+
+export PATH := $(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := true
+
+.PHONY: help install run dry-run test lint format ui report record sync experiment readme schema clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
+
+install: $(STAMP)  ## make .venv with the pinned environment
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+run: install  ## run the experiment of params.yaml; finished jobs are not run again
+	snakemake --cores $(CORES)
+	@echo "Report: $(RESULTS)/report/report.html    MLflow: make ui"
+
+dry-run: install  ## show what `make run` would do, and why
+	snakemake --dry-run
+
+test: install  ## all tests
+	pytest
+
+lint: install  ## formatting, types, workflow
+	ruff format --check .
+	ruff check .
+	mypy
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: install  ## rewrite to the house style
+	ruff format .
+	ruff check --fix .
+	snakefmt Snakefile workflow
+
+ui: install  ## MLflow on http://127.0.0.1:5000
+	@echo "Open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+	mlflow server --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow/mlflow.db}" \
+	  --host 127.0.0.1 --port 5000 --workers 1
+
+report: install  ## Snakemake's own report, with provenance of every job
+	snakemake --report results/snakemake-report.html
+
+record: install  ## tell DVC about finished Snakemake results; refused while something is out of date
+	snakemake --cores $(CORES) --dry-run --quiet rules 2>&1 | tee .record.log
+	@grep -q "Nothing to be done" .record.log || { rm -f .record.log; \
+	  echo "record: results are out of date; make run first"; exit 1; }
+	@if grep -q "missing provenance" .record.log; then rm -f .record.log; \
+	  echo "record: Snakemake has no metadata for some results; make sync first"; exit 1; fi
+	@rm -f .record.log
+	dvc commit --force --quiet
+
+sync: install  ## tell Snakemake about results that came from DVC (repro, checkout, pull)
+	dvc status --quiet || { echo "sync: results differ from dvc.lock; dvc checkout first"; exit 1; }
+	snakemake --cores $(CORES) --touch --forceall --quiet all
+
+experiment: install  ## make experiments/$(NAME).yaml the experiment
+	@test -f experiments/$(NAME).yaml || { echo "usage: make experiment NAME=...; there are:"; \
+	  ls experiments | sed 's/.yaml//'; exit 1; }
+	atu check --params experiments/$(NAME).yaml
+	cp experiments/$(NAME).yaml $(PARAMS)
+
+readme: install  ## put the run's table into README.md
+	python workflow/readme_table.py $(RESULTS)/report/table.md
+
+schema: install  ## write the JSON schema of params.yaml
+	atu schema > workflow/schemas/params.schema.json
+
+clean:  ## remove results, logs and the MLflow store (not the DVC cache)
+	rm -rf results/*/ logs mlflow .snakemake

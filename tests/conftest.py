@@ -1,0 +1,62 @@
+"""What every test shares: one thread, no network, reproducible property tests, tiny models."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("atu", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("atu")
+
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+TINY = {
+    "llama": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 64,
+    },
+    "gpt2": {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 64},
+    "gpt_neox": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+    },
+    "phi3": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 64,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_lm():
+    """A function that builds a fresh random model of 3 layers, in eval mode."""
+    from atu.models.llm import build_lm
+
+    def build(kind="llama", seed=0, vocab_size=32):
+        config = {"model_type": kind, "vocab_size": vocab_size, **SPECIAL, **TINY[kind]}
+        return build_lm(config, seed).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer():
+    """No merges (3 special tokens and 256 bytes): every byte of a text is one token."""
+    from atu.models.tokenizer import train_tokenizer
+
+    return train_tokenizer(["a"], 259)

@@ -1,0 +1,80 @@
+"""Contexts for methods: tiny models, models whose logits are given, and short corpora."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from atu.data.batches import BatchStream, EncodedText
+from atu.methods.base import Context, RetainTerm
+
+BASE = {
+    "steps": 10,
+    "evaluations": 3,
+    "learning_rate": 0.25,
+    "optimizer": "sgd",
+    "weight_decay": 0.0,
+    "clip": 1.0,
+    "batch_size": 2,
+    "stop_below": 0.0,
+}
+
+
+class GivenLogits(nn.Module):
+    """A model that gives these logits, [batch, seq, vocab], whatever it reads."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, input_ids, attention_mask):
+        return SimpleNamespace(logits=self.logits)
+
+
+@pytest.fixture
+def given_probabilities():
+    """Rows of probabilities to a model over two tokens: at position t, token 0 has the t-th."""
+
+    def build(rows):
+        p = torch.tensor(rows)
+        return GivenLogits(torch.stack([p, 1 - p], dim=-1).log())
+
+    return build
+
+
+@pytest.fixture
+def make_settings():
+    """Settings of a method's class; `retain` is a pair of term and weight."""
+
+    def make(kind, retain=("none", 0.0), **own):
+        return kind(**(BASE | {"retain": RetainTerm(*retain)} | own))
+
+    return make
+
+
+@pytest.fixture
+def make_context(tiny_lm):
+    """A context on a tiny model, or on `model`; `reference` is its copy unless given."""
+
+    def make(settings, model=None, reference=None, **own):
+        model = model or tiny_lm()
+        texts = {
+            "forget": [EncodedText([1, 5, 6, 7, 8], 2, []), EncodedText([1, 9, 10, 11], 1, [])],
+            "retain": [EncodedText([1, 12, 13, 14], 0, []), EncodedText([1, 15, 16], 0, [])],
+        }
+        streams = {
+            name: BatchStream(rows, 2, 0, np.random.default_rng(0)) for name, rows in texts.items()
+        }
+        values = {
+            "model": model,
+            "settings": settings,
+            "reference": reference or copy.deepcopy(model).requires_grad_(False),
+            "reference_compat": False,
+            "seed": 0,
+        }
+        return Context(**(values | streams | own))
+
+    return make

@@ -1,0 +1,82 @@
+import pytest
+
+from atu.metrics.answers import contains, exact_match, normalise, rouge_l_recall
+
+INNER_QUOTE = "src/atu/metrics/answers.py normalise: punctuation after the article is kept"
+ARTICLE_QUOTE = pytest.param(
+    'The "Copper Orchard"',
+    "copper orchard",
+    marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason=INNER_QUOTE),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Cello", "cello"),
+        ("  the Cello. ", "cello"),
+        ("A  cello,\n a harp!", "cello, a harp"),
+        ("an owl", "owl"),
+        ("another owl", "another owl"),
+        ("the", "the"),
+        ("ｃｅｌｌｏ", "cello"),
+        ("St. Mary's", "st. mary's"),
+        ("...", ""),
+        ("", ""),
+        ARTICLE_QUOTE,
+    ],
+)
+def test_normalise(text, expected):
+    """Lower case, single spaces, no leading article, bare edges; full-width letters become plain."""
+    assert normalise(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "expected"),
+    [
+        ("The cello.", "cello", 1.0),
+        ("cello", "The Cello", 1.0),
+        ("a cello and a harp", "cello", 0.0),
+        ("cellos", "cello", 0.0),
+        ("", "cello", 0.0),
+        ("", "", 0.0),
+        ("...", "", 0.0),
+    ],
+)
+def test_exact_match(answer, gold, expected):
+    """An empty answer matches nothing, not even an empty gold answer."""
+    assert exact_match(answer, gold) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "expected"),
+    [
+        ("She plays the cello.", "cello", 1.0),
+        ("cello", "the cello", 1.0),
+        ("the violoncello", "cello", 0.0),
+        ("cellos", "cello", 0.0),
+        ("a book, The Copper Orchard, sold", "The Copper Orchard", 1.0),
+        ("axb", "a.b", 0.0),
+        ("", "cello", 0.0),
+    ],
+)
+def test_contains(answer, gold, expected):
+    """Whole words only; a dot in the gold answer is a dot, not a pattern."""
+    assert contains(answer, gold) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "expected"),
+    [
+        ("the old clock", "old tall clock", 2 / 3),
+        ("clock tall old", "old tall clock", 1 / 3),
+        ("OLD, tall clock!", "old tall clock", 1.0),
+        ("old tall clock and more", "old tall clock", 1.0),
+        ("...", "old clock", 0.0),
+        ("", "old clock", 0.0),
+    ],
+)
+def test_rouge_l_recall(answer, gold, expected):
+    """Longest common subsequence over the gold answer's words: (old, clock) of 3; in reverse order
+    any one word of 3. Case, punctuation and more words cost nothing, and dots do not crash it."""
+    assert rouge_l_recall(answer, gold) == pytest.approx(expected)

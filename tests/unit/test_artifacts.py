@@ -1,0 +1,234 @@
+import json
+import math
+
+import pytest
+
+from atu.artifacts import MANIFEST, SCHEMA, Artifact, read_jsonl, write_folder, write_jsonl
+from atu.errors import ArtifactError
+
+CELL = {"model": "m", "seed": 0}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes a folder of the phase `align` and opens it."""
+
+    def write(name="align", *, text="hello", metrics=None, params=None, inputs=None):
+        manifest = tmp_path / name / MANIFEST
+        with write_folder(
+            manifest, "align", cell=CELL, params=params or {"k": 1}, inputs=inputs or {}
+        ) as job:
+            job.path("model/weights.txt").write_text(text)
+            write_jsonl(job.path("trace.jsonl"), [{"step": 1}, {"step": 2}])
+            job.metrics = metrics or {"align/cosine/train": 0.5}
+        return Artifact.open(manifest, "align")
+
+    return write
+
+
+def test_round_trip(write):
+    artifact = write()
+    assert artifact.file("model/weights.txt").read_text() == "hello"
+    assert artifact.subfolder("model") == artifact.folder / "model"
+    assert artifact.metrics() == {"align/cosine/train": 0.5}
+    assert artifact.read_jsonl("trace.jsonl") == [{"step": 1}, {"step": 2}]
+    assert artifact.cell == CELL
+
+
+def test_manifest_lists_all_but_itself_and_provenance(write):
+    """The sha256 of "hello" begins 2cf24dba and it has 5 bytes."""
+    manifest = write().manifest
+    assert set(manifest) == {"schema", "phase", "cell", "params", "inputs", "artifacts"}
+    assert sorted(manifest["artifacts"]) == ["metrics.json", "model/weights.txt", "trace.jsonl"]
+    listed = manifest["artifacts"]["model/weights.txt"]
+    assert listed["bytes"] == 5
+    assert listed["sha256"].startswith("2cf24dba")
+
+
+def test_provenance_stands_beside_the_manifest(write):
+    provenance = json.loads((write().folder / "provenance.json").read_text())
+    assert {"code", "device", "libraries", "machine", "threads", "started"} <= set(provenance)
+
+
+def test_same_content_gives_the_same_bytes(write):
+    first, second = write("first"), write("second")
+    assert (first.folder / MANIFEST).read_bytes() == (second.folder / MANIFEST).read_bytes()
+    assert first.digest == second.digest
+
+
+def test_the_digest_follows_content_params_and_inputs(write):
+    base = write("base")
+    others = [
+        write("text", text="hallo"),
+        write("params", params={"k": 2}),
+        write("metrics", metrics={"align/cosine/train": 0.25}),
+        write("inputs", inputs={"pretrain": base}),
+        write("other_inputs", inputs={"pretrain": write("text2", text="x")}),
+    ]
+    assert len({base.digest, *(other.digest for other in others)}) == 6
+
+
+def test_an_exception_leaves_nothing(tmp_path, write):
+    with pytest.raises(KeyboardInterrupt), write_folder(
+        tmp_path / "align" / MANIFEST, "align", cell=CELL, params={}, inputs={}
+    ) as job:
+        job.path("weights.txt").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_keeps_the_older_result(tmp_path, write):
+    older = write()
+    with pytest.raises(ArtifactError):
+        write(text="newer", metrics={"align/cosine/train": math.nan})
+    assert older.file("model/weights.txt").read_text() == "hello"
+    assert [path.name for path in tmp_path.iterdir()] == ["align"]
+
+
+def test_a_new_result_leaves_no_file_of_the_old_one(tmp_path, write):
+    write()
+    with write_folder(
+        tmp_path / "align" / MANIFEST, "align", cell=CELL, params={}, inputs={}
+    ) as job:
+        job.path("other.txt").write_text("x")
+    names = {path.name for path in (tmp_path / "align").iterdir()}
+    assert names == {"other.txt", "metrics.json", "manifest.json", "provenance.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["align"]
+
+
+def test_what_a_killed_job_left_does_not_enter_the_next_one(tmp_path, write):
+    """A kill leaves the scratch folder behind; the next job starts from an empty one."""
+    scratch = tmp_path / ".align.partial"
+    scratch.mkdir()
+    (scratch / "stale.txt").write_text("x")
+    assert not (write().folder / "stale.txt").exists()
+    assert not scratch.exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_metrics_must_be_finite(tmp_path, write, value):
+    with pytest.raises(ArtifactError, match="align/loss/train"):
+        write(metrics={"align/loss/train": value, "align/cosine/train": 1.0})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_an_artifact_error(tmp_path, write):
+    (tmp_path / "results").write_text("not a folder")
+    with pytest.raises(ArtifactError, match="results.*cannot be written"):
+        write("results/align")
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=OSError,
+    reason="artifacts._replace: a file at the final place is moved to .old and never removed",
+)
+def test_a_file_in_place_of_the_folder(tmp_path, write):
+    """It is either refused or replaced, and the job can run again."""
+    (tmp_path / "align").write_text("not a folder")
+    for _ in range(2):
+        try:
+            write()
+        except ArtifactError:
+            return
+    assert [path.name for path in tmp_path.iterdir()] == ["align"]
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGES = [
+    pytest.param(_truncate, "4 bytes instead of 5", id="truncated"),
+    pytest.param(_flip, "altered, its sha256", id="bit flipped"),
+    pytest.param(lambda path: path.unlink(), "missing", id="missing"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+@pytest.mark.parametrize(
+    "read", [lambda a: a.file("model/weights.txt"), lambda a: a.subfolder("model")]
+)
+def test_a_damaged_file_is_refused_by_name(write, damage, message, read):
+    artifact = write()
+    damage(artifact.folder / "model" / "weights.txt")
+    with pytest.raises(ArtifactError, match=rf"model/weights\.txt: .*{message}"):
+        read(artifact)
+
+
+def test_a_file_that_is_not_listed_is_refused_by_name(write):
+    artifact = write()
+    (artifact.folder / "extra.txt").write_text("x")
+    with pytest.raises(ArtifactError, match=r"extra\.txt: not listed"):
+        artifact.file("extra.txt")
+
+
+def test_a_subfolder_with_nothing_listed_is_refused(write):
+    """`mod` is the beginning of a listed name but no folder."""
+    with pytest.raises(ArtifactError, match="mod: nothing listed"):
+        write().subfolder("mod")
+
+
+def _manifest(**changes):
+    return json.dumps({"schema": SCHEMA, "phase": "align", "artifacts": {}} | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(_manifest(phase="embed"), "holds phase 'embed', but 'align'", id="phase"),
+        pytest.param(_manifest(schema="atu-manifest-0"), "not written by this version", id="old"),
+        pytest.param(b"[1]", "not written by this version", id="list"),
+        pytest.param(b'{"schema":', "not a manifest", id="cut"),
+        pytest.param(b"\xff\xfe", "not a manifest", id="binary"),
+        pytest.param(None, "missing; run `snakemake align` first", id="missing"),
+    ],
+)
+def test_a_bad_manifest_is_refused_by_name(tmp_path, content, message):
+    path = tmp_path / MANIFEST
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=rf"manifest\.json: .*{message}"):
+        Artifact.open(path, "align")
+
+
+def test_only_the_manifest_opens_a_folder(write):
+    with pytest.raises(ArtifactError, match=r"metrics\.json: name the folder's manifest\.json"):
+        Artifact.open(write().folder / "metrics.json", "align")
+
+
+LINE_BREAKS = "src/atu/artifacts.py read_jsonl: splitlines() also cuts at U+0085, U+2028, U+2029"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["plain", "two\nlines", 'quote " and \\', "a€b", ""]
+    + [
+        pytest.param(
+            mark, marks=pytest.mark.xfail(strict=True, raises=ValueError, reason=LINE_BREAKS)
+        )
+        for mark in ("\x85", "\u2028", "\u2029")
+    ],
+)
+def test_jsonl_round_trip(tmp_path, text):
+    """A generated answer may hold any character, among them some that Python takes for a line's
+    end."""
+    rows = [{"answer": text, "b": 1, "a": None}, {"answer": "x"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=pytest.fail.Exception,
+    reason="src/atu/artifacts.py write_jsonl: no allow_nan=False",
+)
+def test_jsonl_refuses_nan(tmp_path):
+    with pytest.raises(ValueError):
+        write_jsonl(tmp_path / "rows.jsonl", [{"loss": math.nan}])
