@@ -114,5 +114,5 @@ def test_concept_cosine_is_the_largest():
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_require_finite_names_value_and_context(bad):
     require_finite("loss", torch.zeros(2), "step 3")
-    with pytest.raises(FloatingPointError, match="loss .* step 3"):
+    with pytest.raises(FloatingPointError, match=r"loss .* step 3"):
         require_finite("loss", torch.tensor([0.0, bad]), "step 3")

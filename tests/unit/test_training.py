@@ -29,7 +29,8 @@ def sgd(*weights, rate):
 
 
 def test_sgd_on_a_parabola():
-    """L = w^2/2 from w = 4 at rate 1/2: gradient 4, w = 4 - 2 = 2; gradient 2, w = 1. Losses 8, 2."""
+    """L = w^2/2 from w = 4 at rate 1/2: gradient 4, w = 4 - 2 = 2, then gradient 2, w = 1. The
+    losses are 8 and 2."""
     weight, trace = parameter(4.0), Trace()
     run_steps("fit", 2, half_square(weight), sgd(weight, rate=0.5), clip=10.0, trace=trace)
     assert weight.item() == 1.0
@@ -116,7 +117,7 @@ def test_a_loss_that_is_not_finite_stops_training(value, steps_before):
 def test_a_gradient_that_is_not_finite_stops_training():
     """sqrt(w) at 0 is 0, with an infinite slope: only the gradient shows it."""
     weight = parameter(0.0)
-    with pytest.raises(TrainingError, match="loss 0.0 and gradient norm .* at step 1"):
+    with pytest.raises(TrainingError, match=r"loss 0\.0 and gradient norm .* at step 1"):
         run_steps(
             "fit", 1, lambda: (weight.sqrt().sum(), {}), sgd(weight, rate=1.0), clip=1.0,
             trace=Trace(),

@@ -17,11 +17,11 @@ rule align_one:
         LOGS / "align/{model}/{target}/{seed}.tsv"
     priority: 80
     conda:
-        "atu"
+        "../../environment.yml"
     threads: 1
     params:
         file=PARAMS_FILE,
         section=section("align"),
     shell:
-        "atu align --params {params.file} --threads {threads} --seed {wildcards.seed}"
+        "python -m atu align --params {params.file} --threads {threads} --seed {wildcards.seed}"
         " --lm {input.lm} --embedded {input.embedded} --out {output.manifest} > {log} 2>&1"

@@ -11,6 +11,11 @@ from snakemake.exceptions import WorkflowError
 
 PARAMS_FILE = "params.yaml"
 
+# Jobs find this checkout's package even in an environment that Snakemake made from environment.yml.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])
+)
+
 if config:
     raise WorkflowError(
         f"--config and --configfile are refused: jobs read {PARAMS_FILE}, so a result would carry "

@@ -17,12 +17,12 @@ rule embed_one:
         LOGS / "embed/{model}/{target}.tsv"
     priority: 90
     conda:
-        "atu"
+        "../../environment.yml"
     threads: 1
     params:
         file=PARAMS_FILE,
         section=section("embed"),
         target=target_name,
     shell:
-        "atu embed --params {params.file} --threads {threads} --target {params.target:q}"
+        "python -m atu embed --params {params.file} --threads {threads} --target {params.target:q}"
         " --lm {input.lm} --prepared {input.prepared} --out {output.manifest} > {log} 2>&1"

@@ -15,13 +15,13 @@ rule prepare_shared:
     benchmark:
         LOGS / "prepare/shared.tsv"
     conda:
-        "atu"
+        "../../environment.yml"
     threads: 1
     params:
         file=PARAMS_FILE,
         section=section("prepare"),
     shell:
-        "atu prepare --params {params.file} --threads {threads} --out {output.manifest} > {log} 2>&1"
+        "python -m atu prepare --params {params.file} --threads {threads} --out {output.manifest} > {log} 2>&1"
 
 
 rule prepare_one:
@@ -36,12 +36,12 @@ rule prepare_one:
     benchmark:
         LOGS / "prepare/{target}.tsv"
     conda:
-        "atu"
+        "../../environment.yml"
     threads: 1
     params:
         file=PARAMS_FILE,
         section=section("prepare"),
         target=target_name,
     shell:
-        "atu prepare --params {params.file} --threads {threads} --target {params.target:q}"
+        "python -m atu prepare --params {params.file} --threads {threads} --target {params.target:q}"
         " --shared {input.shared} --out {output.manifest} > {log} 2>&1"

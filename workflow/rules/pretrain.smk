@@ -17,13 +17,13 @@ rule pretrain_full:
         LOGS / "pretrain/{model}/full.tsv"
     priority: 100
     conda:
-        "atu"
+        "../../environment.yml"
     threads: 1
     params:
         file=PARAMS_FILE,
         section=model_section,
     shell:
-        "atu pretrain --params {params.file} --threads {threads} --model {wildcards.model}"
+        "python -m atu pretrain --params {params.file} --threads {threads} --model {wildcards.model}"
         " --shared {input.shared} --out {output.manifest} > {log} 2>&1"
 
 
@@ -40,11 +40,11 @@ rule pretrain_oracle:
     benchmark:
         LOGS / "pretrain/{model}/oracle-{target}.tsv"
     conda:
-        "atu"
+        "../../environment.yml"
     threads: 1
     params:
         file=PARAMS_FILE,
         section=model_section,
     shell:
-        "atu pretrain --params {params.file} --threads {threads} --model {wildcards.model}"
+        "python -m atu pretrain --params {params.file} --threads {threads} --model {wildcards.model}"
         " --shared {input.shared} --oracle {input.oracle} --out {output.manifest} > {log} 2>&1"

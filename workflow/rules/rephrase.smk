@@ -16,11 +16,11 @@ rule rephrase_one:
     benchmark:
         LOGS / "rephrase/{model}/{target}/{method}/{seed}.tsv"
     conda:
-        "atu"
+        "../../environment.yml"
     threads: 1
     params:
         file=PARAMS_FILE,
         section=section("rephrase"),
     shell:
-        "atu rephrase --params {params.file} --threads {threads} --unlearned {input.unlearned}"
+        "python -m atu rephrase --params {params.file} --threads {threads} --unlearned {input.unlearned}"
         " --prepared {input.prepared} --out {output.manifest} > {log} 2>&1"

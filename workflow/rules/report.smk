@@ -40,12 +40,12 @@ rule report_one:
     benchmark:
         LOGS / "report/report.tsv"
     conda:
-        "atu"
+        "../../environment.yml"
     threads: 1
     params:
         file=PARAMS_FILE,
         section=section("report"),
         results=RESULTS,
     shell:
-        "atu report --params {params.file} --results {params.results} --out {output.manifest}"
+        "python -m atu report --params {params.file} --results {params.results} --out {output.manifest}"
         " > {log} 2>&1"

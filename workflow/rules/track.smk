@@ -19,12 +19,12 @@ rule track_one:
     benchmark:
         LOGS / "track/track.tsv"
     conda:
-        "atu"
+        "../../environment.yml"
     threads: 1
     params:
         file=PARAMS_FILE,
         section=section("track"),
         results=RESULTS,
     shell:
-        "atu track --params {params.file} --results {params.results} --out {output.manifest}"
+        "python -m atu track --params {params.file} --results {params.results} --out {output.manifest}"
         " > {log} 2>&1"

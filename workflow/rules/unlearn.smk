@@ -18,14 +18,14 @@ rule unlearn_one:
         LOGS / "unlearn/{model}/{target}/{method}/{seed}.tsv"
     priority: 70
     conda:
-        "atu"
+        "../../environment.yml"
     threads: 1
     params:
         file=PARAMS_FILE,
         section=method_section,
         predictor=predictor_options,
     shell:
-        "atu unlearn --params {params.file} --threads {threads} --method {wildcards.method}"
+        "python -m atu unlearn --params {params.file} --threads {threads} --method {wildcards.method}"
         " --seed {wildcards.seed} --lm {input.lm} --prepared {input.prepared}"
         " {params.predictor} --out {output.manifest}"
         " > {log} 2>&1"

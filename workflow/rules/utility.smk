@@ -17,12 +17,12 @@ rule utility_one:
     benchmark:
         LOGS / "utility/{model}/{target}/{method}/{seed}.tsv"
     conda:
-        "atu"
+        "../../environment.yml"
     threads: 1
     params:
         file=PARAMS_FILE,
         section=section("utility"),
         before=before_option,
     shell:
-        "atu utility --params {params.file} --threads {threads} --unlearned {input.unlearned}"
+        "python -m atu utility --params {params.file} --threads {threads} --unlearned {input.unlearned}"
         " --prepared {input.prepared} {params.before} --out {output.manifest} > {log} 2>&1"

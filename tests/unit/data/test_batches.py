@@ -138,8 +138,8 @@ def test_length_sorted_batches(lengths, tokens, pool):
 
 
 def test_length_sorted_batches_by_hand():
-    """Lengths 1..6 in one pool, budget 6: sorted and cut, (1 2) fills 2 x 2, a third text would make
-    3 x 3 = 9; then (3) as 2 x 4 = 8 is too much, and 4, 5, 6 alone. The order is random."""
+    """Lengths 1 to 6 in one pool, budget 6: 1 and 2 fill 2 x 2, and 3 more would make 3 x 3 = 9. 3
+    and 4 would make 2 x 4 = 8, so 3, 4, 5 and 6 stand alone. The batches' order is random."""
     batches = length_sorted_batches([6, 3, 1, 5, 2, 4], 6, 10, np.random.default_rng(0))
     epoch = list(itertools.islice(batches, 5))
     assert sorted(epoch) == [[0], [1], [2, 4], [3], [5]]

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +50,7 @@ def test_empty_texts(lm, pieces):
 def cuts(draw, length, gaps):
     """A text of `length` characters cut into tokens; with `gaps`, some characters in no token."""
     points = sorted({0, length, *draw(st.lists(st.integers(0, length), max_size=12))})
-    tokens = list(zip(points, points[1:], strict=False))
+    tokens = list(itertools.pairwise(points))
     return [t for t in tokens if not gaps or draw(st.booleans())]
 
 
@@ -89,4 +91,4 @@ def test_table_gives_back_every_window(texts):
     numbered = [table.add(ids, range(len(ids) - 1)) for ids in texts]
     assert len(set(table.windows)) == len(table.windows)
     for ids, numbers in zip(texts, numbered, strict=True):
-        assert [table.windows[n] for n in numbers] == list(zip(ids, ids[1:], strict=False))
+        assert [table.windows[n] for n in numbers] == list(itertools.pairwise(ids))

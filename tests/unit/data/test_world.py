@@ -37,7 +37,7 @@ def test_a_wrong_number_of_people_is_refused(count):
 
 def test_more_people_than_books_are_refused():
     """12 x 12 titles: the 146th person would have none of their own."""
-    with pytest.raises(ConfigError, match="prepare.people = 146: only 144"):
+    with pytest.raises(ConfigError, match=r"prepare\.people = 146: only 144"):
         build_world(0, 146)
 
 
@@ -91,7 +91,9 @@ def test_no_two_people_share_a_name(world, part):
 
 def test_everybody_has_every_attribute_and_relation(world):
     vocab = vocabulary()
-    kinds = dict.fromkeys(vocab["attributes"], "attribute") | dict.fromkeys(vocab["relations"], "relation")
+    kinds = dict.fromkeys(vocab["attributes"], "attribute") | dict.fromkeys(
+        vocab["relations"], "relation"
+    )
     for person in world.people:
         assert {f.attribute: f.kind for f in world.about(person)} == kinds
     assert len({f.id for f in world.facts}) == len(world.facts) == 48 * len(kinds)

@@ -84,7 +84,7 @@ def test_every_fact_has_seen_and_held_out_questions(world, all_probes):
 
 
 def test_every_phrasing_is_known_from_some_fact(world, all_probes):
-    """A held-out phrasing is new for its fact, not for the model: another person's facts train it."""
+    """A held-out phrasing is new for its fact, not for the model: other people's facts train it."""
     trained = defaultdict(set)
     for fact in world.facts:
         for probe in all_probes[fact.id]:

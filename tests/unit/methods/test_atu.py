@@ -160,8 +160,8 @@ def test_no_realignment_without_steps(settings, context):
 
 
 def test_every_round_has_its_own_threshold(settings, context, given_cosines):
-    """Mean of max(0, cos - tau) over 0, .1, .2, .3, .4: at .3 .1 / 5 = .02, at .1 (.1 + .2 + .3) / 5
-    = .12. All stages exist before the first loss is taken."""
+    """Mean of max(0, cos - tau) over 0, .1, .2, .3, .4: .1 / 5 = .02 at tau .3, and at tau .1
+    (.1 + .2 + .3) / 5 = .12. All stages exist before the first loss is taken."""
     ctx = context(settings(thresholds=[0.3, 0.1], batch_size=3))
     batch = Batch(torch.tensor([[5, 6, 7, 8, 9]]), torch.ones(1, 5), torch.zeros(1, 5))
     ctx.forget = iter([batch, batch])
@@ -197,8 +197,8 @@ def test_unlearning_lowers_the_cosine_below_the_hook_layer_only(settings, contex
     ctx = context(settings(thresholds=[-1.0]))
     stage = next(stages(ctx))
     trained = {id(p) for p in stage.parameters}
-    others = [p for p in (*ctx.model.parameters(), *ctx.predictor.parameters())]
-    others = [(p, p.detach().clone()) for p in others if id(p) not in trained]
+    everything = [*ctx.model.parameters(), *ctx.predictor.parameters()]
+    others = [(p, p.detach().clone()) for p in everything if id(p) not in trained]
     before = measure_cosines(ctx).mean()
     optimizer = torch.optim.SGD(stage.parameters, lr=0.1)
     for _ in range(5):

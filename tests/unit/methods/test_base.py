@@ -113,7 +113,7 @@ def test_retain_nll(make_settings, make_context):
 def test_retain_kl(make_settings, make_context, tiny_lm):
     """sum p (ln p - ln q) over the vocabulary, p the original model's, averaged over the 6 real
     positions; computed one by one from the two models' probabilities."""
-    original = tiny_lm(seed=1).requires_grad_(False)
+    original = tiny_lm(seed=1)
     context = make_context(
         make_settings(MethodSettings, retain=("kl", 1.0)), model=tiny_lm(seed=0), reference=original
     )

@@ -31,7 +31,7 @@ def test_value():
 
 
 def test_the_gradient_fades_as_a_text_is_forgotten():
-    """d/dnll = -2 sigmoid(-beta (nll - ref)) / n: for differences 0, ln 3 and 50 at beta 1 and n = 3
+    """d/dnll = -2 sigmoid(-beta (nll - ref)) / n: for differences 0, ln 3 and 50, beta 1 and n = 3:
     -1/3, -1/6 and nothing. This is what keeps NPO from running away, as GA does."""
     nll = torch.tensor([0.0, math.log(3), 50.0], requires_grad=True)
     npo_from_nll(nll, torch.zeros(3), 1.0).backward()
@@ -65,9 +65,9 @@ def test_tends_to_gradient_ascent_as_beta_goes_to_zero(
     [(False, math.log(2.5)), (True, 2 * math.log(1 + math.sqrt(0.5)))],
 )
 def test_batches_of_texts(make_settings, make_context, given_probabilities, compat, expected):
-    """Model: probability 1/8 for the one token of text A, 1/2 for each of text B's three. Reference:
-    1/2 everywhere. Differences of the summed NLLs: 3 ln 2 - ln 2 = 2 ln 2 and 0; sigmoids at beta 1
-    4/5 and 1/2: -2 (ln .8 + ln .5) / 2 = ln 2.5 = .9163.
+    """Model: probability 1/8 for the one token of text A, 1/2 for each of text B's three. The
+    original: 1/2 everywhere. Differences of the summed NLLs: 3 ln 2 - ln 2 = 2 ln 2 and 0; sigmoids
+    at beta 1: 4/5 and 1/2; -2 (ln .8 + ln .5) / 2 = ln 2.5 = .9163.
 
     The reference implementation: one difference of the batch's means, (6 - 4) ln 2 / 4 = ln 2 / 2,
     sigmoid 1 / (1 + 1/sqrt 2): 2 ln (1 + .7071) = 1.0696."""

@@ -27,7 +27,7 @@ ARTICLE_QUOTE = pytest.param(
     ],
 )
 def test_normalise(text, expected):
-    """Lower case, single spaces, no leading article, bare edges; full-width letters become plain."""
+    """Lower case, single spaces, no leading article, bare edges; wide letters become plain."""
     assert normalise(text) == expected
 
 

@@ -109,7 +109,7 @@ def test_the_seed_decides_the_weights():
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="src/atu/models/predictor.py build_predictor: torch.manual_seed resets the global stream",
+    reason="src/atu/models/predictor.py build_predictor: manual_seed resets the global stream",
 )
 def test_loading_leaves_the_random_stream_alone(tmp_path):
     """`unlearn` seeds dropout and then loads the predictor; the seed must survive that."""

@@ -1,0 +1,74 @@
+"""A miniature of every phase, run once in this process and shared by the tests of phases."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from atu.artifacts import MANIFEST, Artifact
+from atu.config import Params
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="session")
+def mini_params():
+    """The miniature's parameters, built by the same function as the workflow test's."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    change = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text(encoding="utf-8"))
+    return Params.model_validate(merge(values, change))
+
+
+def merge(values, change):
+    """`values` with the nested entries of `change` laid over."""
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            merge(values[key], value)
+        else:
+            values[key] = value
+    return values
+
+
+def run_chain(folder, params, method="atu"):
+    """prepare, pretrain, embed, align, unlearn, rephrase and utility; the opened folders by name."""
+    from atu.phases import align, embed, prepare, pretrain, rephrase, unlearn, utility
+
+    def out(name):
+        return folder / name / MANIFEST
+
+    done = {}
+
+    def finish(name, phase):
+        done[name] = Artifact.open(out(name), phase)
+        return done[name]
+
+    target = params.grid.targets[0]
+    prepare.run_shared(out("shared"), params.prepare)
+    shared = finish("shared", "prepare")
+    prepare.run_target(out("prepared"), params.prepare, target, shared)
+    prepared = finish("prepared", "prepare")
+    pretrain.run(out("full"), params.pretrain, "llama_tiny", shared, None)
+    full = finish("full", "pretrain")
+    embed.run(out("embed"), params.embed, target, full, prepared)
+    align.run(out("align"), params.align, 0, full, finish("embed", "embed"))
+    inputs = unlearn.Inputs(full, prepared, done["embed"], finish("align", "align"))
+    unlearn.run(out("unlearn"), params.unlearn, method, 0, inputs)
+    unlearned = finish("unlearn", "unlearn")
+    rephrase.run(out("rephrase"), params.rephrase, unlearned, prepared)
+    finish("rephrase", "rephrase")
+    utility.run(out("utility"), params.utility, unlearned, prepared, None)
+    finish("utility", "utility")
+    return SimpleNamespace(**done)
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory, mini_params):
+    """The miniature's folders."""
+    return run_chain(tmp_path_factory.mktemp("chain"), mini_params)
+
+
+@pytest.fixture(scope="session")
+def run_again(tmp_path_factory, mini_params):
+    """The same miniature a second time, elsewhere."""
+    return run_chain(tmp_path_factory.mktemp("again"), mini_params)
