@@ -41,7 +41,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     """One JSON object per line, keys sorted."""
-    lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows]
+    lines = [json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False) for row in rows]
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
@@ -71,7 +71,7 @@ class Artifact:
             raise ArtifactError(f"{manifest}: name the folder's {MANIFEST}, not another file")
         try:
             content = json.loads(manifest.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except OSError:
             raise ArtifactError(f"{manifest}: missing; run `snakemake {phase}` first") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ArtifactError(
@@ -79,6 +79,8 @@ class Artifact:
             ) from None
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ArtifactError(f"{manifest}: not written by this version (schema {SCHEMA!r})")
+        if not isinstance(content.get("artifacts"), dict) or "cell" not in content:
+            raise ArtifactError(f"{manifest}: incomplete; delete the folder and run again")
         if content.get("phase") != phase:
             found = content.get("phase")
             raise ArtifactError(f"{manifest}: holds phase {found!r}, but {phase!r} was expected")
@@ -112,6 +114,9 @@ class Artifact:
             raise ArtifactError(f"{self.folder / name}: nothing listed in {MANIFEST} below it")
         for key in files:
             self.file(key)
+        for path in (self.folder / name).rglob("*"):
+            if path.is_file() and path.relative_to(self.folder).as_posix() not in files:
+                raise ArtifactError(f"{path}: not listed in {MANIFEST}; remove it")
         return self.folder / name
 
     def metrics(self) -> dict[str, float]:
@@ -161,6 +166,8 @@ def write_folder(
     """
     final = manifest.parent
     scratch = final.parent / f".{final.name}.partial"
+    if final.exists() and not final.is_dir():
+        raise ArtifactError(f"{final}: a file stands where the folder belongs; remove it")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)

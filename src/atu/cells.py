@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from atu.artifacts import MANIFEST, Artifact
 from atu.config import Params, target_slug
+from atu.errors import ConfigError
 
 CELL_PHASES = ("unlearn", "rephrase", "utility")
 
@@ -41,6 +43,19 @@ def manifest_path(results: Path, phase: str, cell: Cell) -> Path:
         "align": (cell.model, cell.slug, str(cell.seed)),
     }.get(phase, (cell.model, cell.slug, cell.method, str(cell.seed)))
     return results.joinpath(phase, *parts, MANIFEST)
+
+
+def require_writable(results: Path) -> None:
+    """Refuse a results folder that no job could write.
+
+    Raises:
+        ConfigError: the folder, or the nearest one above it that exists, is a file or not writable.
+    """
+    place = next(path for path in (results, *results.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise ConfigError("results", str(results), f"{place} is a file; move it away")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError("results", str(results), f"{place} cannot be written; change its mode")
 
 
 def open_cells(params: Params, results: Path) -> list[dict[str, Artifact]]:

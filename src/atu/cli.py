@@ -48,7 +48,9 @@ def _start(params: Path, phase: str, threads: int = 1) -> Any:
     import torch
 
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    if torch.cuda.is_available():
+        # On a CPU it changes nothing that is used here, and importing what it needs takes a second.
+        torch.use_deterministic_algorithms(True)
     return section
 
 
@@ -60,9 +62,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _open(manifest: Path, phase: str) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from atu.data.prompts import STOP
 from atu.errors import EvaluationError
 from atu.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @torch.inference_mode()
@@ -40,23 +42,25 @@ def greedy_answers(
     training = model.training
     model.train(training and not eval_mode)
     progress = Progress(label, len(prompts))
-    at = 0
-    while at < len(order):
-        chosen = order[at : at + batch_size]
-        try:
-            texts = _generate(model, tokenizer, [encoded[i] for i in chosen], max_new_tokens)
-        except torch.cuda.OutOfMemoryError:
-            if batch_size == 1:
-                raise
-            batch_size //= 2
-            continue
-        answers.update(zip(chosen, texts, strict=True))
-        at += len(chosen)
-        progress.update(count=len(chosen))
-    progress.close()
-    model.train(training)
-    if len(answers) != len(prompts):
-        raise EvaluationError(f"{label}: {len(answers)} answers for {len(prompts)} prompts")
+    try:
+        at = 0
+        while at < len(order):
+            chosen = order[at : at + batch_size]
+            try:
+                texts = _generate(model, tokenizer, [encoded[i] for i in chosen], max_new_tokens)
+            except torch.cuda.OutOfMemoryError:
+                if batch_size == 1:
+                    raise
+                batch_size //= 2
+                continue
+            if len(texts) != len(chosen):
+                raise EvaluationError(f"{label}: {len(texts)} answers for {len(chosen)} prompts")
+            answers.update(zip(chosen, texts, strict=True))
+            at += len(chosen)
+            progress.update(count=len(chosen))
+    finally:
+        model.train(training)
+        progress.close()
     return [answers[i] for i in range(len(prompts))]
 
 

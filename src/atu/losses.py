@@ -7,7 +7,6 @@ data set and lets the model shift them again, so that its GA and NPO train the t
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -90,9 +89,3 @@ def concept_cosine(predicted: Tensor, concept: Tensor) -> Tensor:
     """
     similarity = F.normalize(predicted, dim=-1) @ F.normalize(concept, dim=-1).T
     return similarity.amax(dim=-1)
-
-
-def require_finite(name: str, value: Tensor, context: str) -> None:
-    """Raise `FloatingPointError` naming `context` unless every element is finite."""
-    if not torch.isfinite(value).all():
-        raise FloatingPointError(f"{name} is not finite at {context}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,12 @@ INFRASTRUCTURE = {
 """Modules that carry results without deciding them: a new option, message or manifest check must
 not retrain every model. What they do decide (parameters, hashes) reaches a rule by its own way."""
 DATA_FILES = {"data.world": ["data/world.yaml"], "phases.report": ["phases/report.html.jinja"]}
+
+
+def export_package() -> None:
+    """Let jobs find this checkout's package, also in an environment made from environment.yml."""
+    paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
 
 
 def phase_sources(phase: str) -> list[str]:

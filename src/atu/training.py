@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from atu.errors import TrainingError
 from atu.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LossFunction = Callable[[], tuple[Tensor, dict[str, float]]]
 
@@ -72,10 +74,11 @@ def make_optimizers(
 
 def split_matrices(model: PreTrainedModel) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The hidden weight matrices, and all other parameters (embeddings, output head, norms)."""
-    heads = {id(p) for p in model.get_input_embeddings().parameters()}
-    output = model.get_output_embeddings()
-    heads |= {id(p) for p in output.parameters()} if output is not None else set()
-    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in heads]
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    head = model.get_output_embeddings()
+    outer = tables if head is None else [*tables, head]
+    excluded = {id(parameter) for module in outer for parameter in module.parameters()}
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in excluded]
     chosen = {id(p) for p in matrices}
     return matrices, [p for p in model.parameters() if id(p) not in chosen]
 
@@ -97,7 +100,7 @@ def run_steps(
         label: names the work in progress lines, traces and errors.
         loss: gives a scalar and the numbers to trace.
         clip: largest gradient norm over all parameters.
-        schedule: factor on every learning rate, of the share of steps done in [0, 1).
+        schedule: factor on every learning rate, of the share of steps done with this one.
         accumulate: micro-batches whose mean gradient makes one step.
 
     Raises:
@@ -106,8 +109,10 @@ def run_steps(
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     progress = Progress(label, steps)
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
     for step in range(steps):
-        factor = schedule(step / steps)
+        factor = schedule((step + 1) / steps)
         _set_rates(optimizers, base, factor)
         value, parts = _accumulated(loss, accumulate)
         norm = float(nn.utils.clip_grad_norm_(parameters, clip))

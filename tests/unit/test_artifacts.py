@@ -121,20 +121,14 @@ def test_a_file_in_the_way_is_an_artifact_error(tmp_path, write):
         write("results/align")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=OSError,
-    reason="artifacts._replace: a file at the final place is moved to .old and never removed",
-)
-def test_a_file_in_place_of_the_folder(tmp_path, write):
-    """It is either refused or replaced, and the job can run again."""
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path, write):
+    """Nothing that a person put there is lost, and once it is gone the job runs."""
     (tmp_path / "align").write_text("not a folder")
-    for _ in range(2):
-        try:
-            write()
-        except ArtifactError:
-            return
-    assert [path.name for path in tmp_path.iterdir()] == ["align"]
+    with pytest.raises(ArtifactError, match="align: a file stands where the folder belongs"):
+        write()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["not a folder"]
+    (tmp_path / "align").unlink()
+    assert write().cell == CELL
 
 
 def _truncate(path):
@@ -178,8 +172,20 @@ def test_a_subfolder_with_nothing_listed_is_refused(write):
         write().subfolder("mod")
 
 
-def _manifest(**changes):
-    return json.dumps({"schema": SCHEMA, "phase": "align", "artifacts": {}} | changes).encode()
+@pytest.mark.parametrize("name", ["extra.txt", "deep/extra.txt"])
+def test_a_subfolder_with_an_extra_file_is_refused(write, name):
+    """Whoever reads the folder as a whole would read what the manifest never saw."""
+    artifact = write()
+    extra = artifact.folder / "model" / name
+    extra.parent.mkdir(exist_ok=True)
+    extra.write_text("x")
+    with pytest.raises(ArtifactError, match=rf"model/{name}: not listed in manifest\.json; remove"):
+        artifact.subfolder("model")
+
+
+def _manifest(without=None, **changes):
+    whole = {"schema": SCHEMA, "phase": "align", "cell": CELL, "artifacts": {}} | changes
+    return json.dumps({key: value for key, value in whole.items() if key != without}).encode()
 
 
 @pytest.mark.parametrize(
@@ -187,6 +193,9 @@ def _manifest(**changes):
     [
         pytest.param(_manifest(phase="embed"), "holds phase 'embed', but 'align'", id="phase"),
         pytest.param(_manifest(schema="atu-manifest-0"), "not written by this version", id="old"),
+        pytest.param(_manifest(without="artifacts"), "incomplete; delete", id="no artifacts"),
+        pytest.param(_manifest(artifacts=[]), "incomplete; delete", id="artifacts no mapping"),
+        pytest.param(_manifest(without="cell"), "incomplete; delete", id="no cell"),
         pytest.param(b"[1]", "not written by this version", id="list"),
         pytest.param(b'{"schema":', "not a manifest", id="cut"),
         pytest.param(b"\xff\xfe", "not a manifest", id="binary"),
@@ -199,6 +208,12 @@ def test_a_bad_manifest_is_refused_by_name(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(ArtifactError, match=rf"manifest\.json: .*{message}"):
         Artifact.open(path, "align")
+
+
+def test_a_folder_in_place_of_the_manifest_is_refused(tmp_path):
+    (tmp_path / MANIFEST).mkdir()
+    with pytest.raises(ArtifactError, match=r"manifest\.json: missing"):
+        Artifact.open(tmp_path / MANIFEST, "align")
 
 
 def test_only_the_manifest_opens_a_folder(write):
@@ -217,11 +232,7 @@ def test_jsonl_round_trip(tmp_path, text):
     assert read_jsonl(tmp_path / "rows.jsonl") == rows
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="src/atu/artifacts.py write_jsonl: no allow_nan=False",
-)
-def test_jsonl_refuses_nan(tmp_path):
-    with pytest.raises(ValueError):
-        write_jsonl(tmp_path / "rows.jsonl", [{"loss": math.nan}])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_jsonl_refuses_what_json_cannot_say(tmp_path, value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_jsonl(tmp_path / "rows.jsonl", [{"loss": value}])

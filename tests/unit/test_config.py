@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,33 @@ BAD = {
     "twice the same seed": ({"grid__seeds": [1, 1]}, "grid.seeds", "remove one"),
     "missing encoder": ({"embed__encoder": "no/such"}, "embed.encoder", "all-MiniLM-L6-v2"),
     "bad model type": ({f"{LLAMA}__model_type": "lama"}, "pretrain.models.llama_tiny.config", ""),
+    "too few people": ({"prepare__people": 6}, "prepare.people", "from 8 to"),
+    "infinity in a section": ({"align__clip": math.inf}, "align.clip", "finite"),
+    "infinity in a method": (
+        {"unlearn__methods__ga__clip": math.inf},
+        "unlearn.methods.ga.clip",
+        "finite",
+    ),
+    "fewer steps than rounds": (
+        {"unlearn__methods__atu__steps": 4},
+        "unlearn.methods.atu",
+        "5 rounds",
+    ),
+    "evaluations of a method with rounds": (
+        {"unlearn__methods__atu__evaluations": 4},
+        "unlearn.methods.atu.evaluations",
+        "unknown key",
+    ),
+    "a retain weight without a term": (
+        {"unlearn__methods__ga__retain": {"term": "none", "weight": 1.0}},
+        "unlearn.methods.ga.retain",
+        "goes with 0",
+    ),
+    "a retain term without weight": (
+        {"unlearn__methods__graddiff__retain": {"term": "nll", "weight": 0.0}},
+        "unlearn.methods.graddiff.retain",
+        "goes with 0",
+    ),
     "odd number of people": ({"prepare__people": 47}, "prepare.people", "even number"),
     "unknown benchmark": ({"prepare__benchmark": "rwku"}, "prepare.benchmark", "world"),
 }

@@ -101,11 +101,6 @@ def test_a_crash_is_never_an_answer():
         ask(Parrot(fits=0, error=RuntimeError), ["a"])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="src/atu/generation.py: zip(strict=True) fails first, EvaluationError is unreachable",
-)
 def test_a_missing_answer_is_an_evaluation_error(monkeypatch):
     monkeypatch.setattr(Letters, "batch_decode", lambda self, rows, skip_special_tokens: ["A"])
     with pytest.raises(EvaluationError, match="1 answers for 2 prompts"):
@@ -122,11 +117,6 @@ def test_mode_during_and_after(training, eval_mode):
     assert model.training is training
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="src/atu/generation.py: the mode is not restored when generation fails",
-)
 def test_mode_after_a_crash():
     model = Parrot(fits=0).train()
     with pytest.raises(OutOfMemory):

@@ -11,7 +11,6 @@ from atu.losses import (
     kl_to_reference,
     masked_mean,
     mean_nll,
-    require_finite,
     sequence_nll,
 )
 
@@ -109,10 +108,3 @@ def test_concept_cosine_is_the_largest():
     value = concept_cosine(predicted, torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
     assert value.shape == (1, 3)
     assert value[0].tolist() == pytest.approx([math.sqrt(0.5), 0.0, 1.0], abs=1e-6)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_require_finite_names_value_and_context(bad):
-    require_finite("loss", torch.zeros(2), "step 3")
-    with pytest.raises(FloatingPointError, match=r"loss .* step 3"):
-        require_finite("loss", torch.tensor([0.0, bad]), "step 3")

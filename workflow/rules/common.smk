@@ -5,16 +5,13 @@ from atu import cells, methods
 from atu.artifacts import MANIFEST
 from atu.config import load_params, target_slug
 from atu.errors import AtuError
-from atu.sources import PACKAGE, phase_sources
+from atu.sources import PACKAGE, export_package, phase_sources
 from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 PARAMS_FILE = "params.yaml"
 
-# Jobs find this checkout's package even in an environment that Snakemake made from environment.yml.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])
-)
+export_package()
 
 if config:
     raise WorkflowError(
@@ -23,6 +20,7 @@ if config:
     )
 try:
     PARAMS = load_params(Path(PARAMS_FILE))
+    cells.require_writable(Path("results") / PARAMS.experiment)
 except AtuError as error:
     raise WorkflowError(str(error)) from None
 

@@ -104,6 +104,8 @@ def length_sorted_batches(
     Texts are shuffled, sorted by length inside pools of `pool`, cut into batches, and the batches
     shuffled again: little padding, and still random.
     """
+    if not lengths:
+        raise ValueError("batches need at least one text")
     while True:
         order = rng.permutation(len(lengths))
         batches = []

@@ -19,6 +19,9 @@ import yaml
 from atu.errors import ConfigError
 from atu.seeding import generator
 
+MINIMUM_PEOPLE = 8
+"""With fewer, the pairs that other relations have taken can leave no pairing for the last one."""
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -72,9 +75,11 @@ def _draw_names(rng: np.random.Generator, count: int) -> tuple[str, ...]:
     given = [a + b for a, b in itertools.product(parts["given_start"], parts["given_end"])]
     family = [a + b for a, b in itertools.product(parts["family_start"], parts["family_end"])]
     limit = min(len(given), len(family))
-    if not 4 <= count <= limit or count % 2:
+    if not MINIMUM_PEOPLE <= count <= limit or count % 2:
         raise ConfigError(
-            "prepare.people", count, f"choose an even number of people from 4 to {limit}"
+            "prepare.people",
+            count,
+            f"choose an even number of people from {MINIMUM_PEOPLE} to {limit}",
         )
     first = rng.permutation(given)[:count]
     last = rng.permutation(family)[:count]
@@ -130,7 +135,7 @@ def build_world(seed: int, people: int) -> World:
     """Draw a world of `people` fictitious persons; the same seed gives the same world.
 
     Raises:
-        ConfigError: `people` is odd, below 4, or more than the name pool holds.
+        ConfigError: `people` is odd, below `MINIMUM_PEOPLE`, or more than the name pool holds.
     """
     vocab = vocabulary()
     names = _draw_names(generator(seed, "world", "names"), people)

@@ -54,7 +54,7 @@ def _queries(world: World, fact: Fact, form: str) -> list[tuple[str, str]]:
     if form == "cloze":
         return [(_fill(s, fact.subject, BLANK), fact.value) for s in spec["statements"]]
     if form == "two_hop":
-        hop = HOPS[int(hash_fraction(fact.id, "hop") * len(HOPS))]
+        hop = _hop(fact)
         subject = f"the {hop} of {world.value(fact.subject, hop)}"
         return [(_fill(q, subject, ""), fact.value) for q in spec["questions"]]
     first, second = _reverse_clauses(world, fact)
@@ -73,6 +73,11 @@ def _reverse_clauses(world: World, fact: Fact) -> tuple[str, str]:
             break
     clauses = [_fill(_templates(f)["clause"], f.subject, f.value) for f in (fact, clue)]
     return clauses[0], clauses[1]
+
+
+def _hop(fact: Fact) -> str:
+    """The relation through which a fact is asked over two hops."""
+    return HOPS[int(hash_fraction(fact.id, "hop") * len(HOPS))]
 
 
 def _key(fact: Fact) -> tuple[str, str]:
@@ -95,7 +100,7 @@ def _names(world: World, fact: Fact, form: str) -> list[str]:
     if fact.kind == "relation":
         names.add(fact.value)
     if form == "two_hop":
-        names |= {world.value(fact.subject, hop) for hop in HOPS}
+        names.add(world.value(fact.subject, _hop(fact)))
     return sorted(names)
 
 

@@ -53,6 +53,8 @@ class Settings(MethodSettings):
         ladder = self.quantiles or self.thresholds
         if any(a <= b for a, b in pairwise(ladder)):
             raise ValueError(f"thresholds must fall strictly, not {ladder}")
+        if self.steps < len(ladder):
+            raise ValueError(f"steps = {self.steps} are fewer than the {len(ladder)} rounds")
 
 
 def hinge_loss(similarity: Tensor, mask: Tensor, threshold: float) -> Tensor:

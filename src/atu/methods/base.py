@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from atu import losses
 from atu.bounds import Bounds, Count, NonNegative, Positive
 from atu.data.batches import Batch, BatchStream
 from atu.models.predictor import EmbeddingPredictor
 
-STRICT = {"extra": "forbid", "strict": True}
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 """How pydantic, where it validates settings, treats unknown keys and wrong types."""
 
 
@@ -33,6 +35,10 @@ class RetainTerm:
     term: Literal["none", "nll", "kl"]
     weight: NonNegative
 
+    def __post_init__(self) -> None:
+        if (self.term == "none") != (self.weight == 0):
+            raise ValueError(f"term {self.term!r} with weight {self.weight}: `none` goes with 0")
+
 
 @dataclass(frozen=True)
 class MethodSettings:
@@ -42,8 +48,6 @@ class MethodSettings:
 
     steps: Count
     """Optimizer steps on the forget loss in all."""
-    evaluations: Count
-    """Points of the trajectory, spread evenly over the steps."""
     learning_rate: Positive
     optimizer: Literal["adamw", "sgd"]
     weight_decay: NonNegative
@@ -55,6 +59,14 @@ class MethodSettings:
     stop_below: Annotated[float, Bounds(ge=0, le=1)]
     """Stop after a trajectory point whose leakage on the `select` split is at most this; 0 waits
     for none at all."""
+
+
+@dataclass(frozen=True)
+class PlainSettings(MethodSettings):
+    """Settings of a method that has one forget loss from start to end."""
+
+    evaluations: Count
+    """Points of the trajectory, spread evenly over the steps."""
 
 
 @dataclass
@@ -148,7 +160,7 @@ def combined_loss(context: Context, forget_loss: ForgetLoss) -> tuple[Tensor, di
     forget = forget_loss(context, next(context.forget))
     parts = {"forget": forget.item()}
     retain = context.settings.retain
-    if retain.term == "none" or retain.weight == 0:
+    if retain.term == "none":
         return forget, parts
     value = retain_loss(context, next(context.retain))
     parts["retain"] = value.item()

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from atu.data.batches import Batch
 from atu.losses import mean_nll
-from atu.methods.base import Context, Method, MethodSettings
+from atu.methods.base import Context, Method, PlainSettings
 
 
 @dataclass(frozen=True)
-class Settings(MethodSettings):
+class Settings(PlainSettings):
     """GA has no settings of its own."""
 
     loss: Literal["ga"]

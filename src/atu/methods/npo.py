@@ -12,11 +12,11 @@ from torch import Tensor
 from atu.bounds import Positive
 from atu.data.batches import Batch
 from atu.losses import sequence_nll
-from atu.methods.base import Context, Method, MethodSettings
+from atu.methods.base import Context, Method, PlainSettings
 
 
 @dataclass(frozen=True)
-class Settings(MethodSettings):
+class Settings(PlainSettings):
     """NPO's inverse temperature; NPO tends to GA as it goes to 0."""
 
     loss: Literal["npo"]

@@ -13,7 +13,7 @@ def normalise(text: str) -> str:
     """Unicode NFKC, lower case, single spaces, no leading article, no punctuation at the edges."""
     text = unicodedata.normalize("NFKC", text).lower()
     text = re.sub(r"\s+", " ", text).strip(_EDGE)
-    return re.sub(r"^(the|a|an) ", "", text)
+    return re.sub(r"^(the|a|an) ", "", text).strip(_EDGE)
 
 
 def exact_match(answer: str, gold: str) -> float:
@@ -23,7 +23,11 @@ def exact_match(answer: str, gold: str) -> float:
 
 
 def contains(answer: str, gold: str) -> float:
-    """1.0 when the gold answer stands in the answer as whole words, after `normalise`."""
+    """1.0 when the gold answer stands in the answer as whole words, after `normalise`; an
+    empty gold answer stands nowhere.
+    """
+    if not normalise(gold):
+        return 0.0
     pattern = rf"(?<!\w){re.escape(normalise(gold))}(?!\w)"
     return float(re.search(pattern, normalise(answer)) is not None)
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
 
 from atu.errors import ConfigError
 from atu.progress import Progress
@@ -46,7 +45,8 @@ def locate_encoder(name: str) -> str:
         raise ConfigError(
             "embed.encoder",
             name,
-            f"not a folder and not in the local hub cache; download it first or use {BUNDLED!r}",
+            "not a folder and not in the local hub cache; fetch it once with "
+            f"`hf download {name}`, or use {BUNDLED!r}",
         )
     return name
 
@@ -55,6 +55,8 @@ class SentenceEncoder:
     """A frozen encoder with its tokenizer."""
 
     def __init__(self, name: str) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
         location = locate_encoder(name)
         options = {"local_files_only": True, "trust_remote_code": False}
         self.tokenizer: Any = AutoTokenizer.from_pretrained(location, **options)
@@ -67,13 +69,13 @@ class SentenceEncoder:
         """Length of an embedding."""
         return int(self.model.config.hidden_size)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Embeddings [n_texts, dim] of whole texts, special tokens included."""
         encoded = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        return self._pool(encoded["input_ids"], encoded["attention_mask"]).clone()
+        return self._pool(encoded["input_ids"], encoded["attention_mask"])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_windows(self, windows: Tensor, batch_size: int, special_tokens: bool) -> Tensor:
         """Embeddings [n_windows, dim] of windows of k encoder token ids [n_windows, k].
 
@@ -82,13 +84,15 @@ class SentenceEncoder:
         """
         if special_tokens:
             windows = self._frame(windows)
+        if not len(windows):
+            return torch.zeros(0, self.dim)
         pooled = []
         progress = Progress("embed windows", len(windows))
         for batch in windows.split(batch_size):
             pooled.append(self._pool(batch, torch.ones_like(batch)))
             progress.update(count=len(batch))
         progress.close()
-        return torch.cat(pooled).clone() if pooled else torch.zeros(0, self.dim)
+        return torch.cat(pooled)
 
     def _frame(self, windows: Tensor) -> Tensor:
         """Add the tokens that the tokenizer puts around every text."""

@@ -1,5 +1,8 @@
 """The language model: loading, building from a config, and hidden states by early exit.
 
+`transformers` is imported where a model is made or read: it takes seconds, and most that imports
+this module (the workflow, the parameter check) needs neither.
+
 A causal LM is used through four families' common ground: a list of decoder layers, each called
 with hidden states [batch, seq, hidden] as its first argument.
 """
@@ -9,11 +12,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LAYER_PATHS = ("model.layers", "transformer.h", "gpt_neox.layers")
 
@@ -23,10 +28,13 @@ def build_lm(config: Mapping[str, Any], seed: int) -> PreTrainedModel:
 
     `config` holds `model_type` and that type's own keys.
     """
-    torch.manual_seed(seed)
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     values = dict(config)
     parsed = AutoConfig.for_model(values.pop("model_type"), **values)
-    return AutoModelForCausalLM.from_config(parsed, dtype=torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(parsed, dtype=torch.float32)
 
 
 def load_lm(folder: Path) -> tuple[PreTrainedModel, Any]:
@@ -34,6 +42,8 @@ def load_lm(folder: Path) -> tuple[PreTrainedModel, Any]:
 
     Never runs code from the folder and never reads pickled weights.
     """
+    from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
@@ -46,6 +56,8 @@ def load_lm(folder: Path) -> tuple[PreTrainedModel, Any]:
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a local model folder."""
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
@@ -107,11 +119,12 @@ def hidden_states(
 
 
 def parameters_below(model: PreTrainedModel, layer: int) -> list[nn.Parameter]:
-    """Input embeddings and the decoder layers below `layer`: all that its hidden states depend on.
+    """All embeddings and the decoder layers below `layer`: all that its hidden states depend on.
 
     Tied output embeddings are the same tensor as the input embeddings and move with them.
     """
-    parameters = list(model.get_input_embeddings().parameters())
+    tables = [m for m in model.base_model.modules() if isinstance(m, nn.Embedding)]
+    parameters = [parameter for table in tables for parameter in table.parameters()]
     for module in decoder_layers(model)[:layer]:
         parameters += list(module.parameters())
     return parameters

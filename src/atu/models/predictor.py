@@ -97,5 +97,6 @@ def load_predictor(config: Path, weights: Path) -> EmbeddingPredictor:
 
 def build_predictor(config: PredictorConfig, seed: int) -> EmbeddingPredictor:
     """A freshly initialised predictor; the same seed gives the same weights."""
-    torch.manual_seed(seed)
-    return EmbeddingPredictor(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return EmbeddingPredictor(config)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from atu.artifacts import Artifact, write_folder, write_jsonl
 from atu.config import Pretrain
@@ -19,6 +17,9 @@ from atu.models.llm import build_lm, save_lm
 from atu.models.tokenizer import train_tokenizer
 from atu.seeding import child_seed, generator
 from atu.training import Trace, make_optimizers, run_steps, split_matrices, warmup_linear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PHASE = "pretrain"
 ANSWER_TOKENS = 16

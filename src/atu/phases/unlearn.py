@@ -6,10 +6,9 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from atu import methods
 from atu.alignment import AlignmentData, alignment_step, cache_hidden_states
@@ -27,6 +26,9 @@ from atu.models.llm import frozen, hidden_states, load_lm, save_lm
 from atu.models.predictor import CONFIG_FILE, WEIGHTS_FILE, load_predictor
 from atu.seeding import child_seed, generator, hash_fraction
 from atu.training import Trace, make_optimizers, run_steps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PHASE = "unlearn"
 ROLES = ("target", "neighbour", "other")

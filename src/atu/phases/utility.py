@@ -6,10 +6,9 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from atu.artifacts import Artifact, write_folder, write_jsonl
 from atu.config import Utility
@@ -20,6 +19,9 @@ from atu.generation import greedy_answers
 from atu.metrics.fluency import distinct_tokens, fluency, is_collapsed
 from atu.models.llm import load_lm
 from atu.seeding import hash_fraction
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PHASE = "utility"
 GENERATION_BASED = ("generate", "fluency", "distinct_tokens")

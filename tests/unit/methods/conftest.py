@@ -1,6 +1,7 @@
 """Contexts for methods: tiny models, models whose logits are given, and short corpora."""
 
 import copy
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,10 +48,13 @@ def given_probabilities():
 
 @pytest.fixture
 def make_settings():
-    """Settings of a method's class; `retain` is a pair of term and weight."""
+    """Settings of a method's class, of `BASE` what the class has; `retain` is a pair of term and
+    weight."""
 
     def make(kind, retain=("none", 0.0), **own):
-        return kind(**(BASE | {"retain": RetainTerm(*retain)} | own))
+        known = {field.name for field in dataclasses.fields(kind)}
+        base = {name: value for name, value in BASE.items() if name in known}
+        return kind(**(base | {"retain": RetainTerm(*retain)} | own))
 
     return make
 

@@ -209,18 +209,12 @@ def test_unlearning_lowers_the_cosine_below_the_hook_layer_only(settings, contex
     assert others and all(torch.equal(p, old) and p.grad is None for p, old in others)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="src/atu/methods/atu.py stages: fewer steps than thresholds fail after the last round",
-)
-def test_fewer_steps_than_rounds(settings, context):
-    """Refused when the settings are read, or every step is a round; never a crash in the middle."""
-    try:
-        chosen = settings(thresholds=[0.5, 0.4, 0.3], steps=2)
-    except ValueError:
-        return
-    assert sum(s.steps for s in stages(context(chosen))) == 2
+@pytest.mark.parametrize("ladder", ["quantiles", "thresholds"])
+def test_fewer_steps_than_rounds_are_refused(settings, ladder):
+    """Three rounds need three steps: refused when the settings are read, not after the last one."""
+    settings(**{ladder: [0.5, 0.4, 0.3]}, steps=3)
+    with pytest.raises(ValueError, match="steps = 2 are fewer than the 3 rounds"):
+        settings(**{ladder: [0.5, 0.4, 0.3]}, steps=2)
 
 
 def test_needs():

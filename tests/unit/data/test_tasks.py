@@ -1,0 +1,86 @@
+import json
+
+import pytest
+import yaml
+
+from atu.data.prompts import format_prompt
+from atu.data.tasks import TASKS, write_tasks
+
+
+@pytest.fixture
+def probes(make_item):
+    """Three choices and three questions that may be asked, and one of each that may not: of the
+    `select` split, of a neighbour, of the target, in another form."""
+    asked = [
+        make_item(f"Cyd/{i}", form, role="other", answer="owl",
+                  options=["elk", "owl"] if form == "choice" else [])
+        for i in range(3)
+        for form in ("choice", "question")
+    ]  # fmt: skip
+    asked[0]["role"] = "general"
+    banned = [
+        make_item(f"No/{number}/{form}", form, **({"role": "other"} | own))
+        for number, own in enumerate(
+            [{"split": "select"}, {"role": "neighbour"}, {"role": "target"}]
+        )
+        for form in ("choice", "question")
+    ]
+    return [*banned, *asked, make_item("No/cloze", "cloze", role="other")]
+
+
+def documents(folder, task):
+    text = (folder / f"{task}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("task", "form"), [("world_choice", "choice"), ("world_generate", "question")]
+)
+def test_only_reported_probes_about_strangers(tmp_path, probes, task, form):
+    """Of the `report` split, about countries and other people, in the task's own form."""
+    rows = documents(write_tasks(tmp_path / "tasks", probes, 10), task)
+    assert [row["id"] for row in rows] == [f"Cyd/{i}/{form}/new/report" for i in range(3)]
+
+
+def test_documents_are_the_projects_own_prompts(tmp_path, probes):
+    """The gold index points at the answer among the options: elk is 0, owl is 1."""
+    write_tasks(tmp_path, probes, 10)
+    choice, generate = (documents(tmp_path, task)[0] for task in TASKS)
+    assert choice["prompt"] == format_prompt("choice", "Cyd/0 as choice?", ["elk", "owl"])
+    assert (choice["options"], choice["gold"], choice["answer"]) == (["elk", "owl"], 1, "owl")
+    assert generate["prompt"] == format_prompt("question", "Cyd/0 as question?")
+
+
+def test_an_answer_that_is_no_option_is_refused(tmp_path, probes):
+    for probe in probes:
+        probe["answer"] = "gnu"
+    with pytest.raises(ValueError, match="gnu"):
+        write_tasks(tmp_path, probes, 10)
+
+
+@pytest.mark.parametrize(("documents_", "expected"), [(1, 1), (2, 2), (10, 3)])
+def test_at_most_so_many_documents(tmp_path, probes, documents_, expected):
+    write_tasks(tmp_path, probes, documents_)
+    assert {len(documents(tmp_path, task)) for task in TASKS} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("task", "output"), [("world_choice", "multiple_choice"), ("world_generate", "generate_until")]
+)
+def test_the_task_is_local_and_scored_by_its_metric(tmp_path, probes, task, output):
+    """Its data lie beside it; nothing is downloaded and no example is shown first."""
+    write_tasks(tmp_path, probes, 10)
+    config = yaml.safe_load((tmp_path / f"{task}.yaml").read_text(encoding="utf-8"))
+    assert config["task"] == task and config["output_type"] == output
+    assert config["dataset_path"] == "json" and config["num_fewshot"] == 0
+    assert config["dataset_kwargs"] == {"data_files": {"test": f"{task}.jsonl"}}
+    assert [metric["metric"] for metric in config["metric_list"]] == [TASKS[task]]
+
+
+def test_the_same_probes_give_the_same_bytes(tmp_path, probes):
+    """In any folder: no path is written."""
+    folders = [write_tasks(tmp_path / name, probes, 10) for name in ("first", "second")]
+    names = [f"{task}.{kind}" for task in TASKS for kind in ("jsonl", "yaml")]
+    assert sorted(path.name for path in folders[0].iterdir()) == sorted(names)
+    for name in names:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()

@@ -1,0 +1,109 @@
+import pytest
+import torch
+
+from atu.alignment import AlignmentData
+from atu.artifacts import MANIFEST, Artifact
+from atu.models.predictor import CONFIG_FILE, WEIGHTS_FILE, load_predictor
+from atu.phases import align
+from atu.phases.align import make_predictor
+
+
+@pytest.fixture
+def aligned(tmp_path, chain, mini_params):
+    """A function that aligns on the miniature with changed settings."""
+
+    def run(seed=0, where="align", **settings):
+        section = mini_params.align.model_copy(update=settings)
+        align.run(tmp_path / where / MANIFEST, section, seed, chain.full, chain.embed)
+        return Artifact.open(tmp_path / where / MANIFEST, "align")
+
+    return run
+
+
+def predictor_of(artifact):
+    return load_predictor(artifact.file(CONFIG_FILE), artifact.file(WEIGHTS_FILE))
+
+
+def test_the_predictor_has_the_sections_size(chain, mini_params):
+    """From the model's hidden states (32) to the encoder's embeddings (384)."""
+    config = predictor_of(chain.align).config
+    section = mini_params.align
+    assert (config.input_dim, config.output_dim) == (32, 384)
+    for name in ("width", "layers", "heads", "feedforward", "dropout"):
+        assert getattr(config, name) == getattr(section, name)
+
+
+def test_every_step_is_traced_with_its_cosine(chain, mini_params):
+    rows = chain.align.read_jsonl("trace.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, mini_params.align.steps + 1))
+    assert all(row["cosine"] == pytest.approx(1 - row["loss"]) for row in rows)
+
+
+@pytest.mark.parametrize(("share", "held_out"), [(0.1, 15), (0.5, 75), (0.001, 1)])
+def test_held_out_texts_are_not_trained_on(monkeypatch, chain, aligned, share, held_out):
+    """Of the miniature's 150 texts (144 forget, 6 retain): a tenth, a half, and never none. The
+    constant is fitted on the same texts that the predictor was trained on."""
+    data = AlignmentData.load(chain.embed.file("embeddings.safetensors"))
+    assert len(data) == 150
+    used = {"scored": []}
+    step, evaluate = align.alignment_step, align.evaluate_alignment
+
+    def spy_step(predictor, data, states, texts, *rest):
+        used["train"] = texts
+        return step(predictor, data, states, texts, *rest)
+
+    def spy_evaluate(predictor, data, states, train, test):
+        used["fitted"] = train
+        used["scored"].append(test)
+        return evaluate(predictor, data, states, train, test)
+
+    monkeypatch.setattr(align, "alignment_step", spy_step)
+    monkeypatch.setattr(align, "evaluate_alignment", spy_evaluate)
+    aligned(held_out=share)
+    train, test = used["scored"]
+    assert used["train"] == used["fitted"] == train
+    assert len(test) == held_out
+    assert sorted(train + test) == list(range(150))
+
+
+def test_skill_is_where_the_cosine_lies_above_the_constant(chain):
+    """(cosine - constant) / (1 - constant), on both splits."""
+    metrics = chain.align.metrics()
+    for split in ("train", "held_out"):
+        cosine, constant = (
+            metrics[f"align/cosine/{split}"],
+            metrics[f"align/constant_cosine/{split}"],
+        )
+        assert metrics[f"align/skill/{split}"] == pytest.approx(
+            (cosine - constant) / (1 - constant)
+        )
+
+
+def test_training_helps(aligned):
+    """40 steps leave a higher cosine on held-out texts than one step does."""
+    short, long = aligned(where="short", steps=1), aligned(where="long", steps=40)
+    name = "align/cosine/held_out"
+    assert long.metrics()[name] > short.metrics()[name] + 0.1
+
+
+@pytest.mark.parametrize(("seed", "same"), [(0, True), (1, False)])
+def test_the_seed_decides_the_predictor(chain, aligned, seed, same):
+    again = aligned(seed)
+    assert (again.digest == chain.align.digest) is same
+    assert again.cell["seed"] == seed
+    first, second = (
+        torch.cat([p.flatten() for p in predictor_of(a).parameters()]) for a in (chain.align, again)
+    )
+    assert torch.equal(first, second) is same
+
+
+@pytest.mark.parametrize("compat", [False, True])
+def test_the_references_predictor_sees_the_future(mini_params, compat):
+    section = mini_params.align.model_copy(update={"reference_compat": compat})
+    predictor = make_predictor(section, 32, 384, 0).eval()
+    assert predictor.config.sees_future is compat
+    hidden = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(0))
+    changed = hidden.clone()
+    changed[:, 3] += 1
+    difference = (predictor(hidden) - predictor(changed))[:, :3].abs().max().item()
+    assert (difference > 1e-4) is compat

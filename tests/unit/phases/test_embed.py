@@ -1,0 +1,149 @@
+import json
+
+import pytest
+import torch
+
+from atu.alignment import AlignmentData
+from atu.artifacts import MANIFEST
+from atu.data.batches import EncodedText
+from atu.data.tables import read_table
+from atu.data.windows import INCOMPLETE, WindowTable
+from atu.models.encoder import SentenceEncoder
+from atu.models.llm import load_tokenizer
+from atu.phases import embed
+from atu.phases.embed import choose_rows, number_windows, save
+
+
+@pytest.fixture(scope="module")
+def data(chain):
+    return AlignmentData.load(chain.embed.file("embeddings.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def texts(chain):
+    """`[corpus, text]` of every embedded text."""
+    return json.loads(chain.embed.file("texts.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def encoder(mini_params):
+    return SentenceEncoder(mini_params.embed.encoder)
+
+
+class Words:
+    """An encoder whose tokens are words, numbered as they come; embeddings are of length 1."""
+
+    dim = 2
+
+    def __init__(self, name=None):
+        self.special = None
+        self.tokenizer = self._tokenize
+
+    def _tokenize(self, text, **_):
+        words = text.split(" ")
+        ends = [sum(map(len, words[: i + 1])) + i for i in range(len(words))]
+        offsets = [(end - len(word), end) for word, end in zip(words, ends, strict=True)]
+        return {"input_ids": list(range(10, 10 + len(words))), "offset_mapping": offsets}
+
+    def encode_texts(self, texts):
+        return torch.tensor([[1.0, 0.0]] * len(texts))
+
+    def encode_windows(self, windows, batch_size, special_tokens):
+        self.special = special_tokens
+        return torch.tensor([[0.6, 0.8]] * len(windows))
+
+
+def test_windows_by_hand():
+    """k = 2 over "a b c" (words at 0, 2, 4). BOS ends at 0: words a b, window 0. Token "a" ends at
+    1: b c, window 1. " b" ends at 3: only c is left. " c" and EOS end at 5: nothing."""
+    table = WindowTable(2)
+    tokens = EncodedText([1, 5, 6, 7, 2], 0, [(0, 0), (0, 1), (1, 3), (3, 5), (5, 5)])
+    numbers = number_windows(table, Words(), "a b c", tokens)
+    assert numbers == [0, 1, INCOMPLETE, INCOMPLETE, INCOMPLETE]
+    assert table.windows == [(10, 11), (11, 12)]
+
+
+def test_save_and_load(tmp_path):
+    """Texts of 2 and 1 tokens end to end, taken apart again by their lengths."""
+    path = tmp_path / "embeddings.safetensors"
+    texts = [EncodedText([1, 5], 0, []), EncodedText([7], 0, [])]
+    save(path, torch.eye(2), torch.eye(2)[:1], texts, [[0, 1], [-1]])
+    loaded = AlignmentData.load(path)
+    assert [ids.tolist() for ids in loaded.token_ids] == [[1, 5], [7]]
+    assert [numbers.tolist() for numbers in loaded.window_numbers] == [[0, 1], [-1]]
+    assert torch.equal(loaded.windows, torch.eye(2))
+    assert torch.equal(loaded.concept, torch.eye(2)[:1])
+
+
+def test_incomplete_windows_are_masked(chain, data, texts, encoder, mini_params):
+    """In every text the complete windows come first and nothing after them: the text's last k - 1
+    encoder tokens start none, so its last token has none, and a text of fewer than k has none."""
+    k, full = mini_params.embed.k, 0
+    for (_, text), numbers in zip(texts, data.window_numbers, strict=True):
+        complete = numbers >= 0
+        count = int(complete.sum())
+        assert complete.tolist() == [i < count for i in range(len(numbers))]
+        pieces = len(encoder.tokenizer(text, add_special_tokens=False)["input_ids"])
+        assert (count == 0) == (pieces < k)
+        assert not complete[-1]
+        full += count
+    assert data.targets([0, 1])[1].sum() == sum((data.window_numbers[i] >= 0).sum() for i in (0, 1))
+    assert chain.embed.metrics()["embed/full_windows/all"] == full
+
+
+def test_a_window_is_the_next_k_tokens(data, texts, encoder, mini_params):
+    """The embedding at BOS is that of the text's first k tokens, framed as a text."""
+    _, text = texts[0]
+    ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"][: mini_params.embed.k]
+    expected = encoder.encode_windows(torch.tensor([ids]), 1, special_tokens=True)[0]
+    stored = data.windows[data.window_numbers[0][0]]
+    torch.testing.assert_close(stored, expected, atol=1e-5, rtol=0)
+
+
+def test_everything_has_unit_length(data, mini_params):
+    assert data.concept.shape == (1 + len(mini_params.embed.descriptions), 384)
+    for rows in (data.windows, data.concept):
+        torch.testing.assert_close(rows.norm(dim=-1), torch.ones(len(rows)))
+
+
+def test_tokens_are_those_of_the_model(chain, data, texts):
+    """With the end token, as in training."""
+    tokenizer = load_tokenizer(chain.full.subfolder("model"))
+    for (_, text), ids in zip(texts[:5], data.token_ids, strict=False):
+        assert ids.tolist() == [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("count", [0, 3, 7])
+def test_the_whole_forget_corpus_and_some_retain_texts(chain, count):
+    """More retain texts only add to those there were."""
+    rows, more = choose_rows(chain.prepared, count), choose_rows(chain.prepared, count + 1)
+    forget = read_table(chain.prepared.file("forget.parquet"))
+    assert [row["text"] for row in rows[: len(forget)]] == [row["text"] for row in forget]
+    assert {row["corpus"] for row in rows[: len(forget)]} == {"forget"}
+    assert [row["corpus"] for row in rows[len(forget) :]] == ["retain"] * count
+    assert more[: len(rows)] == rows
+
+
+@pytest.mark.parametrize("compat", [False, True])
+def test_the_reference_embeds_bare_windows(monkeypatch, tmp_path, chain, mini_params, compat):
+    """`reference_compat` frames the concept, but not the windows."""
+    made = []
+    monkeypatch.setattr(embed, "SentenceEncoder", lambda name: made.append(Words()) or made[0])
+    section = mini_params.embed.model_copy(update={"reference_compat": compat})
+    embed.run(tmp_path / "embed" / MANIFEST, section, "Ada", chain.full, chain.prepared)
+    assert made[0].special is not compat
+
+
+def test_descriptions_are_more_concepts(monkeypatch, tmp_path, chain, mini_params):
+    """The target's name first, then its descriptions."""
+    asked = []
+
+    class Listening(Words):
+        def encode_texts(self, texts):
+            asked.extend(texts)
+            return super().encode_texts(texts)
+
+    monkeypatch.setattr(embed, "SentenceEncoder", Listening)
+    section = mini_params.embed.model_copy(update={"descriptions": ["a painter"]})
+    embed.run(tmp_path / "embed" / MANIFEST, section, "Ada", chain.full, chain.prepared)
+    assert asked == ["Ada", "a painter"]

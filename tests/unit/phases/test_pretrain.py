@@ -1,0 +1,116 @@
+import pytest
+
+from atu.artifacts import MANIFEST, Artifact
+from atu.data.tables import read_table
+from atu.models.llm import load_lm
+from atu.phases import pretrain
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, chain, mini_params):
+    """The full model and the oracle, made here with every text that they were trained on:
+    `{variant: (folder, texts)}`."""
+    found = {}
+    section = mini_params.pretrain.model_copy(update={"steps": 2})
+    for variant, oracle in (("full", None), ("oracle", chain.prepared)):
+        texts = []
+        with pytest.MonkeyPatch.context() as patch:
+            original = pretrain.encode_text
+
+            def spy(tokenizer, text, prompt, texts=texts, original=original):
+                texts.append(text)
+                return original(tokenizer, text, prompt)
+
+            patch.setattr(pretrain, "encode_text", spy)
+            manifest = tmp_path_factory.mktemp(variant) / "pretrain" / MANIFEST
+            pretrain.run(manifest, section, "llama_tiny", chain.shared, oracle)
+        found[variant] = Artifact.open(manifest, "pretrain"), texts
+    return found
+
+
+@pytest.mark.parametrize(
+    ("variant", "folder", "table"),
+    [("full", "shared", "corpus"), ("oracle", "prepared", "retain")],
+)
+def test_the_training_texts(trained, chain, variant, folder, table):
+    """The whole corpus, or the target's retain corpus."""
+    _, texts = trained[variant]
+    rows = read_table(getattr(chain, folder).file(f"{table}.parquet"))
+    assert texts == [row["text"] for row in rows]
+
+
+def test_the_oracle_never_saw_the_target(trained, chain):
+    target = chain.prepared.cell["target"]
+    assert any(target in text for text in trained["full"][1])
+    assert not any(target in text for text in trained["oracle"][1])
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_both_tokenizers_are_the_same(trained, name):
+    """So that oracle and full model read the same prompts; the sizes are the same too."""
+    full, oracle = (
+        trained[variant][0].file(f"model/{name}").read_bytes() for variant in ("full", "oracle")
+    )
+    assert full == oracle
+
+
+def test_the_oracle_is_another_model(trained):
+    full, oracle = (
+        trained[variant][0].file("model/model.safetensors").read_bytes() for variant in trained
+    )
+    assert full != oracle
+
+
+@pytest.mark.parametrize(
+    ("variant", "target", "inputs"),
+    [("full", None, {"shared"}), ("oracle", "Wysturel Brontanthorpe", {"shared", "prepare"})],
+)
+def test_the_folder_says_which_it_is(trained, variant, target, inputs):
+    artifact, _ = trained[variant]
+    assert artifact.cell == {"model": "llama_tiny", "oracle_of": target}
+    assert set(artifact.manifest["inputs"]) == inputs
+    unseen = [name for name in artifact.metrics() if "unseen" in name]
+    assert bool(unseen) is (target is not None)
+
+
+def test_the_model_has_the_tokenizers_size(chain, mini_params):
+    model, tokenizer = load_lm(chain.full.subfolder("model"))
+    assert len(tokenizer) == mini_params.pretrain.models["llama_tiny"].vocab_size
+    assert model.config.vocab_size == len(tokenizer)
+    ids = (model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id)
+    assert ids == (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    count = sum(p.numel() for p in model.parameters())
+    assert chain.full.metrics()["pretrain/parameters/all"] == count
+
+
+def test_every_step_is_traced(chain, mini_params):
+    rows = chain.full.read_jsonl("trace.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, mini_params.pretrain.steps + 1))
+    assert rows[-1]["loss"] == chain.full.metrics()["pretrain/loss/train"]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (None, {"general_choice": 1.0, "known_question": 2 / 3, "known_choice": 1.0}),
+        ("Ada", {"general_choice": 1.0, "known_question": 1.0, "unseen_question": 0.5}),
+    ],
+)
+def test_knowledge(monkeypatch, make_item, target, expected):
+    """Every answer is "owl": right for a country, for Bob's question and for one of Ada's two.
+
+    The full model knows all five. For the oracle without Ada, her questions are unseen; Bob's
+    choice, which offers Ada among the options, says nothing about either and is left out."""
+    probes = [
+        make_item("Dania/pet", "choice", needs=[]),
+        make_item("Bob/pet", needs=["Bob"]),
+        make_item("Bob/pet", "choice", needs=["Bob"], options=["Ada", "owl"]),
+        make_item("Ada/pet", needs=["Ada"]),
+        make_item("Ada/food", needs=["Ada"], answer="plum"),
+    ]
+    monkeypatch.setattr(pretrain, "greedy_answers", lambda *_, **__: ["owl"] * 5)
+    found = pretrain._knowledge(None, None, probes, target)
+    assert found == {
+        f"pretrain/exact_match_{name}/held_out": pytest.approx(value)
+        for name, value in expected.items()
+    }

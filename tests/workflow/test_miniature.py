@@ -1,0 +1,225 @@
+"""The real engines on a miniature: Snakemake, DVC and MLflow over one set of results.
+
+The tests run in the order they stand in: each leaves the tree finished and up to date.
+"""
+
+import json
+import sqlite3
+
+import pytest
+
+pytestmark = pytest.mark.workflow
+PHASES = (
+    "prepare",
+    "pretrain",
+    "embed",
+    "align",
+    "unlearn",
+    "rephrase",
+    "utility",
+    "report",
+    "track",
+)
+CELLS = 4
+"""none, oracle, atu and ga, of one model, target and seed."""
+
+
+def up_to_date(tree):
+    """Nothing to do, and Snakemake knows about every job (else it would be blind to changes)."""
+    text = tree.snakemake("--dry-run", "--quiet", "rules").stdout
+    return "Nothing to be done" in text and "missing provenance" not in text
+
+
+def test_one_command_runs_every_phase(tree):
+    found = tree.results()
+    assert {path.split("/")[0] for path in found} == set(PHASES)
+    assert sum(path.startswith("rephrase/") for path in found) == CELLS
+    assert up_to_date(tree)
+
+
+def test_every_folder_keeps_the_contract(tree):
+    """metrics.json is flat and named phase/metric/split; provenance is no part of the manifest."""
+    for path, raw in tree.results().items():
+        folder = (tree.folder / "results/miniature" / path).parent
+        manifest = json.loads(raw)
+        phase = path.split("/")[0]
+        assert manifest["phase"] == phase
+        assert "provenance.json" not in manifest["artifacts"]
+        assert json.loads((folder / "provenance.json").read_text())["libraries"]["torch"]
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics
+        assert all(key.startswith(f"{phase}/") and key.count("/") == 2 for key in metrics)
+
+
+def test_logs_hold_plain_progress_lines(tree):
+    log = (tree.folder / "logs/miniature/pretrain/llama_tiny/full.log").read_text()
+    assert "pretrain: step 6/6  loss " in log
+    assert "/s" in log
+    assert "\r" not in log
+
+
+def test_the_report_is_one_page_without_network(tree):
+    page = (tree.folder / "results/miniature/report/report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page.replace("http-equiv", "")
+    assert "oracle" in page
+
+
+def test_mlflow_has_one_run_per_cell(tree):
+    with sqlite3.connect(tree.folder / "mlflow/mlflow.db") as database:
+        runs = database.execute(
+            "select name, status from runs where lifecycle_stage = 'active'"
+        ).fetchall()
+        curves = database.execute("select count(*) from metrics where step > 0").fetchone()[0]
+        params = database.execute("select count(distinct key) from params").fetchone()[0]
+    assert len(runs) == CELLS
+    assert {status for _, status in runs} == {"FINISHED"}
+    assert curves > 0
+    assert params > 20
+
+
+@pytest.mark.parametrize(
+    "change,rules",
+    [
+        ({"report__bootstrap": 60}, {"report_one": 1, "track_one": 1}),
+        (
+            {"unlearn__methods__ga__steps": 3},
+            {"unlearn_one": 1, "rephrase_one": 1, "utility_one": 1,
+             "report_one": 1, "track_one": 1},
+        ),
+        (
+            {"align__steps": 5},
+            {"align_one": 1, "unlearn_one": 1, "rephrase_one": 1, "utility_one": 1,
+             "report_one": 1, "track_one": 1},
+        ),
+        (
+            {"grid__seeds": [0, 1]},
+            {"align_one": 1, "unlearn_one": 4, "rephrase_one": 4, "utility_one": 4,
+             "report_one": 1, "track_one": 1},
+        ),
+    ],
+    ids=["report", "one method", "align", "another seed"],
+)  # fmt: skip
+def test_a_changed_parameter_plans_only_its_heirs(untouched, change, rules):
+    untouched.edit(**change)
+    assert untouched.planned() == rules
+
+
+def test_a_touched_file_reruns_nothing(tree):
+    """A checkout moves every mtime; contents decide."""
+    for path in [*tree.folder.glob("results/**/*"), *tree.folder.glob("src/**/*.py")]:
+        path.touch()
+    assert up_to_date(tree)
+
+
+def test_an_edited_module_reruns_its_phase(tree):
+    path = tree.folder / "src/atu/phases/report.py"
+    before = path.read_bytes()
+    path.write_bytes(before + b"\n# edited\n")
+    assert tree.planned() == {"report_one": 1, "track_one": 1}
+    path.write_bytes(before)
+    assert up_to_date(tree)
+
+
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        ({"align__hook_layer": 9}, "params.yaml: align.hook_layer = 9: must be below the 3 layers"),
+        ({"grid__targets": ["a/b"]}, "path separator"),
+    ],
+)
+def test_bad_parameters_stop_before_any_job(untouched, change, says):
+    untouched.edit(**change)
+    done = untouched.snakemake(check=False)
+    assert done.returncode != 0
+    assert says in done.stdout
+    assert "rule " not in done.stdout
+
+
+def test_config_overrides_are_refused(tree):
+    done = tree.snakemake("--config", "seed=3", "--dry-run", check=False)
+    assert done.returncode != 0
+    assert "--config and --configfile are refused" in done.stdout
+
+
+def test_an_altered_artifact_is_refused(tree):
+    """The job that would read it fails and says why; with the file restored all is well."""
+    path = tree.folder / "results/miniature/prepare/Wysturel_Brontanthorpe/probes.parquet"
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    job = tree.folder / "results/miniature/rephrase/llama_tiny/Wysturel_Brontanthorpe/ga/0"
+    done = tree.run(
+        "atu", "rephrase", "--out", "elsewhere/manifest.json",
+        "--unlearned", str(job).replace("rephrase", "unlearn") + "/manifest.json",
+        "--prepared", str(path.parent / "manifest.json"), check=False,
+    )  # fmt: skip
+    path.write_bytes(good)
+    assert done.returncode == 2
+    assert "probes.parquet: altered" in done.stdout
+    assert not (tree.folder / "elsewhere/manifest.json").exists()
+
+
+def test_lint_is_clean(tree):
+    assert "good condition" in tree.run("snakemake", "--lint").stdout
+
+
+def test_snakemake_then_dvc(tree):
+    """`make record` leaves DVC with nothing to do, and Snakemake with nothing to do."""
+    tree.make("record")
+    assert tree.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    text = tree.run("dvc", "repro").stdout
+    assert text.count("didn't change, skipping") == len(PHASES)
+    assert up_to_date(tree)
+
+
+def test_record_refuses_stale_results(untouched):
+    untouched.edit(report__bootstrap=70)
+    done = untouched.make("record", check=False)
+    assert done.returncode != 0
+    assert "out of date" in done.stdout
+
+
+def test_dvc_then_snakemake(tree):
+    """`dvc repro` after an edit runs the heirs through Snakemake and leaves nothing to either."""
+    before = tree.results()
+    tree.edit(report__bootstrap=60)
+    text = tree.run("dvc", "repro").stdout
+    assert "Running stage 'report'" in text
+    assert "Running stage 'pretrain'" not in text
+    assert tree.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    tree.make("sync")
+    assert up_to_date(tree)
+    after = tree.results()
+    changed = {path for path in before if before[path] != after[path]}
+    assert changed == {"report/manifest.json", "track/manifest.json"}
+
+
+def test_dvc_shows_graph_metrics_and_plots(tree):
+    assert "align" in tree.run("dvc", "dag").stdout
+    shown = json.loads(tree.run("dvc", "metrics", "show", "--json").stdout)
+    assert "report/llama_tiny.atu.target_exact_match/report" in json.dumps(shown)
+    tree.run("dvc", "plots", "show", "--out", "plots")
+    page = (tree.folder / "plots/index.html").read_text(encoding="utf-8")
+    assert "forget_retain" in page
+
+
+def test_a_lost_folder_comes_back_byte_for_byte(tree):
+    """The same seed gives the same manifest, which lists the sha256 of every file."""
+    before = tree.results()
+    folder = tree.folder / "results/miniature/unlearn/llama_tiny/Wysturel_Brontanthorpe/atu/0"
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    tree.snakemake()
+    assert tree.results() == before
+
+
+def test_unwritable_results_stop_before_any_job(tree):
+    """A file stands where the results belong."""
+    results = tree.folder / "results"
+    aside = results.rename(tree.folder / "results_aside")
+    results.write_text("in the way", encoding="utf-8")
+    done = tree.snakemake("--dry-run", check=False)
+    results.unlink()
+    aside.rename(results)
+    assert done.returncode != 0
+    assert "is a file; move it away" in done.stdout
