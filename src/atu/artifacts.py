@@ -71,8 +71,9 @@ class Artifact:
             raise ArtifactError(f"{manifest}: name the folder's {MANIFEST}, not another file")
         try:
             content = json.loads(manifest.read_text(encoding="utf-8"))
-        except OSError:
-            raise ArtifactError(f"{manifest}: missing; run `snakemake {phase}` first") from None
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})" if manifest.exists() else "missing"
+            raise ArtifactError(f"{manifest}: {reason}; run `snakemake {phase}` first") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ArtifactError(
                 f"{manifest}: not a manifest ({error}); delete the folder"

@@ -64,8 +64,9 @@ class Grid(Section):
     @field_validator("targets")
     @classmethod
     def _safe(cls, values: list[str]) -> list[str]:
-        for value in values:
-            target_slug(value)
+        slugs = [target_slug(value) for value in values]
+        if len(set(slugs)) != len(slugs):
+            raise ValueError(f"share a folder name: {', '.join(slugs)}; rename one")
         return values
 
 

@@ -23,6 +23,8 @@ class RunRecord:
     """Everything that one MLflow run shows."""
 
     cell: str
+    name: str
+    """What the list of runs shows; it is cut on the right, so the method stands first."""
     digest: str
     params: dict[str, str]
     metrics: dict[str, float]
@@ -85,7 +87,9 @@ def _create(client: Any, uri: str, experiment: str) -> str:
 
 def _up_to_date(client: Any, experiment_id: str, record: RunRecord) -> bool:
     """Whether a finished run of this content exists; other runs of the cell are deleted."""
-    runs = client.search_runs([experiment_id], f"tags.`{CELL_TAG}` = '{record.cell}'")
+    # Compared here, not in a filter: a name may hold the quotes that would end the filter's string.
+    every = client.search_runs([experiment_id], max_results=50_000)
+    runs = [run for run in every if run.data.tags.get(CELL_TAG) == record.cell]
     good = [
         run
         for run in runs
@@ -102,7 +106,7 @@ def _write(client: Any, experiment_id: str, record: RunRecord) -> None:
     from mlflow.entities import Metric, Param
 
     tags = {CELL_TAG: record.cell, DIGEST_TAG: record.digest}
-    run = client.create_run(experiment_id, tags=tags, run_name=record.cell)
+    run = client.create_run(experiment_id, tags=tags, run_name=record.name)
     run_id = run.info.run_id
     now = run.info.start_time
     final = [Metric(metric_name(k), v, now, 0) for k, v in record.metrics.items()]

@@ -75,6 +75,11 @@ BAD = {
     "target not in the world": ({"grid__targets": ["Nobody Else"]}, "grid.targets", "its people"),
     "path separator": ({"grid__targets": ["../x"]}, "grid.targets", "path separator"),
     "reserved name": ({"grid__targets": ["shared"]}, "grid.targets", "reserved"),
+    "two targets with one folder": (
+        {"grid__targets": ["Epheron Wendosk", "Epheron_Wendosk"]},
+        "grid.targets",
+        "share a folder",
+    ),
     "experiment that leaves results": ({"experiment": "../up"}, "experiment", "pattern"),
     "twice the same seed": ({"grid__seeds": [1, 1]}, "grid.seeds", "remove one"),
     "missing encoder": ({"embed__encoder": "no/such"}, "embed.encoder", "all-MiniLM-L6-v2"),

@@ -1,4 +1,4 @@
-"""What must agree across files: pins, the lock, DVC stages and their modules, one word per phase."""
+"""What must agree across files: pins, lock, DVC stages and their modules, one word per phase."""
 
 import re
 import tomllib

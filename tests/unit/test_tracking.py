@@ -80,7 +80,7 @@ def record(cell="m/Ada/ga/0", digest="d1", **own):
         "metrics": {"unlearn/step/select": 4.0},
         "curves": [("unlearn.trace/loss", step, 1 / step) for step in (1, 2, 4)],
     }
-    return RunRecord(cell, digest, **(values | own))
+    return RunRecord(cell, cell, digest, **(values | own))
 
 
 def test_a_run_shows_the_whole_record(client, experiment, tmp_path):

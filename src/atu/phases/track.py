@@ -51,6 +51,7 @@ def make_record(cell: dict[str, Artifact], report: Artifact) -> RunRecord:
         params |= dict(flatten(artifact.manifest["params"], f"{phase}."))
     return RunRecord(
         cell="/".join(str(keys[key]) for key in ("model", "target", "method", "seed")),
+        name=f"{keys['method']} · {keys['target']} · {keys['model']} · seed {keys['seed']}",
         digest=hashlib.sha256(digests.encode()).hexdigest(),
         params=params,
         metrics={k: v for artifact in cell.values() for k, v in artifact.metrics().items()},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +81,15 @@ def run_lm_eval(
     Raises:
         EvaluationError: a task scored fewer documents than it has.
     """
+    import datasets
+
     with tempfile.TemporaryDirectory() as cache, contextlib.chdir(folder):
         # `datasets` would otherwise answer from a cache keyed by path, mtime and size.
-        os.environ["HF_DATASETS_CACHE"] = cache
-        result = _evaluate(model, tokenizer, batch_size)
+        usual, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, cache
+        try:
+            result = _evaluate(model, tokenizer, batch_size)
+        finally:
+            datasets.config.HF_DATASETS_CACHE = usual
     scores, samples = {}, []
     for task, metric in TASKS.items():
         rows = result["samples"][task]

@@ -54,7 +54,7 @@ def test_only_inner_layers_can_be_hooked(tiny_lm, kind, layer):
 
 @pytest.mark.parametrize("layer", [1, 2])
 def test_parameters_below_are_what_the_gradient_reaches(tiny_lm, kind, layer):
-    """All that the hidden states depend on, and nothing else; in GPT-2 positions are embedded too."""
+    """All that the hidden states depend on, and nothing else; GPT-2 embeds positions too."""
     model = tiny_lm(kind)
     hidden_states(model, IDS, MASK, layer).square().sum().backward()
     below = {id(p) for p in parameters_below(model, layer)}

@@ -31,7 +31,7 @@ def merge(values, change):
 
 
 def run_chain(folder, params, method="atu"):
-    """prepare, pretrain, embed, align, unlearn, rephrase and utility; the opened folders by name."""
+    """Every phase from prepare to utility, once; the opened folders by name."""
     from atu.phases import align, embed, prepare, pretrain, rephrase, unlearn, utility
 
     def out(name):

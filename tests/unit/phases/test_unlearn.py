@@ -92,7 +92,7 @@ def weights(artifact):
 
 
 def test_the_trajectory_asks_only_select_probes(chain, unlearned, asked):
-    """All that the method sees of the probes is what is asked here: no prompt of the `report` split,
+    """All that the method sees of the probes is what is asked here: nothing of the `report` split,
     and of `select` only held-out plain questions."""
     unlearned("ga")
     rows = read_table(chain.prepared.file("probes.parquet"))
@@ -210,7 +210,7 @@ def test_the_original_is_kept_beside_where_it_is_needed(context, term, expected)
 
 
 class TestReferenceCompat:
-    """What `unlearn.reference_compat` switches, one by one: each test fails if it switched nothing."""
+    """What `unlearn.reference_compat` switches, one by one; each test sees both behaviours."""
 
     @pytest.mark.parametrize("compat", [False, True])
     def test_pads_in_the_hinge(self, context, compat):

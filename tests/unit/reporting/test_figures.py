@@ -1,4 +1,4 @@
-"""Figures are compared by their bytes: drawn twice they are the same, of other values they differ."""
+"""Figures are compared by their bytes: the same when drawn twice, others for other values."""
 
 import polars as pl
 import pytest
