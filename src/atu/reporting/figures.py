@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,11 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
     """Leakage about the target against what neighbours keep, one point per method."""
     methods = [row["method"] for row in rows]
     colours = _colours(methods)
+    shapes = dict(zip(methods, itertools.cycle("oDv^P<>X"), strict=False))
     figure, axes = plt.subplots(figsize=(7, 5))
     for row in rows:
         name = row["method"]
-        label, _, marker = SPECIAL.get(name, (name, None, "o"))
+        label, _, marker = SPECIAL.get(name, (name, None, shapes[name]))
         x, y = row["target"], row["neighbour"]
         axes.errorbar(
             x.mean,
@@ -135,6 +137,6 @@ def _mark_thresholds(panel: Any, points: pl.DataFrame) -> None:
     for point in points.filter(pl.col("threshold").is_not_null()).to_dicts():
         panel.axvline(point["step"], color="gray", linewidth=0.5)
         panel.text(
-            point["step"], 1.03, f"{point['threshold']:.2f}", fontsize=6, ha="right", va="top",
+            point["step"], -0.03, f"{point['threshold']:.2f}", fontsize=7, ha="right", va="bottom",
             rotation=90, color="gray",
         )  # fmt: skip
