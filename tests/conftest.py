@@ -1,12 +1,14 @@
 """What every test shares: one thread, no network, reproducible property tests, tiny models."""
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+import yaml
 from hypothesis import settings
 
 torch.set_num_threads(1)
@@ -40,6 +42,29 @@ TINY = {
         "max_position_embeddings": 64,
     },
 }
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def _merge(values, change):
+    """`values` with the nested entries of `change` laid over."""
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
+    return values
+
+
+@pytest.fixture(scope="session")
+def mini_values():
+    """`params.yaml` with `tests/miniature.yaml` laid over it."""
+    shipped, change = (
+        yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+        for name in ("params.yaml", "tests/miniature.yaml")
+    )
+    return _merge(shipped, change)
 
 
 @pytest.fixture(scope="session")

@@ -15,16 +15,6 @@ ROOT = Path(__file__).parents[2]
 IGNORED = {".git", ".venv", ".dvc", "results", "logs", "mlflow", ".snakemake", "tests", "docs"}
 
 
-def merge(values, change):
-    """`values` with the nested entries of `change` laid over."""
-    for key, value in change.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            merge(values[key], value)
-        else:
-            values[key] = value
-    return values
-
-
 class Tree:
     """A working copy in which commands run as in a shell with the environment activated."""
 
@@ -88,20 +78,17 @@ class Tree:
         return {p.relative_to(base).as_posix(): p.read_bytes() for p in base.glob(pattern)}
 
 
-def copy_tree(folder):
+def copy_tree(folder, values):
     """Everything a clone would have, as git sees it or, outside git, all but what is made."""
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*IGNORED, "__pycache__"))
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    change = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text(encoding="utf-8"))
-    text = yaml.safe_dump(merge(values, change))
-    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return Tree(folder)
 
 
 @pytest.fixture(scope="session")
-def tree(tmp_path_factory):
+def tree(tmp_path_factory, mini_values):
     """The tree after one full run of the miniature."""
-    made = copy_tree(tmp_path_factory.mktemp("tree") / "clone")
+    made = copy_tree(tmp_path_factory.mktemp("tree") / "clone", mini_values)
     for command in (
         ["git", "init", "--quiet"],
         ["git", "add", "--all"],

@@ -1,33 +1,17 @@
 """A miniature of every phase, run once in this process and shared by the tests of phases."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
 
 from atu.artifacts import MANIFEST, Artifact
 from atu.config import Params
 
-ROOT = Path(__file__).parents[3]
-
 
 @pytest.fixture(scope="session")
-def mini_params():
-    """The miniature's parameters, built by the same function as the workflow test's."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    change = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text(encoding="utf-8"))
-    return Params.model_validate(merge(values, change))
-
-
-def merge(values, change):
-    """`values` with the nested entries of `change` laid over."""
-    for key, value in change.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            merge(values[key], value)
-        else:
-            values[key] = value
-    return values
+def mini_params(mini_values):
+    """The miniature's parameters, checked."""
+    return Params.model_validate(mini_values)
 
 
 def run_chain(folder, params, method="atu"):
