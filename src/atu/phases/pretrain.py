@@ -36,11 +36,13 @@ def run(
     """
     target = oracle.cell["target"] if oracle else None
     inputs = {"shared": shared} | ({"prepare": oracle} if oracle else {})
+    params = section.model_dump()
+    params["models"] = {model: params["models"][model]}
     with write_folder(
         out,
         PHASE,
         cell={"model": model, "oracle_of": target},
-        params=section.model_dump(),
+        params=params,
         inputs=inputs,
     ) as job:
         corpus = read_table(shared.file("corpus.parquet"))

@@ -68,9 +68,9 @@ def run(out: Path, section: Unlearn, method_name: str, seed: int, inputs: Inputs
         "method": method_name,
         "seed": seed,
     }
-    with write_folder(
-        out, PHASE, cell=cell, params=section.model_dump(mode="json"), inputs=inputs.present()
-    ) as job:
+    params = section.model_dump(mode="json")
+    params["methods"] = {method_name: params["methods"][method_name]}
+    with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs.present()) as job:
         torch.manual_seed(child_seed(seed, "unlearn", "torch"))
         model, tokenizer = load_lm(inputs.lm.subfolder("model"))
         context = _context(section, method, settings, model, tokenizer, inputs, seed)

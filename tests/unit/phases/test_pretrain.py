@@ -114,3 +114,13 @@ def test_knowledge(monkeypatch, make_item, target, expected):
         f"pretrain/exact_match_{name}/held_out": pytest.approx(value)
         for name, value in expected.items()
     }
+
+
+def test_another_model_in_the_file_changes_nothing(chain, mini_params, tmp_path):
+    """A manifest holds its own model's parameters alone."""
+    section = mini_params.pretrain
+    both = section.models | {"another": section.models["llama_tiny"]}
+    wider = section.model_copy(update={"models": both})
+    pretrain.run(tmp_path / "full" / MANIFEST, wider, "llama_tiny", chain.shared, None)
+    again = Artifact.open(tmp_path / "full" / MANIFEST, "pretrain")
+    assert again.digest == chain.full.digest

@@ -274,3 +274,9 @@ class TestReferenceCompat:
         leakage({})
         plain, compat = (unlearned("ga", compat=c, where=str(c)) for c in (False, True))
         assert weights(plain) != weights(compat)
+
+
+def test_the_manifest_holds_the_own_method_alone(chain):
+    """Editing another method must not change this cell's manifest, or a cold run and a run that
+    reran only the heirs of an edit would differ in bytes."""
+    assert list(chain.unlearn.manifest["params"]["methods"]) == ["atu"]
