@@ -5,7 +5,7 @@ from typing import Annotated
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from atu.bounds import Bounds, Cosine, Count, CountOrNone, Fraction, NonNegative, Positive
+from atu.bounds import Bounds, Cosine, Count, CountOrZero, Fraction, NonNegative, Positive
 
 EDGES = [
     (Positive, [1e-9, 5.0], [0.0, -1.0]),
@@ -13,7 +13,7 @@ EDGES = [
     (Fraction, [0.0, 0.5, 1.0], [-1e-9, 1.000001]),
     (Cosine, [-1.0, 0.0, 1.0], [-1.000001, 1.000001]),
     (Count, [1, 7], [0, -1]),
-    (CountOrNone, [0, 7], [-1]),
+    (CountOrZero, [0, 7], [-1]),
     (Annotated[float, Bounds(ge=0, lt=1)], [0.0, 0.999], [1.0, -0.1]),
 ]
 

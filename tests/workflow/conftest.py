@@ -79,7 +79,7 @@ class Tree:
 
 
 def copy_tree(folder, values):
-    """Everything a clone would have, as git sees it or, outside git, all but what is made."""
+    """The tree without its tests and without anything that is made, with these parameters."""
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*IGNORED, "__pycache__"))
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return Tree(folder)

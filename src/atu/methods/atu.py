@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from atu.bounds import Bounds, Cosine, CountOrNone
+from atu.bounds import Bounds, Cosine, CountOrZero
 from atu.data.batches import Batch, collate
 from atu.errors import ConfigError
 from atu.losses import concept_cosine, masked_mean
@@ -44,7 +44,7 @@ class Settings(MethodSettings):
     """Falling shares: round i's threshold is that quantile of the measured cosines."""
     thresholds: list[Cosine]
     """Falling cosines, used as they are."""
-    realign_steps: CountOrNone
+    realign_steps: CountOrZero
     """Predictor steps between two rounds."""
 
     def __post_init__(self) -> None:
