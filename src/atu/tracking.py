@@ -1,7 +1,8 @@
 """The MLflow mirror: one run per cell, made again from results alone, the same twice.
 
 `metrics.json` is the truth. A run carries the digest of the cell's manifests as a tag; collecting
-again leaves a run with the same digest alone and replaces one whose cell has changed.
+again leaves a run with the same digest alone, replaces one whose cell has changed and retires one
+whose cell has left the grid. Retired runs are deleted as MLflow deletes: they can be restored.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 DEFAULT_STORE = Path("mlflow")
 CELL_TAG, DIGEST_TAG = "atu.cell", "atu.digest"
+PAGE = 1000
+"""Runs that the store lists at once."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def metric_name(name: str) -> str:
 
 
 def mirror(records: list[RunRecord], experiment: str) -> dict[str, int]:
-    """Bring the store up to date with `records`; returns how many runs were made and kept.
+    """Bring the store up to date with `records`; returns how many runs were made, kept and retired
+    (of cells that are in no record; runs that are no mirror of a cell are left alone).
 
     The database is created once, before anything writes to it: two processes that create it at
     the same time break each other.
@@ -68,14 +72,32 @@ def mirror(records: list[RunRecord], experiment: str) -> dict[str, int]:
     client = MlflowClient(tracking_uri=uri)
     found = client.get_experiment_by_name(experiment)
     experiment_id = found.experiment_id if found else _create(client, uri, experiment)
+    mirrored = _runs_by_cell(client, experiment_id)
     made = kept = 0
     for record in records:
-        if _up_to_date(client, experiment_id, record):
+        if _up_to_date(client, mirrored.pop(record.cell, []), record.digest):
             kept += 1
         else:
             _write(client, experiment_id, record)
             made += 1
-    return {"made": made, "kept": kept}
+    gone = [run for runs in mirrored.values() for run in runs]
+    for run in gone:
+        client.delete_run(run.info.run_id)
+    return {"made": made, "kept": kept, "retired": len(gone)}
+
+
+def _runs_by_cell(client: Any, experiment_id: str) -> dict[str, list[Any]]:
+    """Every run that mirrors a cell, finished or not."""
+    found: dict[str, list[Any]] = {}
+    page = None
+    while True:
+        runs = client.search_runs([experiment_id], max_results=PAGE, page_token=page)
+        for run in runs:
+            if CELL_TAG in run.data.tags:
+                found.setdefault(run.data.tags[CELL_TAG], []).append(run)
+        page = runs.token
+        if not page:
+            return found
 
 
 def _create(client: Any, uri: str, experiment: str) -> str:
@@ -85,15 +107,12 @@ def _create(client: Any, uri: str, experiment: str) -> str:
     return client.create_experiment(experiment, artifact_location=location)
 
 
-def _up_to_date(client: Any, experiment_id: str, record: RunRecord) -> bool:
-    """Whether a finished run of this content exists; other runs of the cell are deleted."""
-    # Compared here, not in a filter: a name may hold the quotes that would end the filter's string.
-    every = client.search_runs([experiment_id], max_results=50_000)
-    runs = [run for run in every if run.data.tags.get(CELL_TAG) == record.cell]
+def _up_to_date(client: Any, runs: list[Any], digest: str) -> bool:
+    """Whether one of a cell's runs is finished and has this content; its others are deleted."""
     good = [
         run
         for run in runs
-        if run.data.tags.get(DIGEST_TAG) == record.digest and run.info.status == "FINISHED"
+        if run.data.tags.get(DIGEST_TAG) == digest and run.info.status == "FINISHED"
     ]
     for run in runs:
         if run not in good[:1]:

@@ -99,7 +99,7 @@ def test_a_run_shows_the_whole_record(client, experiment, tmp_path):
     name, runs = experiment
     figure = tmp_path / "figure.png"
     figure.write_bytes(b"png")
-    assert mirror([record(files=[figure])], name) == {"made": 1, "kept": 0}
+    assert mirror([record(files=[figure])], name) == {"made": 1, "kept": 0, "retired": 0}
     run = runs()["m/Ada/ga/0"]
     assert run.info.status == "FINISHED" and run.info.run_name == "m/Ada/ga/0"
     assert run.data.params == {"seed": "0", "unlearn.steps": "4"}
@@ -125,9 +125,9 @@ def test_ids_of_metrics_and_names_of_attacks_arrive(experiment):
 def test_mirrored_twice_it_has_the_same_runs_once(experiment):
     name, runs = experiment
     records = [record(f"m/Ada/{method}/0") for method in ("ga", "npo")]
-    assert mirror(records, name) == {"made": 2, "kept": 0}
+    assert mirror(records, name) == {"made": 2, "kept": 0, "retired": 0}
     first = {cell: run.info.run_id for cell, run in runs().items()}
-    assert mirror(records, name) == {"made": 0, "kept": 2}
+    assert mirror(records, name) == {"made": 0, "kept": 2, "retired": 0}
     assert {cell: run.info.run_id for cell, run in runs().items()} == first
     assert set(first) == {"m/Ada/ga/0", "m/Ada/npo/0"}
 
@@ -138,7 +138,7 @@ def test_a_changed_cell_replaces_its_run_and_no_other(experiment):
     mirror([record(), same], name)
     before = {cell: run.info.run_id for cell, run in runs().items()}
     changed = record(digest="d2", metrics={"unlearn/step/select": 2.0})
-    assert mirror([changed, same], name) == {"made": 1, "kept": 1}
+    assert mirror([changed, same], name) == {"made": 1, "kept": 1, "retired": 0}
     after = runs()
     assert after["m/Ada/ga/0"].data.tags[DIGEST_TAG] == "d2"
     assert after["m/Ada/ga/0"].data.metrics["unlearn/step/select"] == 2.0
@@ -154,7 +154,7 @@ def test_an_unfinished_run_is_replaced(client, experiment, tmp_path):
         mirror([record(files=[tmp_path / "missing.png"])], name)
     (unfinished,) = runs().values()
     assert unfinished.info.status == "RUNNING" and unfinished.data.tags[DIGEST_TAG] == "d1"
-    assert mirror([record()], name) == {"made": 1, "kept": 0}
+    assert mirror([record()], name) == {"made": 1, "kept": 0, "retired": 0}
     (finished,) = runs().values()
     assert finished.info.status == "FINISHED"
     assert finished.info.run_id != unfinished.info.run_id
@@ -165,8 +165,30 @@ def test_a_second_finished_run_of_a_cell_is_deleted(client, experiment):
     name, runs = experiment
     mirror([record()], name)
     tracking._write(client, client.get_experiment_by_name(name).experiment_id, record())
-    assert mirror([record()], name) == {"made": 0, "kept": 1}
+    assert mirror([record()], name) == {"made": 0, "kept": 1, "retired": 0}
     assert len(runs()) == 1
+
+
+def test_a_cell_that_left_the_grid_is_retired(client, experiment):
+    """And a run that mirrors no cell stays: it is somebody else's."""
+    name, runs = experiment
+    mirror([record(), record("m/Ada/npo/0")], name)
+    gone = runs()["m/Ada/npo/0"].info.run_id
+    foreign = client.create_run(client.get_experiment_by_name(name).experiment_id).info.run_id
+    assert mirror([record()], name) == {"made": 0, "kept": 1, "retired": 1}
+    assert client.get_run(gone).info.lifecycle_stage == "deleted"
+    assert client.get_run(foreign).info.lifecycle_stage == "active"
+    client.delete_run(foreign)
+    assert set(runs()) == {"m/Ada/ga/0"}
+
+
+def test_more_runs_than_a_page_are_found(monkeypatch, experiment):
+    """The store lists a thousand at a time; here two."""
+    name, _ = experiment
+    records = [record(f"m/Ada/{i}/0") for i in range(5)]
+    mirror(records, name)
+    monkeypatch.setattr(tracking, "PAGE", 2)
+    assert mirror(records, name) == {"made": 0, "kept": 5, "retired": 0}
 
 
 def test_long_records_are_logged_in_batches(client, experiment):

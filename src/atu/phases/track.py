@@ -37,7 +37,11 @@ def run(
         out, PHASE, cell=report.cell, params=section.model_dump(), inputs=inputs
     ) as job:
         done = mirror(records, section.experiment)
-        print(f"track: {done['made']} runs written, {done['kept']} up to date", file=sys.stderr)
+        print(
+            f"track: {done['made']} runs written, {done['kept']} up to date, "
+            f"{done['retired']} retired",
+            file=sys.stderr,
+        )
         write_json(job.path("runs.json"), {r.cell: r.digest for r in records})
         job.metrics = {"track/runs/all": len(records)}
 

@@ -24,7 +24,7 @@ def mirrored(monkeypatch):
 
     def mirror(records, experiment):
         calls.append((records, experiment))
-        return {"made": len(records), "kept": 0}
+        return {"made": len(records), "kept": 0, "retired": 0}
 
     monkeypatch.setattr(track, "mirror", mirror)
     return calls
