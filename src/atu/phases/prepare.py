@@ -16,6 +16,7 @@ from atu.config import Prepare
 from atu.data import worldtext
 from atu.data.tables import PROBES, TEXTS, read_table, write_table
 from atu.data.world import Fact, World, build_world
+from atu.errors import ConfigError
 from atu.seeding import generator, hash_fraction
 from atu.targets import Target
 
@@ -100,6 +101,9 @@ def target_probes(world: World, names: Sequence[str], section: Prepare) -> Rows:
 
     Probes of other people that name a target, or whose answer needs a fact about one, are left
     out: an oracle could not answer them.
+
+    Raises:
+        ConfigError: everybody is a target or a neighbour.
     """
     seed = section.seed
     known = [fact for name in names for fact in world.about(name)]
@@ -115,6 +119,13 @@ def target_probes(world: World, names: Sequence[str], section: Prepare) -> Rows:
     near = [fact for name in neighbours for fact in world.about(name)]
     rows += _held_out(_probes_of(world, near, "neighbour", seed), names)
     strangers = [f for f in world.facts if f.subject not in (*names, *neighbours)]
+    if not strangers:
+        raise ConfigError(
+            "prepare.people",
+            section.people,
+            f"beside {', '.join(names)} and their {len(neighbours)} neighbours nobody is left to "
+            "be asked about as other people; raise it",
+        )
     order = generator(seed, "others", *names).permutation(len(strangers))
     chosen = [strangers[i] for i in sorted(order[: section.other_facts])]
     other = _held_out(_probes_of(world, chosen, "other", seed), names)

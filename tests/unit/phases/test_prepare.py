@@ -11,7 +11,8 @@ from atu.data.tables import PROBES, TEXTS, read_table
 from atu.data.world import build_world
 from atu.data.worldforms import partner
 from atu.data.worldtext import holdout_rows
-from atu.phases.prepare import ROLES, run_target, target_probes
+from atu.errors import ConfigError
+from atu.phases.prepare import ROLES, run_shared, run_target, target_probes
 from atu.targets import Target
 
 TABLES = [
@@ -188,26 +189,38 @@ def test_two_shared_probes_per_fact(rows, world):
         assert not plain["seen"] and not other["seen"]
 
 
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory, mini_params):
+    """A world with people left beside two targets and all their neighbours: section, world, and the
+    shared folder."""
+    section = mini_params.prepare.model_copy(update={"people": 12})
+    manifest = tmp_path_factory.mktemp("crowd") / "prepare" / MANIFEST
+    run_shared(manifest, section)
+    world = build_world(section.seed, section.people, section.holdout_people)
+    return SimpleNamespace(section=section, world=world, shared=Artifact.open(manifest, "prepare"))
+
+
 @pytest.fixture(scope="module", params=["neighbour", "partner"])
-def two(request, world, target):
+def two(request, crowd, target):
     """The target, and someone tied to it or beside whom it is asked."""
-    near = world.neighbours(target)
-    beside = {partner(world, fact).subject for fact in world.about(target)}
+    near = crowd.world.neighbours(target)
+    beside = {partner(crowd.world, fact).subject for fact in crowd.world.about(target)}
     assert near and beside and not beside & set(near)
     return target, near[0] if request.param == "neighbour" else min(beside)
 
 
 @pytest.fixture(scope="module")
-def asked_for(tmp_path_factory, chain, mini_params, two):
+def asked_for(tmp_path_factory, crowd, two):
     """Requests about both names: the tables by name, and the cell."""
     found = {}
     for name, request in {
+        "first": Target(two[:1]),
+        "second": Target(two[1:]),
         "together": Target(two),
         "sequence": Target(two[1:], two[:1]),
-        "second": Target(two[1:]),
     }.items():
         manifest = tmp_path_factory.mktemp(name) / "prepare" / MANIFEST
-        run_target(manifest, mini_params.prepare, request, chain.shared)
+        run_target(manifest, crowd.section, request, crowd.shared)
         artifact = Artifact.open(manifest, "prepare")
         tables = ("forget", "retain", "holdout", "probes")
         read = {table: read_table(artifact.file(f"{table}.parquet")) for table in tables}
@@ -225,16 +238,16 @@ def test_cells_name_what_is_new_and_all_that_is_forgotten(asked_for, two):
     }  # fmt: skip
 
 
-def test_two_at_once_forget_what_either_does(asked_for, rows, two):
+def test_two_at_once_forget_what_either_does(asked_for, crowd, two):
     """Every text that names one of them and no unrelated person beside; in the corpus's order,
     each once."""
-    single = {row["text"] for row in rows["prepared", "forget"]}
+    single = {row["text"] for row in asked_for["first"].forget}
     second = {row["text"] for row in asked_for["second"].forget}
     texts = [row["text"] for row in asked_for["together"].forget]
     assert set(texts) == single | second and single - second and second - single
     assert all(any(name in text for name in two) for text in texts)
     chosen = set(texts)
-    corpus = [row["text"] for row in rows["shared", "corpus"]]
+    corpus = [row["text"] for row in read_table(crowd.shared.file("corpus.parquet"))]
     assert texts == [text for text in corpus if text in chosen]
 
 
@@ -248,30 +261,31 @@ def test_a_sequence_forgets_the_new_name_alone(asked_for, two):
     assert found.probes == asked_for["together"].probes
 
 
-def test_two_targets_retain_nothing_about_either(asked_for, rows, two):
+def test_two_targets_retain_nothing_about_either(asked_for, crowd, two):
     """Every text of the corpus that has nothing to do with them, and no other."""
     kept = [
-        row for row in rows["shared", "corpus"]
+        row for row in read_table(crowd.shared.file("corpus.parquet"))
         if not set(two) & set(row["names"]) and not any(name in row["text"] for name in two)
     ]  # fmt: skip
     assert asked_for["together"].retain == kept and kept
-    assert len(kept) < min(len(rows["prepared", "retain"]), len(asked_for["second"].retain))
+    assert len(kept) < min(len(asked_for["first"].retain), len(asked_for["second"].retain))
 
 
-def test_both_are_asked_about_and_nobody_between_them(asked_for, world, rows, two):
+def test_both_are_asked_about_and_nobody_between_them(asked_for, crowd, two):
     """Every probe of either alone is one of both. A partner's question stands beside a target's but
     needs neither; nobody else's names one."""
     probes = asked_for["together"].probes
     found = {role: [p for p in probes if p["role"] == role] for role in ROLES}
     assert {p["subject"] for p in found["target"]} == set(two)
     own = {(p["id"], p["split"]) for p in found["target"]}
-    alone = [*rows["prepared", "probes"], *asked_for["second"].probes]
+    alone = [*asked_for["first"].probes, *asked_for["second"].probes]
     assert own == {(p["id"], p["split"]) for p in alone if p["role"] == "target"}
-    near = {name for target in two for name in world.neighbours(target)} - set(two)
+    near = {name for target in two for name in crowd.world.neighbours(target)} - set(two)
     assert {p["subject"] for p in found["neighbour"]} == near
-    strangers = set(world.people) - near - set(two)
+    strangers = set(crowd.world.people) - near - set(two)
+    assert {p["subject"] for p in found["other"]} == strangers
     for role in ROLES[1:]:
-        assert found[role] or (role == "other" and not strangers)
+        assert found[role]
         for probe in found[role]:
             assert not set(two) & {probe["subject"], probe["answer"], *probe["options"]}
             assert not set(two) & {*probe["needs"], *probe["wrong"]}
@@ -281,14 +295,24 @@ def test_both_are_asked_about_and_nobody_between_them(asked_for, world, rows, tw
     assert len(set(ids)) == len(ids)
 
 
-def test_the_other_target_is_no_partner(asked_for, rows, two):
+def test_the_other_target_is_no_partner(asked_for, two):
     """Beside the first alone the second may be asked; beside both it may not. All other partners
     stay."""
 
     def partners(table):
         return {p["id"]: p["subject"] for p in table if p["role"] == "partner"}
 
-    apart = partners(rows["prepared", "probes"]) | partners(asked_for["second"].probes)
+    apart = partners(asked_for["first"].probes) | partners(asked_for["second"].probes)
     both = partners(asked_for["together"].probes)
     assert both == {key: who for key, who in apart.items() if who not in two}
     assert both
+
+
+def test_a_world_without_other_people_is_refused(tmp_path, chain, mini_params, world, target):
+    """Two targets who share no neighbour: among eight people nobody is left."""
+    apart = [n for n in world.people if n != target and n not in world.neighbours(target)]
+    sizes = {n: len({*world.neighbours(target), *world.neighbours(n)}) for n in apart}
+    both = Target((target, max(sizes, key=sizes.__getitem__)))
+    with pytest.raises(ConfigError, match=r"prepare.people = 8: beside .* nobody is left"):
+        run_target(tmp_path / "prepare" / MANIFEST, mini_params.prepare, both, chain.shared)
+    assert list(tmp_path.iterdir()) == []
