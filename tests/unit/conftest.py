@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from atu import attacks as known_attacks
-from atu.artifacts import MANIFEST, Artifact, write_folder, write_jsonl
+from atu.artifacts import MANIFEST, Artifact, write_folder, write_json, write_jsonl
 from atu.config import Params, Report
 from atu.data.prompts import ORT, WHOLE, format_prompt
 from atu.targets import Target
@@ -234,7 +234,10 @@ def make_cell(store, make_items, make_privacy, make_attack):
         return {
             "align": store(
                 f"{where}/align/{target}/{seed}", "align", cell | {"method": None},
-                files={"trace.jsonl": lambda path: write_jsonl(path, trace)},
+                files={
+                    "trace.jsonl": lambda path: write_jsonl(path, trace),
+                    "layer-2/config.json": lambda path: write_json(path, {}),
+                },
                 metrics={
                     "align/layer_2.cosine/held_out": 0.6,
                     "align/layer_2.constant_cosine/held_out": 0.2,

@@ -10,13 +10,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from atu.alignment import layer_folder
 from atu.artifacts import Artifact, Job, read_json, write_folder
 from atu.config import Params, guarded_methods, oracle_method
 from atu.errors import ArtifactError
 from atu.metrics.bootstrap import Estimate
 from atu.phases.rephrase import EXACT_MATCH
 from atu.reporting import figures, tables
-from atu.reporting.cost import cost_table
+from atu.reporting.cost import cost_table, flat_cost
 from atu.reporting.items import load_attacks, load_items
 from atu.reporting.privacy import TITLES, privacy_table
 from atu.reporting.requests import requests_table
@@ -147,7 +148,7 @@ def _write_tables(job: Job, found: Tables) -> None:
         "robustness_summary": found.summary,
         "privacy": found.privacy,
         "requests": found.requests,
-        "cost": [row | {"search": None} for row in found.cost],
+        "cost": [flat_cost(row) for row in found.cost],
     }
     for name, rows in files.items():
         tables.flatten(rows).write_csv(job.path(f"{name}.csv"))
@@ -209,10 +210,16 @@ def dominance(rows: Sequence[Mapping[str, Any]], ours: str) -> list[str]:
         ]
         if min(gains) >= 0 and max(gains) > 0:
             sentences.append(
-                f"{row['method']} does at least as well as {ours} in every column and better in "
-                "at least one."
+                f"{_called(row, rows)} does at least as well as {ours} in every column and better "
+                "in at least one."
             )
     return sentences
+
+
+def _called(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The method, with its model where there are several."""
+    several = len({r["model"] for r in rows}) > 1
+    return f"{row['method']} ({row['model']})" if several else row["method"]
 
 
 def headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -235,7 +242,7 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         if oracle:
             parts[0] += f" (oracle {tables.number(oracle['target'])})"
-        sentences.append(f"{row['method']}: " + "; ".join(parts))
+        sentences.append(f"{_called(row, rows)}: " + "; ".join(parts))
     return sentences
 
 
@@ -270,14 +277,20 @@ def _write_page(job: Job, params: Params, inputs: Inputs, found: Tables) -> None
 
 
 def predictor_scores(align: Artifact) -> list[tuple[dict[str, Any], str, dict[str, float]]]:
-    """Cell, hook layer and held-out scores of every predictor in an align folder."""
+    """Cell, hook layer and held-out scores of every predictor that was aligned; of a layer that was
+    not chosen it is said.
+    """
+    kept = {Path(name).parent.name for name in align.manifest["artifacts"]}
     layers: dict[str, dict[str, float]] = {}
     for key, value in align.metrics().items():
         _, name, split = key.split("/")
         if split == "held_out":
             layer, score = name.removeprefix("layer_").split(".")
             layers.setdefault(layer, {})[score] = value
-    return [(align.cell, layer, scores) for layer, scores in layers.items()]
+    return [
+        (align.cell, layer if layer_folder(int(layer)) in kept else f"{layer}, not chosen", scores)
+        for layer, scores in layers.items()
+    ]
 
 
 def _data_uri(path: Path) -> str:

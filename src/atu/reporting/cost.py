@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from atu.artifacts import PROVENANCE, Artifact
@@ -27,6 +27,16 @@ def cost_table(
         | {"search": trials.get((model, method))}
         for (model, method), cells in found.items()
     ]
+
+
+def flat_cost(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the cost table with what was searched as plain columns, for CSV: empty where nothing
+    was, the chosen values as JSON.
+    """
+    search = row["search"] or {}
+    flat = {key: value for key, value in row.items() if key != "search"}
+    flat |= {f"search_{name}": search.get(name) for name in ("trials", "failed", *COSTS)}
+    return flat | {"chosen": json.dumps(search["values"]) if search else None}
 
 
 def seconds(artifacts: Sequence[Artifact]) -> float:

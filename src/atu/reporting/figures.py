@@ -19,6 +19,11 @@ SPECIAL = {"none": ("original", "black", "s"), "oracle": ("oracle", "dimgray", "
 """Rows that are not methods: what they are called, their colour and their marker."""
 
 
+LEGEND_ROWS = 14
+UPRIGHT = 9
+"""Methods beyond which their names are turned, so that columns can be narrow."""
+
+
 def _colours(methods: Sequence[str]) -> dict[str, Any]:
     palette = plt.get_cmap("tab10")
     plain = [method for method in methods if method not in SPECIAL]
@@ -32,7 +37,10 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Leakage about the target against what neighbours keep, one point per method."""
+    """The target's worst form against what neighbours keep, one point per method.
+
+    In plain questions nearly every method leaks nothing: they would all stand on one line.
+    """
     methods = [row["method"] for row in rows]
     colours = _colours(methods)
     shapes = dict(zip(methods, itertools.cycle("oDv^P<>X"), strict=False))
@@ -40,7 +48,7 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
     for row in rows:
         name = row["method"]
         label, _, marker = SPECIAL.get(name, (name, None, shapes[name]))
-        x, y = row["target"], row["neighbour"]
+        x, y = row["worst_form"], row["neighbour"]
         if not (x.valid and y.valid):
             label = f"{label}: INVALID"
             axes.plot([], [], linestyle="", marker=marker, color="lightgray", label=label)
@@ -58,13 +66,14 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
             alpha=0.9,
             label=label,
         )
-    axes.set_xlabel("target: exact match on held-out questions  (left is forgotten)")
+    axes.set_xlabel("target: exact match in the worst form  (left is forgotten)")
     axes.set_ylabel("neighbours: exact match  (up is kept)")
     axes.set_xlim(-0.05, 1.05)
     axes.set_ylim(-0.05, 1.05)
     axes.grid(alpha=0.3)
     axes.set_title(title)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    columns = -(-len(rows) // LEGEND_ROWS)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, ncols=columns)
     _save(figure, path)
 
 
@@ -99,7 +108,9 @@ def _colour_table(
     unit: str,
 ) -> None:
     """Estimates as coloured numbers; a cell whose items were not all scored is grey and says so."""
-    figure, axes = plt.subplots(figsize=(3.2 + 0.95 * len(methods), 1.2 + 0.36 * len(labels)))
+    many = len(methods) > UPRIGHT
+    width = 0.55 if many else 0.95
+    figure, axes = plt.subplots(figsize=(3.2 + width * len(methods), 1.2 + 0.36 * len(labels)))
     means = [[cell.mean if cell.valid else float("nan") for cell in line] for line in grid]
     palette = plt.get_cmap("Reds").with_extremes(bad="lightgray")
     image = axes.imshow(means, vmin=0, vmax=1, cmap=palette, aspect="auto")
@@ -111,9 +122,13 @@ def _colour_table(
                 j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black"
             )
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    axes.set_xticks(range(len(methods)), [SPECIAL.get(m, (m,))[0] for m in methods], fontsize=9)
+    names = [SPECIAL.get(method, (method,))[0] for method in methods]
+    turned: dict[str, Any] = (
+        {"rotation": 60, "ha": "left", "rotation_mode": "anchor"} if many else {}
+    )
+    axes.set_xticks(range(len(methods)), names, fontsize=9, **turned)
     axes.xaxis.tick_top()
-    axes.set_title(title, pad=24)
+    axes.set_title(title, pad=64 if many else 24)
     figure.colorbar(image, ax=axes, label=unit)
     _save(figure, path)
 

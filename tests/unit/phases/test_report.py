@@ -441,6 +441,15 @@ def test_who_can_dominate():
     assert dominance([OURS, compared("ga", *best, model="other")], "atu") == []
 
 
+def test_of_several_models_the_sentence_names_one():
+    """GA on n is better there; on m it was not run."""
+    rows = [OURS, OURS | {"model": "n"}, compared("ga", 0.0, 0.0, 1.0, 1.0, model="n")]
+    (found,) = dominance(rows, "atu")
+    assert found.startswith("ga (n) does at least as well as atu")
+    sentences = headline([*rows, compared("none", 1, 1, 1, 1), compared("none", 1, 1, 1, 1, "n")])
+    assert [s.split(":")[0] for s in sentences] == ["atu (m)", "atu (n)", "ga (n)"]
+
+
 def test_dominance_stands_first_on_the_page(reported, make_inputs):
     """NPO is as GA, but knows all of the neighbours."""
     inputs = make_inputs(methods=("none", "ga", "npo"))
@@ -631,7 +640,7 @@ def test_a_first_step_that_is_no_target_is_shown(reported, make_inputs, two_name
 
 
 FOUND = {
-    "model": "m", "method": "ga", "values": {"learning_rate": 0.003, "retain.weight": 2.5},
+    "model": "m", "method": "ga", "values": {"learning_rate": 0.003, "retain.nll": 2.5},
     "trials": 12.0, "failed": 2.0, "tokens": 5432.0, "model_steps": 99.0, "predictor_steps": 0.0,
 }  # fmt: skip
 
@@ -641,7 +650,7 @@ def test_the_page_shows_what_was_searched(reported, make_inputs):
     steps at 10 tokens each."""
     lines = rows_of(page(reported(make_inputs(searched=[FOUND]))), "Settings and their cost")
     assert lines["original m"] == ["0", "0", "0", "–", "–", "as in params.yaml"]
-    chosen = "learning_rate = 0.003 retain.weight = 2.5"
+    chosen = "learning_rate = 0.003 retain.nll = 2.5"
     assert lines["ga m"] == ["4", "0", "40", "12 2 diverged", "5432", chosen]
 
 
@@ -657,10 +666,15 @@ def test_predictor_scores(store):
         "layer_12.skill/held_out": 0.75, "layer_12.skill/train": 0.875,
         "layer_3.recovery/select": 1.0,
     }  # fmt: skip
-    folder = store("align", "align", metrics={f"align/{k}": v for k, v in scores.items()})
+    folder = store(
+        "align", "align",
+        files={"layer-1/config.json": lambda path: path.write_text("{}", encoding="utf-8")},
+        metrics={f"align/{k}": v for k, v in scores.items()},
+    )  # fmt: skip
     assert predictor_scores(folder) == [
-        (folder.cell, "1", {"skill": 0.25, "cosine": 0.5}), (folder.cell, "12", {"skill": 0.75}),
-    ]  # fmt: skip
+        (folder.cell, "1", {"skill": 0.25, "cosine": 0.5}),
+        (folder.cell, "12, not chosen", {"skill": 0.75}),
+    ]
 
 
 def test_the_page_shows_every_predictor(reported, make_inputs):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from atu.artifacts import PROVENANCE
-from atu.reporting.cost import COSTS, cost_table, seconds, text_table
+from atu.reporting.cost import COSTS, cost_table, flat_cost, seconds, text_table
 
 
 @pytest.fixture
@@ -48,6 +48,18 @@ def test_a_search_stands_beside_its_method(folder):
     ]
     rows = cost_table(cells, searched)
     assert [row["search"] for row in rows] == [searched[1], None, searched[0]]
+
+
+def test_as_plain_columns():
+    """A search's counts and values; the same columns, empty, where nothing was searched."""
+    row = {"model": "m", "method": "ga", "cells": 2} | dict.fromkeys(COSTS, 1.0)
+    search = {"model": "m", "method": "ga", "trials": 8.0, "failed": 1.0, "values": {"a.b": [1]}}
+    search |= dict.fromkeys(COSTS, 5.0)
+    found = flat_cost(row | {"search": search})
+    columns = {"trials": 8.0, "failed": 1.0} | dict.fromkeys(COSTS, 5.0)
+    expected = {f"search_{name}": value for name, value in columns.items()}
+    assert found == row | expected | {"chosen": '{"a.b": [1]}'}
+    assert flat_cost(row | {"search": None}) == row | dict.fromkeys([*expected, "chosen"])
 
 
 def test_seconds_are_those_of_the_provenance(folder):

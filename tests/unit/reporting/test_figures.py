@@ -28,7 +28,7 @@ def compared(value=0.25):
     """Rows of the main table: two special ones and a method."""
     values = {"none": (1.0, 1.0), "oracle": (0.0, 1.0), "ga": (value, 0.5)}
     return [
-        {"model": "m", "method": method, "target": sure(target), "neighbour": sure(neighbour)}
+        {"model": "m", "method": method, "worst_form": sure(target), "neighbour": sure(neighbour)}
         for method, (target, neighbour) in values.items()
     ]
 
@@ -184,10 +184,25 @@ def test_a_cell_that_was_not_wholly_scored_has_no_colour(png):
 def test_a_point_that_was_not_wholly_scored_is_not_drawn_as_if_it_were(png):
     """In the scatter, where every other point is what it seems."""
     drawn = [
-        png(figures.forget_retain, [*compared()[:2], compared()[2] | {"target": estimate}])
+        png(figures.forget_retain, [*compared()[:2], compared()[2] | {"worst_form": estimate}])
         for estimate in (sure(0.25), unsure(0.25), EMPTY)
     ]
     assert drawn[0] not in drawn[1:]
+
+
+def test_names_of_many_methods_are_turned(monkeypatch, tmp_path):
+    """Upright they would run into each other in narrow columns; a few stand upright."""
+    found = []
+
+    def save(figure, path):
+        found.append({t.get_rotation() for t in figure.axes[0].get_xticklabels()})
+        figures.plt.close(figure)
+
+    monkeypatch.setattr(figures, "_save", save)
+    row = tried()[1]
+    for count in (figures.UPRIGHT, figures.UPRIGHT + 1):
+        draw_tried(tmp_path / "f.png", [row | {"method": f"m{i}"} for i in range(count)], "title")
+    assert found == [{0.0}, {60.0}]
 
 
 def test_controls_are_marked(written):
