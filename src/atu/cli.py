@@ -39,10 +39,14 @@ DEFAULT_PARAMS = Path("params.yaml")
 
 
 def _start(params: Path, phase: str, threads: int = 1) -> Any:
-    """The checked section of a phase, with threads, seeds and offline mode set up."""
+    """The checked section of a phase, with threads, determinism and offline mode set up."""
+    return getattr(_start_all(params, threads), phase)
+
+
+def _start_all(params: Path, threads: int) -> Any:
     from atu.config import load_params
 
-    section = getattr(load_params(params), phase)
+    loaded = load_params(params)
     _quiet_libraries()
     import torch
 
@@ -50,7 +54,7 @@ def _start(params: Path, phase: str, threads: int = 1) -> Any:
     if torch.cuda.is_available():
         # On a CPU it changes nothing that is used here, and importing what it needs takes a second.
         torch.use_deterministic_algorithms(True)
-    return section
+    return loaded
 
 
 def _quiet_libraries() -> None:
@@ -173,9 +177,10 @@ def search(
     threads: Threads = 1,
 ) -> None:
     """A method's settings by trials on `select` questions; or a table of --finished searches."""
-    section = _start(params, "search", threads)
-    from atu.config import load_params
+    loaded = _start_all(params, threads)
     from atu.phases import search as phase
+
+    section = loaded.search
 
     if method is None:
         phase.run_shared(out, section, [_open(path, "search") for path in finished or []])
@@ -184,7 +189,7 @@ def search(
     if lm is None or prepared is None:
         raise ConfigError("--method", method, "needs --lm and --prepared")
     inputs = _unlearn_inputs(lm, prepared, embedded, aligned)
-    phase.run(out, section, load_params(params).unlearn, method, inputs)
+    phase.run(out, section, loaded.unlearn, method, inputs)
 
 
 def _unlearn_inputs(lm: Path, prepared: Path, embedded: Path | None, aligned: Path | None) -> Any:
@@ -361,6 +366,7 @@ def cost(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
     from atu.cells import grid_cells, manifest_path
     from atu.config import load_params
     from atu.reporting.cost import cost_table, seconds, text_table
+    from atu.spaces import search_row
 
     loaded = load_params(params)
     cells = [c for c in grid_cells(loaded) if c.target in loaded.grid.targets]
@@ -376,8 +382,7 @@ def cost(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
         keys = ("model", "method")
         return [a for a in artifacts if all(a.cell[key] == row[key] for key in keys)]
 
-    trials = [a.cell | {k.split("/")[1]: v for k, v in a.metrics().items()} for a in found]
-    rows = cost_table(done, trials)
+    rows = cost_table(done, [search_row(artifact) for artifact in found])
     spent = {
         (row["model"], row["method"]): (
             seconds(of(done, row)) / row["cells"],

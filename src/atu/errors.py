@@ -24,5 +24,13 @@ class TrainingError(AtuError):
     """Training cannot go on: a loss or a gradient is not finite."""
 
 
+class MethodError(AtuError):
+    """A method's run broke off; `cost` holds the steps and tokens that it had taken by then."""
+
+    def __init__(self, reason: str, cost: dict[str, float]) -> None:
+        self.cost = cost
+        super().__init__(reason)
+
+
 class EvaluationError(AtuError):
     """An evaluation could not score every item; a crash is never an empty answer."""

@@ -89,3 +89,39 @@ def concept_cosine(predicted: Tensor, concept: Tensor) -> Tensor:
     """
     similarity = F.normalize(predicted, dim=-1) @ F.normalize(concept, dim=-1).T
     return similarity.amax(dim=-1)
+
+
+def activation_error(hidden: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Squared distance per entry, averaged over a text's unmasked tokens, then over texts; a
+    scalar.
+
+    Args:
+        hidden: [batch, seq, size].
+        target: broadcasts against `hidden`.
+        mask: [batch, seq], 0 where a token does not count.
+
+    States (1, 3) and (0, 0) of one text, and of another (2, 0) and a masked (9, 9), to the target
+    (1, 1): (0 + 4) / 2 = 2 and (1 + 1) / 2 = 1 for the first, (1 + 1) / 2 = 1 for the second;
+    ((2 + 1) / 2 + 1) / 2 = 1.25.
+    """
+    error = (hidden - target).square().mean(dim=-1)
+    weights = mask.to(error.dtype)
+    return ((error * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)).mean()
+
+
+def distillation_loss(logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy from softmax(targets) to the model, in nats, averaged over scored tokens; a
+    scalar.
+
+    It is KL(softmax(targets) || model) plus the targets' entropy, which does not depend on the
+    model: the gradient is the KL's, and 0 where the two agree.
+
+    Args:
+        logits, targets: [batch, seq, vocab].
+        labels: [batch, seq], `IGNORE` where not scored. Position t is predicted from t-1.
+
+    Targets (1/4, 3/4) and a model of (1/2, 1/2): ln 2 = .6931.
+    """
+    log_q = F.log_softmax(logits[:, :-1], dim=-1)
+    entropy = -(F.softmax(targets[:, :-1], dim=-1) * log_q).sum(dim=-1)
+    return masked_mean(entropy, labels[:, 1:] != IGNORE)

@@ -26,11 +26,9 @@ def masked_gradients(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> list
     return [k / norm.clamp(min=torch.finfo(k.dtype).tiny) for k in kept]
 
 
-def mudman_loss(
-    forget: Tensor, retain: Tensor, weight: float, parameters: Sequence[nn.Parameter]
-) -> Tensor:
-    """A scalar with the value `forget + weight * retain` and MUDMAN's gradient: the masked,
-    normalised forget gradient plus `weight` times the retain gradient.
+def mudman_loss(forget: Tensor, retain: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """A scalar with the value `forget + retain` and MUDMAN's gradient: the masked, normalised
+    forget gradient plus the retain gradient. The weighted retain loss is given.
     """
     gradients = [
         torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
@@ -42,8 +40,8 @@ def mudman_loss(
     ]
     masked = masked_gradients(*filled)
     surrogate = sum(
-        ((m + weight * r) * p).sum() for m, r, p in zip(masked, filled[1], parameters, strict=True)
+        ((m + r) * p).sum() for m, r, p in zip(masked, filled[1], parameters, strict=True)
     )
     assert isinstance(surrogate, Tensor)
-    value = (forget + weight * retain).detach()
+    value = (forget + retain).detach()
     return surrogate - surrogate.detach() + value

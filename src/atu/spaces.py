@@ -17,7 +17,7 @@ CHOSEN = "chosen.json"
 
 
 def value_at(entry: Mapping[str, Any], key: str, where: str) -> Any:
-    """The entry's value at a dotted key such as `retain.weight`.
+    """The entry's value at a dotted key such as `retain.nll`.
 
     Raises:
         ConfigError: there is no such key.
@@ -52,9 +52,10 @@ def ends(values: Span | Choices) -> list[Any]:
     return list(values.choices) if isinstance(values, Choices) else [values.low, values.high]
 
 
-def chosen_values(found: Artifact) -> dict[str, Any]:
-    """The searched keys with the values that a search chose."""
-    return _read(found)["values"]
+def search_row(found: Artifact) -> dict[str, Any]:
+    """A search as a row of a table: model, method, the values it chose, and its metrics."""
+    metrics = {key.split("/")[1]: value for key, value in found.metrics().items()}
+    return found.cell | {"values": _read(found)["values"]} | metrics
 
 
 def chosen_settings(found: Artifact, method: str) -> Any:

@@ -22,10 +22,11 @@ from atu.alignment import (
 )
 from atu.artifacts import Artifact
 from atu.batching import BatchSize
+from atu.config import Unlearn
 from atu.data.batches import BatchStream, encode_text
 from atu.data.prompts import part_of
 from atu.data.tables import read_table
-from atu.errors import ConfigError
+from atu.errors import ConfigError, EvaluationError, MethodError, TrainingError
 from atu.generation import greedy_answers
 from atu.losses import concept_cosine
 from atu.methods.base import Context, Method, Stage, wants_reference
@@ -73,19 +74,26 @@ class Outcome:
     trajectory: list[Point]
     kept: Point
     measured: dict[str, float]
-    tokens: int
-    """Real tokens that training read, of every corpus, alignment aside."""
+    cost: dict[str, float]
+    """See `spent`."""
 
     def metrics(self) -> dict[str, float]:
         """The kept point and the cost, named for `metrics.json`."""
         found = {f"unlearn/{name}/select": value for name, value in self.kept.items()}
         found |= {f"unlearn/{name}/forget": value for name, value in self.measured.items()}
-        steps = sum(row["part"] != "predictor" for row in self.trace.rows)
-        return found | {
-            "unlearn/model_steps/all": steps,
-            "unlearn/predictor_steps/all": len(self.trace.rows) - steps,
-            "unlearn/tokens/all": self.tokens,
-        }
+        return found | {f"unlearn/{name}/all": value for name, value in self.cost.items()}
+
+
+def spent(context: Context, trace: Trace) -> dict[str, float]:
+    """What a run has cost so far: steps of the model (or of what stands in for it), steps of
+    predictors, and real tokens that training read, of every corpus, alignment aside.
+    """
+    steps = sum(row.get("part") != "predictor" for row in trace.rows)
+    return {
+        "model_steps": steps,
+        "predictor_steps": len(trace.rows) - steps,
+        "tokens": sum(stream.tokens for stream in context.streams),
+    }
 
 
 def require_inputs(name: str, settings: Any, inputs: Inputs) -> Method:
@@ -104,33 +112,37 @@ def run_method(
     model: PreTrainedModel,
     tokenizer: Any,
     settings: Any,
+    section: Unlearn,
     inputs: Inputs,
-    *,
-    probes: int,
-    keep: str,
-    reference_compat: bool,
     seed: int,
 ) -> Outcome:
     """Run a method on `model`, in place.
 
     Args:
-        probes: select probes per role at a point.
-        keep: `last` leaves the model at the last point, `best` at the one with the highest score
-            of `selection`, the later of equals.
+        settings: the method's; of `section` only what holds for every method is read.
+
+    Raises:
+        ConfigError: the settings do not suit the model or each other.
+        MethodError: a loss was not finite, or a point could not be scored.
     """
     torch.manual_seed(child_seed(seed, "unlearn", "torch"))
     method = methods.get(settings.loss)
-    context = make_context(model, tokenizer, method, settings, inputs, reference_compat, seed)
+    context = make_context(
+        model, tokenizer, method, settings, inputs, section.reference_compat, seed
+    )
     hook = max(context.predictors, default=None)
     finish = _nothing
     if hasattr(settings, "train"):
         context.parameters, finish = make_trainable(model, settings.train, hook)
-    observe = Observer(context, select_probes(inputs.prepare, probes))
-    trace, trajectory = Trace(), [observe(0, {})]
-    kept = _run_stages(method, context, trace, trajectory, observe, keep)
+    observe = Observer(context, select_probes(inputs.prepare, section.probes))
+    trace = Trace()
+    trajectory: list[Point] = []
+    try:
+        kept = _run_stages(method, context, trace, trajectory, observe, section.keep)
+    except (TrainingError, EvaluationError) as error:
+        raise MethodError(str(error), spent(context, trace)) from error
     finish()
-    tokens = sum(stream.tokens for stream in context.streams)
-    return Outcome(trace, trajectory, kept, context.measured, tokens)
+    return Outcome(trace, trajectory, kept, context.measured, spent(context, trace))
 
 
 def _nothing() -> None:
@@ -231,7 +243,10 @@ def _run_stages(
     observe: Observer,
     keep: str,
 ) -> Point:
-    """Run the method's stages up to its stopping rule; the point the model is left at."""
+    """Run the method's stages up to its stopping rule; the point the model is left at: with `keep`
+    `last` the last one, with `best` the one with the highest `selection`, the later of equals.
+    """
+    trajectory.append(observe(0, {}))
     optimizers: dict[str, list[torch.optim.Optimizer]] = {}
     best: tuple[Point, dict[str, torch.Tensor]] | None = None
     steps = 0

@@ -38,7 +38,7 @@ def test_the_shipped_parameters_are_in_order():
     params = load_params(ROOT / "params.yaml")
     assert params.experiment == "world"
     retain = GOOD["unlearn"]["methods"]["atu"]["retain"]
-    assert params.unlearn.methods["atu"].retain.term == retain["term"]
+    assert params.unlearn.methods["atu"].retain.nll == retain["nll"]
     assert params.attack.attacks["lens"].k == GOOD["attack"]["attacks"]["lens"]["k"]
 
 
@@ -59,7 +59,7 @@ BAD = {
     "unknown top key": ({"alin": 2}, "alin", "align"),
     "unknown method key": ({"unlearn__methods__ga__beta": 1.0}, "unlearn.methods.ga.beta", "steps"),
     "unknown retain key": (
-        {"unlearn__methods__ga__retain": {"term": "none", "weight": 0.0, "x": 1}},
+        {"unlearn__methods__ga__retain__x": 1},
         "unlearn.methods.ga.retain.x",
         "unknown key",
     ),
@@ -138,7 +138,7 @@ BAD = {
     "mudman without a retain gradient": (
         {"unlearn__methods__ga__wrapper": "mudman"},
         "unlearn.methods.ga",
-        "give `retain` a term",
+        "give `retain` a weight",
     ),
     "adaptive thresholds that are given": (
         {
@@ -188,15 +188,15 @@ BAD = {
         "unlearn.methods.atu.evaluations",
         "unknown key",
     ),
-    "a retain weight without a term": (
-        {"unlearn__methods__ga__retain": {"term": "none", "weight": 1.0}},
+    "a layer that nothing holds": (
+        {"unlearn__methods__ga__retain__layer": 1},
         "unlearn.methods.ga.retain",
-        "goes with 0",
+        "without weight `layer` is null",
     ),
-    "a retain term without weight": (
-        {"unlearn__methods__graddiff__retain": {"term": "nll", "weight": 0.0}},
+    "states held at no layer": (
+        {"unlearn__methods__graddiff__retain__states": 0.5},
         "unlearn.methods.graddiff.retain",
-        "goes with 0",
+        "needs the layer",
     ),
     "odd number of people": ({"prepare__people": 47}, "prepare.people", "even number"),
     "unknown attack": (
@@ -366,7 +366,7 @@ BAD = {
     "search of an unknown key within a key": (
         searching(**{"retain.weigth": SPAN}),
         "search.spaces.ga.retain.weigth",
-        "the entry has no 'weigth', but term, weight",
+        "the entry has no 'weigth', but nll, kl, states, layer",
     ),
     "search below a number": (
         searching(**{"learning_rate.x": SPAN}),
@@ -476,8 +476,8 @@ def test_a_bad_value_is_one_message(tmp_path, changes, key, repair):
         ({"grid__sequences": [[NAME, "Epheron Wendosk"], ["Epheron Wendosk", NAME]]}, "sequences"),
         (searching(learning_rate=SPAN, optimizer={"choices": ["adamw", "sgd"]}), "spaces"),
         (
-            searching(**{"retain.weight": {"low": 0.5, "high": 2.0, "log": False}})
-            | {"unlearn__methods__ga__retain": {"term": "nll", "weight": 1.0}},
+            searching(**{"retain.nll": {"low": 0.5, "high": 2.0, "log": False}})
+            | {"unlearn__methods__ga__retain__nll": 1.0},
             "spaces",
         ),
         (searching(learning_rate=SPAN | {"low": 1.0e-4}), "spaces"),
@@ -591,6 +591,6 @@ def test_the_schema_knows_bounds_methods_and_closed_sections():
     assert schema["$defs"]["Align"]["additionalProperties"] is False
     (entries,) = schema["$defs"]["Unlearn"]["properties"]["methods"]["patternProperties"].values()
     assert set(entries["discriminator"]["mapping"]) >= {"atu", "ga", "npo", "none", "oracle"}
-    assert schema["$defs"]["RetainTerm"]["properties"]["weight"]["minimum"] == 0
+    assert schema["$defs"]["Retain"]["properties"]["nll"]["minimum"] == 0
     (entries,) = schema["$defs"]["Attack"]["properties"]["attacks"]["patternProperties"].values()
     assert set(entries["discriminator"]["mapping"]) == set(attacks.registry())

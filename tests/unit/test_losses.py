@@ -5,9 +5,11 @@ import torch
 
 from atu.losses import (
     IGNORE,
+    activation_error,
     alignment_loss,
     concept_cosine,
     cosine,
+    distillation_loss,
     kl_to_reference,
     masked_mean,
     mean_nll,
@@ -15,6 +17,7 @@ from atu.losses import (
 )
 
 LN2 = math.log(2)
+SCORED = torch.tensor([[-100, 0, -100]])
 
 
 def two_token_logits(*probabilities):
@@ -108,3 +111,55 @@ def test_concept_cosine_is_the_largest():
     value = concept_cosine(predicted, torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
     assert value.shape == (1, 3)
     assert value[0].tolist() == pytest.approx([math.sqrt(0.5), 0.0, 1.0], abs=1e-6)
+
+
+def test_activation_error():
+    """The states of the docstring: texts of mean 1.5 and 1."""
+    hidden = torch.tensor([[[1.0, 3.0], [0.0, 0.0]], [[2.0, 0.0], [9.0, 9.0]]])
+    mask = torch.tensor([[1, 1], [1, 0]])
+    assert activation_error(hidden, torch.tensor([1.0, 1.0]), mask).item() == 1.25
+
+
+def test_activation_error_of_a_text_without_tokens():
+    assert activation_error(torch.ones(1, 2, 3), torch.zeros(3), torch.zeros(1, 2)).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "model", "expected"),
+    [
+        (1 / 4, 1 / 2, math.log(2)),
+        (1 / 2, 1 / 4, math.log(16 / 3) / 2),
+        (1 / 4, 1 / 4, 2 * math.log(2) - 0.75 * math.log(3)),
+    ],
+)
+def test_distillation_loss(target, model, expected):
+    """Only position 0 is scored. Targets (1/4, 3/4), model (1/2, 1/2): ln 2. The other way round:
+    (ln 4 + ln 4/3) / 2. Both (1/4, 3/4), the entropy: (ln 4 + 3 ln 4/3) / 4 = .5623."""
+    value = distillation_loss(
+        two_token_logits(model, 0.9, 0.9), two_token_logits(target, 0.2, 0.3), SCORED
+    )
+    assert value.item() == pytest.approx(expected)
+
+
+def test_distillation_needs_no_normalised_logits():
+    one, other = two_token_logits(0.5, 0.9, 0.9), two_token_logits(0.25, 0.2, 0.3)
+    value = distillation_loss(one + 3, other - 7, SCORED)
+    assert value.item() == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_distillation_is_averaged_over_scored_tokens():
+    """Two scored tokens, ln 2 and (ln 4 + ln 4/3) / 2."""
+    labels = torch.tensor([[-100, 0, 1]])
+    value = distillation_loss(
+        two_token_logits(1 / 2, 1 / 4, 0.9), two_token_logits(1 / 4, 1 / 2, 0.9), labels
+    )
+    assert value.item() == pytest.approx((math.log(2) + math.log(16 / 3) / 2) / 2)
+
+
+def test_distillation_has_no_gradient_where_they_agree():
+    """d/dlogits = model - target: 0 at the target, (1/4, -1/4) for model (1/2, 1/2)."""
+    for model, expected in ((1 / 4, [0.0, 0.0]), (1 / 2, [0.25, -0.25])):
+        given = two_token_logits(model, 0.9, 0.9).requires_grad_()
+        distillation_loss(given, two_token_logits(1 / 4, 0.2, 0.3), SCORED).backward()
+        assert given.grad[0, 0].tolist() == pytest.approx(expected, abs=1e-6)
+        assert given.grad[0, 1:].abs().max() == 0

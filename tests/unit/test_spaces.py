@@ -15,7 +15,7 @@ def entry(mini_params):
 
 def test_values_by_dotted_key(entry):
     assert value_at(entry, "learning_rate", "x") == entry["learning_rate"]
-    assert value_at(entry, "retain.term", "x") == "none"
+    assert value_at(entry, "retain.nll", "x") == 0.0
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,9 @@ def test_an_unknown_key_is_named(entry, key, says):
 
 def test_values_are_put_in_and_the_entry_stays(entry):
     before = repr(entry)
-    made = with_values("ga", entry, {"retain": {"term": "nll", "weight": 2.0}, "steps": 3})
-    assert (made.retain.term, made.retain.weight, made.steps) == ("nll", 2.0, 3)
-    assert with_values("ga", entry, {"retain.weight": 0.0}).retain.weight == 0.0
+    made = with_values("ga", entry, {"retain": entry["retain"] | {"kl": 2.0}, "steps": 3})
+    assert (made.retain.kl, made.retain.nll, made.steps) == (2.0, 0.0, 3)
+    assert with_values("ga", entry, {"retain.nll": 0.5}).retain.nll == 0.5
     assert repr(entry) == before
 
 

@@ -12,15 +12,16 @@ from atu.artifacts import MANIFEST, Artifact
 from atu.data.batches import BatchStream
 from atu.data.prompts import WHOLE
 from atu.data.tables import read_table
-from atu.errors import ConfigError, TrainingError
+from atu.errors import ConfigError, MethodError
 from atu.losses import masked_mean
 from atu.methods.atu import predicted_cosine
-from atu.methods.base import Method, RetainTerm, done
+from atu.methods.base import Method, Retain, done
 from atu.models.llm import decoder_layers, load_lm, parameters_below
 from atu.models.trainable import BelowHook, Layers, Lora
 from atu.phases import align
 from atu.unlearning import ANSWER_TOKENS, Inputs, Observer, make_context, run_method, select_probes
 
+NLL = Retain(nll=1.0, kl=0.0, states=0.0, layer=None)
 IDS = torch.tensor([[1, 5, 6, 7, 8]])
 
 
@@ -67,16 +68,8 @@ def run(settings, inputs, mini_params):
 
     def run(name, seed=0, keep="last", compat=False, given=inputs, **own):
         model, tokenizer = load_lm(given.lm.subfolder("model"))
-        outcome = run_method(
-            model,
-            tokenizer,
-            settings(name, **own),
-            given,
-            probes=mini_params.unlearn.probes,
-            keep=keep,
-            reference_compat=compat,
-            seed=seed,
-        )
+        section = mini_params.unlearn.model_copy(update={"keep": keep, "reference_compat": compat})
+        outcome = run_method(model, tokenizer, settings(name, **own), section, given, seed)
         return outcome, model
 
     return run
@@ -416,7 +409,7 @@ class TestTrained:
         those above and the head are not updated."""
         points()
         given = dataclasses.replace(inputs, align=two_layers) if both else inputs
-        term, updated = RetainTerm("nll", 1.0), BelowHook("below_hook")
+        term, updated = NLL, BelowHook("below_hook")
         _, model = run("atu", given=given, retain=term, train=updated)
         below = {id(p) for p in parameters_below(model, 2)}
         expected = {name for name, p in model.named_parameters() if id(p) in below}
@@ -511,8 +504,8 @@ class TestCost:
         ("name", "own", "batches"),
         [
             ("ga", {}, 4),
-            ("ga", {"retain": RetainTerm("nll", 1.0)}, 8),
-            ("atu", {"retain": RetainTerm("nll", 1.0)}, 8),
+            ("ga", {"retain": NLL}, 8),
+            ("atu", {"retain": NLL}, 8),
         ],
     )
     def test_tokens(self, monkeypatch, run, points, name, own, batches):
@@ -529,12 +522,12 @@ class TestCost:
         monkeypatch.setattr(BatchStream, "__next__", spy)
         outcome, _ = run(name, **own)
         assert len(read) == batches
-        assert outcome.tokens == outcome.metrics()["unlearn/tokens/all"] == sum(read)
+        assert outcome.cost["tokens"] == outcome.metrics()["unlearn/tokens/all"] == sum(read)
 
     def test_nothing_is_read_where_nothing_is_trained(self, run, points):
         points()
         outcome, _ = run("none")
-        assert outcome.tokens == 0 and outcome.trace.rows == []
+        assert outcome.cost["tokens"] == 0 and outcome.trace.rows == []
         assert outcome.metrics() == {
             "unlearn/step/select": 0,
             "unlearn/exact_match_target/select": 1.0,
@@ -558,7 +551,7 @@ class TestCost:
 
         own_method(stages)
         outcome, _ = run("ga")
-        assert outcome.tokens == 2 * lengths[0] > 0
+        assert outcome.cost["tokens"] == 2 * lengths[0] > 0
 
 
 class TestEdits:
@@ -611,9 +604,9 @@ class TestContext:
         assert made.streams == [made.forget, made.retain]
         assert made.subjects == [chain.prepared.cell["target"]]
 
-    @pytest.mark.parametrize(("term", "expected"), [("none", False), ("nll", False), ("kl", True)])
-    def test_the_original_is_kept_beside_where_it_is_needed(self, context, term, expected):
-        made, _ = context("ga", retain=RetainTerm(term, float(term != "none")))
+    @pytest.mark.parametrize(("kl", "expected"), [(0.0, False), (1.0, True)])
+    def test_the_original_is_kept_beside_where_it_is_needed(self, context, kl, expected):
+        made, _ = context("ga", retain=Retain(nll=1.0, kl=kl, states=0.0, layer=None))
         assert (made.reference is not None) is expected
         if expected:
             assert not any(p.requires_grad for p in made.reference.parameters())
@@ -642,8 +635,12 @@ def test_the_seed_decides_the_result(run, points):
 
 def test_a_diverging_run_is_refused(run):
     """The first step of this size takes the weights out of what a float can hold."""
-    with pytest.raises(TrainingError, match=r"stretch 1: .* at step 2; lower the learning rate"):
+    with pytest.raises(
+        MethodError, match=r"stretch 1: .* at step 2; lower the learning rate"
+    ) as found:
         run("ga", learning_rate=1e38, optimizer="sgd")
+    cost = found.value.cost
+    assert (cost["model_steps"], cost["predictor_steps"]) == (1, 0) and cost["tokens"] > 0
 
 
 class TestReferenceCompat:

@@ -171,13 +171,21 @@ def _subject_tokens(context: Context, number: int) -> set[int]:
     return {j for i in hits for j in range(max(i - width, 0), min(i + width + 1, len(offsets)))}
 
 
-def stages(context: Context) -> Iterator[Stage]:
-    """One unlearning stage per threshold, with re-alignment in between."""
-    settings = context.settings
-    if context.reference_compat and settings.positions == "subject":
+def check(context: Context) -> None:
+    """The reference has no subject mask.
+
+    Raises:
+        ConfigError: `reference_compat` with a subject mask.
+    """
+    if context.reference_compat and context.settings.positions == "subject":
         raise ConfigError(
             "positions", "subject", "reference_compat counts every position; use `all`"
         )
+
+
+def stages(context: Context) -> Iterator[Stage]:
+    """One unlearning stage per threshold, with re-alignment in between."""
+    settings = context.settings
     if context.stale and settings.realign_steps:
         assert context.realign is not None
         yield from context.realign(settings.realign_steps)
@@ -205,4 +213,4 @@ def stages(context: Context) -> Iterator[Stage]:
             yield from context.realign(settings.realign_steps)
 
 
-METHOD = Method(Settings, stages=stages, needs_predictor=True)
+METHOD = Method(Settings, stages=stages, check=check, needs_predictor=True)

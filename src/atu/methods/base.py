@@ -18,6 +18,8 @@ from atu import losses
 from atu.bounds import STRICT, Count, Fraction, NonNegative, Positive
 from atu.data.batches import Batch, BatchStream, EncodedText, encode_text
 from atu.data.prompts import join_answer
+from atu.errors import ConfigError
+from atu.models.llm import decoder_layers
 from atu.models.predictor import EmbeddingPredictor
 from atu.models.trainable import Trainable
 from atu.mudman import mudman_loss
@@ -28,22 +30,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RetainTerm:
-    """What keeps the rest: `nll` of retain texts, or `kl` from the original model on them."""
+class Retain:
+    """What keeps the rest: the weights of terms on retain texts, 0 for a term that is left out."""
 
     __pydantic_config__ = STRICT
 
-    term: Literal["none", "nll", "kl"]
-    weight: NonNegative
+    nll: NonNegative
+    """Of their negative log-likelihood."""
+    kl: NonNegative
+    """Of the divergence from the original model."""
+    states: NonNegative
+    """Of the squared distance of hidden states to the original model's (RMU's retain part)."""
+    layer: Count | None
+    """The hidden states that `states` holds in place, 1 .. number of layers - 1; null without it.
+    """
 
     def __post_init__(self) -> None:
-        if (self.term == "none") != (self.weight == 0):
-            raise ValueError(f"term {self.term!r} with weight {self.weight}: `none` goes with 0")
+        if (self.states > 0) != (self.layer is not None):
+            raise ValueError(
+                f"states = {self.states:g} with layer = {self.layer}: a weight needs the layer of "
+                "hidden states that it holds, and without weight `layer` is null"
+            )
+
+    def weights(self) -> dict[str, float]:
+        """The terms that count."""
+        named = {"nll": self.nll, "kl": self.kl, "states": self.states}
+        return {name: weight for name, weight in named.items() if weight}
 
 
 @dataclass(frozen=True)
-class MethodSettings:
-    """Settings that every gradient method has."""
+class OptimizerSettings:
+    """Settings of everything that is trained by steps, the model or something beside it."""
 
     __pydantic_config__ = STRICT
 
@@ -56,7 +73,13 @@ class MethodSettings:
     """Largest norm of the gradient."""
     batch_size: Count
     """Texts per batch, of the forget and of the retain corpus each."""
-    retain: RetainTerm
+
+
+@dataclass(frozen=True)
+class MethodSettings(OptimizerSettings):
+    """Settings that every gradient method has."""
+
+    retain: Retain
     train: Trainable
     """Which parameters are updated."""
     wrapper: Literal["none", "mudman"]
@@ -66,8 +89,8 @@ class MethodSettings:
     still answered; null runs all steps."""
 
     def __post_init__(self) -> None:
-        if self.wrapper == "mudman" and self.retain.term == "none":
-            raise ValueError("wrapper: mudman masks by the retain gradient; give `retain` a term")
+        if self.wrapper == "mudman" and not self.retain.weights():
+            raise ValueError("wrapper: mudman masks by the retain gradient; give `retain` a weight")
 
 
 @dataclass(frozen=True)
@@ -172,6 +195,8 @@ class Method:
     settings: type
     forget_loss: ForgetLoss | None = None
     stages: Callable[[Context], Iterator[Stage]] | None = None
+    check: Callable[[Context], None] | None = None
+    """Raises ConfigError where the settings do not suit the model or each other."""
     needs_reference: bool = False
     needs_predictor: bool = False
     prompted: bool = False
@@ -181,7 +206,13 @@ class Method:
     """Whether it stands around the model, so that anyone with the weights can take it away."""
 
     def plan(self, context: Context) -> Iterator[Stage]:
-        """The method's stages; by default the forget loss in `evaluations` equal stretches."""
+        """The method's stages; by default the forget loss in `evaluations` equal stretches.
+
+        Raises:
+            ConfigError: the settings do not suit the model or each other.
+        """
+        if self.check is not None:
+            self.check(context)
         if self.stages is not None:
             yield from self.stages(context)
         elif self.forget_loss is not None:
@@ -207,33 +238,59 @@ def split_steps(steps: int, parts: int) -> list[int]:
 
 
 def combined_loss(context: Context, forget_loss: ForgetLoss) -> tuple[Tensor, dict[str, float]]:
-    """Forget loss of the next batch plus the weighted retain term of the next retain batch."""
+    """Forget loss of the next batch plus the weighted retain terms of the next retain batch.
+
+    Returns:
+        The sum, and for the trace the forget loss and every term as `retain_<term>`, unweighted.
+    """
     forget = forget_loss(context, next(context.forget))
     parts = {"forget": forget.item()}
-    retain = context.settings.retain
-    if retain.term == "none":
+    weights = context.settings.retain.weights()
+    if not weights:
         return forget, parts
-    value = retain_loss(context, next(context.retain))
-    parts["retain"] = value.item()
+    terms = retain_terms(context, next(context.retain))
+    parts |= {f"retain_{name}": value.item() for name, value in terms.items()}
+    retain = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
     if context.settings.wrapper == "mudman":
-        return mudman_loss(forget, value, retain.weight, context.parameters), parts
-    return forget + retain.weight * value, parts
+        return mudman_loss(forget, retain, context.parameters), parts
+    return forget + retain, parts
 
 
-def retain_loss(context: Context, batch: Batch) -> Tensor:
-    """NLL of the retain texts, or KL from the original model on them, as the settings say."""
-    logits = context.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    if context.settings.retain.term == "nll":
-        return losses.mean_nll(logits, batch.labels)
-    assert context.reference is not None
-    with torch.no_grad():
-        reference = context.reference(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask
-        ).logits
-    return losses.kl_to_reference(logits, reference, batch.attention_mask)
+def retain_terms(context: Context, batch: Batch) -> dict[str, Tensor]:
+    """Every retain term that has a weight, on these retain texts, unweighted; scalars.
+
+    Raises:
+        ConfigError: the model has no such hidden states.
+    """
+    retain = context.settings.retain
+    weights, layer = retain.weights(), retain.layer
+    if layer is not None and layer >= (count := len(decoder_layers(context.model))):
+        raise ConfigError("retain.layer", layer, f"the model has hidden states 1..{count - 1}")
+    logits, states = _forward(context.model, batch, layer)
+    found: dict[str, Tensor] = {}
+    if "nll" in weights:
+        found["nll"] = losses.mean_nll(logits, batch.labels)
+    if "kl" in weights or "states" in weights:
+        assert context.reference is not None
+        with torch.no_grad():
+            original, held = _forward(context.reference, batch, layer)
+        if "kl" in weights:
+            found["kl"] = losses.kl_to_reference(logits, original, batch.attention_mask)
+        if "states" in weights:
+            found["states"] = losses.activation_error(states, held, batch.attention_mask)
+    return found
+
+
+def _forward(model: PreTrainedModel, batch: Batch, layer: int | None) -> tuple[Tensor, Any]:
+    """Logits, and the hidden states at `layer` where one is given."""
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if layer is None:
+        return model(**inputs).logits, None
+    found = model(**inputs, output_hidden_states=True)
+    return found.logits, found.hidden_states[layer]
 
 
 def wants_reference(method: Method, settings: Any) -> bool:
     """Whether a frozen copy of the original model is needed."""
     retain = getattr(settings, "retain", None)
-    return method.needs_reference or (retain is not None and retain.term == "kl")
+    return method.needs_reference or (retain is not None and bool(retain.kl or retain.states))

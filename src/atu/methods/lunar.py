@@ -33,21 +33,18 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from atu.bounds import STRICT, Bounds, Count, CountOrZero, Fraction, NonNegative, Positive
+from atu.bounds import Bounds, Count, CountOrZero, Fraction, NonNegative
 from atu.data.batches import Batch, collate, encode_text
 from atu.data.prompts import INVENTED_NAMES, swap_names
 from atu.errors import ConfigError
-from atu.losses import IGNORE
-from atu.methods.base import Context, Method, Stage, split_steps
-from atu.methods.rmu import activation_error
+from atu.losses import IGNORE, activation_error
+from atu.methods.base import Context, Method, OptimizerSettings, Stage, split_steps
 from atu.models.llm import decoder_layers, frozen, hidden_states, mlp_inputs, mlp_output
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(OptimizerSettings):
     """LUNAR chooses what is updated and has a retain part, so neither is a setting."""
-
-    __pydantic_config__ = STRICT
 
     loss: Literal["lunar"]
     layer: CountOrZero
@@ -58,17 +55,8 @@ class Settings:
     """Weight of the retain part."""
     names: list[str]
     """People who do not exist; empty takes a list of invented ones."""
-    steps: Count
-    """Optimizer steps in all."""
     evaluations: Count
     """Points of the trajectory, spread evenly over the steps."""
-    learning_rate: Positive
-    optimizer: Literal["adamw", "sgd"]
-    weight_decay: NonNegative
-    clip: Positive
-    """Largest norm of the gradient."""
-    batch_size: Count
-    """Texts per batch, of the forget and of the retain corpus each."""
     stop_below: Fraction | None
     """Stop after a trajectory point at which at most this share of the plain `select` questions is
     still answered; null runs all steps."""
@@ -145,16 +133,21 @@ def projected(
     return projection(inputs), kept
 
 
-def stages(context: Context) -> Iterator[Stage]:
-    """Training of the one projection in `evaluations` equal stretches.
+def check(context: Context) -> None:
+    """There is a layer whose change others can follow.
 
     Raises:
         ConfigError: the model has no such layer, or it is the last one.
     """
-    settings, layers = context.settings, decoder_layers(context.model)
-    if settings.layer >= len(layers) - 1:
-        raise ConfigError("layer", settings.layer, f"is not in 0..{len(layers) - 2}")
-    projection = mlp_output(layers[settings.layer])
+    layer, last = context.settings.layer, len(decoder_layers(context.model)) - 1
+    if layer >= last:
+        raise ConfigError("layer", layer, f"is not in 0..{last - 1}")
+
+
+def stages(context: Context) -> Iterator[Stage]:
+    """Training of the one projection in `evaluations` equal stretches."""
+    settings = context.settings
+    projection = mlp_output(decoder_layers(context.model)[settings.layer])
     original = copy.deepcopy(projection)
     shift = settings.coefficient * ignorance_direction(context)
 
@@ -180,4 +173,4 @@ def stages(context: Context) -> Iterator[Stage]:
         )
 
 
-METHOD = Method(Settings, stages=stages, prompted=True)
+METHOD = Method(Settings, stages=stages, check=check, prompted=True)

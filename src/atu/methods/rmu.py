@@ -18,7 +18,6 @@ instead of summed. That scales both terms alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +27,8 @@ from torch import Tensor
 from atu.bounds import Count, NonNegative
 from atu.data.batches import Batch
 from atu.errors import ConfigError
-from atu.methods.base import Context, Method, PlainSettings, Stage
+from atu.losses import activation_error
+from atu.methods.base import Context, Method, PlainSettings
 from atu.models.llm import decoder_layers, hidden_states, parameters_below
 from atu.seeding import generator
 
@@ -59,24 +59,6 @@ def control_vector(size: int, steering: float, seed: int) -> Tensor:
     return steering * drawn / drawn.norm()
 
 
-def activation_error(hidden: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Squared distance per entry, averaged over a text's unmasked tokens, then over texts; a
-    scalar.
-
-    Args:
-        hidden: [batch, seq, size].
-        target: broadcasts against `hidden`.
-        mask: [batch, seq], 0 where a token does not count.
-
-    States (1, 3) and (0, 0) of one text, and of another (2, 0) and a masked (9, 9), to the target
-    (1, 1): (0 + 4) / 2 = 2 and (1 + 1) / 2 = 1 for the first, (1 + 1) / 2 = 1 for the second;
-    ((2 + 1) / 2 + 1) / 2 = 1.25.
-    """
-    error = (hidden - target).square().mean(dim=-1)
-    weights = mask.to(error.dtype)
-    return ((error * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)).mean()
-
-
 def rmu_loss(context: Context, batch: Batch) -> Tensor:
     """RMU's forget part plus `alpha` times its retain part on the next retain batch."""
     assert context.reference is not None
@@ -97,11 +79,8 @@ def _states(model: PreTrainedModel, batch: Batch, layer: int) -> Tensor:
     return hidden_states(model, batch.input_ids, batch.attention_mask, layer)
 
 
-_PLAIN = Method(Settings, forget_loss=rmu_loss)
-
-
-def stages(context: Context) -> Iterator[Stage]:
-    """The plain stages, if the loss reaches what is to be updated.
+def check(context: Context) -> None:
+    """The loss must reach what is to be updated.
 
     Raises:
         ConfigError: the model has no such layer, or nothing below it is updated.
@@ -112,7 +91,6 @@ def stages(context: Context) -> Iterator[Stage]:
     below = {id(parameter) for parameter in parameters_below(context.model, layer)}
     if not any(id(parameter) in below for parameter in context.parameters):
         raise ConfigError("layer", layer, "`train` updates nothing below it")
-    yield from _PLAIN.plan(context)
 
 
-METHOD = Method(Settings, stages=stages, needs_reference=True)
+METHOD = Method(Settings, forget_loss=rmu_loss, check=check, needs_reference=True)

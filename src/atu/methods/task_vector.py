@@ -32,8 +32,10 @@ class Settings(MethodSettings):
         super().__post_init__()
         if not self.alphas or any(a >= b for a, b in pairwise(self.alphas)):
             raise ValueError(f"alphas must be a list that rises strictly, not {self.alphas}")
-        if self.retain.term != "none":
-            raise ValueError("a task vector is no loss: nothing is added to it; retain: none, 0")
+        if self.retain.weights():
+            raise ValueError(
+                "a task vector is no loss: nothing is added to it; give `retain` no weight"
+            )
         if isinstance(self.train, Lora):
             raise ValueError("task vectors are differences of weights; train.update: not lora")
 

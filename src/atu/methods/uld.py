@@ -27,19 +27,18 @@ from typing import Literal
 
 from torch import Tensor
 
-from atu.bounds import STRICT, Count, Fraction, NonNegative, Positive
+from atu.bounds import Count, Fraction, NonNegative
 from atu.errors import ConfigError
 from atu.losses import masked_mean, mean_nll
-from atu.methods.base import Context, Method, Stage, done
+from atu.methods.base import Context, Method, OptimizerSettings, Stage, done
 from atu.models.guards import LogitDifference
 from atu.models.llm import decoder_layers
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The assistant, its training, and how it is subtracted."""
+class Settings(OptimizerSettings):
+    """The assistant and how it is subtracted; the optimizer trains the assistant."""
 
-    __pydantic_config__ = STRICT
     loss: Literal["uld"]
     layers: Count
     """Decoder layers of the assistant."""
@@ -49,15 +48,6 @@ class Settings:
     """Share of the largest probability below which a token keeps its logit; 0 subtracts all."""
     uniform_weight: NonNegative
     """Weight of the uniform term on retain texts."""
-    steps: Count
-    """Optimizer steps of the assistant."""
-    learning_rate: Positive
-    optimizer: Literal["adamw", "sgd"]
-    weight_decay: NonNegative
-    clip: Positive
-    """Largest norm of the gradient."""
-    batch_size: Count
-    """Texts per batch, of the forget and of the retain corpus each."""
 
 
 def uniform_divergence(logits: Tensor, mask: Tensor) -> Tensor:
@@ -84,16 +74,20 @@ def assistant_loss(context: Context, guard: LogitDifference) -> tuple[Tensor, di
     return remember + context.settings.uniform_weight * uniform, parts
 
 
-def stages(context: Context) -> Iterator[Stage]:
-    """Train the assistant and attach the guard.
+def check(context: Context) -> None:
+    """The assistant copies layers that the model has.
 
     Raises:
         ConfigError: the model does not have that many layers.
     """
-    settings = context.settings
     most = len(decoder_layers(context.model))
-    if settings.layers > most:
-        raise ConfigError("layers", settings.layers, f"the model has {most} to copy")
+    if context.settings.layers > most:
+        raise ConfigError("layers", context.settings.layers, f"the model has {most} to copy")
+
+
+def stages(context: Context) -> Iterator[Stage]:
+    """Train the assistant and attach the guard."""
+    settings = context.settings
     guard = LogitDifference.of(context.model, settings.layers, settings.alpha, settings.top)
     yield Stage(
         name="assistant",
@@ -108,4 +102,4 @@ def stages(context: Context) -> Iterator[Stage]:
     yield done("difference")
 
 
-METHOD = Method(Settings, stages=stages, keeps_weights=True)
+METHOD = Method(Settings, stages=stages, check=check, keeps_weights=True)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from atu.bounds import NonNegative
 from atu.data.batches import Batch
-from atu.distillation import distillation_loss
-from atu.losses import IGNORE
+from atu.losses import IGNORE, distillation_loss
 from atu.methods.base import Context, Method, PlainSettings
 
 

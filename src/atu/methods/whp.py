@@ -19,7 +19,7 @@ from torch import Tensor
 
 from atu.bounds import Count, NonNegative, Positive
 from atu.data.batches import Batch
-from atu.distillation import distillation_loss
+from atu.losses import distillation_loss
 from atu.methods.base import Context, Method, PlainSettings, Stage
 from atu.reinforced import reinforce, reinforced_copy
 

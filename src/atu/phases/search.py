@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from atu.artifacts import Artifact, write_folder, write_json, write_jsonl
 from atu.config import Choices, Search, Span, Unlearn
-from atu.errors import EvaluationError, TrainingError
+from atu.errors import EvaluationError, MethodError
 from atu.models.llm import load_lm
 from atu.progress import Progress
 from atu.seeding import child_seed
-from atu.spaces import CHOSEN, chosen_values, value_at, with_values
+from atu.spaces import CHOSEN, search_row, value_at, with_values
 from atu.unlearning import Inputs, require_inputs, run_method
 
 if TYPE_CHECKING:
@@ -59,12 +59,7 @@ def run(out: Path, section: Search, unlearn: Unlearn, method: str, inputs: Input
 
 def run_shared(out: Path, section: Search, finished: Sequence[Artifact]) -> None:
     """Write `search.json`: per model and method what was chosen and what the search cost."""
-    rows = [
-        found.cell
-        | {"values": chosen_values(found)}
-        | {key.split("/")[1]: value for key, value in found.metrics().items()}
-        for found in finished
-    ]
+    rows = [search_row(found) for found in finished]
     inputs = {f"{a.cell['model']}/{a.cell['method']}": a for a in finished}
     params = section.model_dump(mode="json")
     with write_folder(out, PHASE, cell={"model": None}, params=params, inputs=inputs) as job:
@@ -128,24 +123,11 @@ def _try(
     settings = with_values(method, asdict(unlearn.methods[method]), values)
     model, tokenizer = load_lm(inputs.lm.subfolder("model"))
     try:
-        outcome = run_method(
-            model,
-            tokenizer,
-            settings,
-            inputs,
-            probes=unlearn.probes,
-            keep=unlearn.keep,
-            reference_compat=unlearn.reference_compat,
-            seed=section.seed,
-        )
-    except (TrainingError, EvaluationError) as error:
-        return {"selection": 0.0, "error": str(error), "point": {}} | dict.fromkeys(COSTS, 0)
-    found = outcome.metrics()
-    return {
-        "selection": outcome.kept["selection"],
-        "error": None,
-        "point": outcome.kept,
-    } | {name: found[f"unlearn/{name}/all"] for name in COSTS}
+        outcome = run_method(model, tokenizer, settings, unlearn, inputs, section.seed)
+    except MethodError as error:
+        return {"selection": 0.0, "error": str(error), "point": {}} | error.cost
+    selection = outcome.kept["selection"]
+    return {"selection": selection, "error": None, "point": outcome.kept} | outcome.cost
 
 
 def best_trial(trials: Sequence[dict[str, Any]], method: str) -> dict[str, Any]:

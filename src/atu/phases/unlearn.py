@@ -42,16 +42,7 @@ def run(
     given = inputs.present() | ({"search": searched} if searched else {})
     with write_folder(out, PHASE, cell=cell, params=params, inputs=given) as job:
         model, tokenizer = load_lm(inputs.lm.subfolder("model"))
-        outcome = run_method(
-            model,
-            tokenizer,
-            settings,
-            inputs,
-            probes=section.probes,
-            keep=section.keep,
-            reference_compat=section.reference_compat,
-            seed=seed,
-        )
+        outcome = run_method(model, tokenizer, settings, section, inputs, seed)
         save_lm(model, tokenizer, job.path("model"))
         write_jsonl(job.path("trace.jsonl"), outcome.trace.rows)
         write_jsonl(job.path("trajectory.jsonl"), outcome.trajectory)

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from atu.data.batches import BatchStream, EncodedText
-from atu.methods.base import Context, RetainTerm
+from atu.methods.base import Context, Retain
 from atu.models.trainable import All
 
+NO_RETAIN = {"nll": 0.0, "kl": 0.0, "states": 0.0, "layer": None}
 BASE = {
     "steps": 10,
     "evaluations": 3,
@@ -51,13 +52,12 @@ def given_probabilities():
 
 @pytest.fixture
 def make_settings():
-    """Settings of a method's class, of `BASE` what the class has; `retain` is a pair of term and
-    weight."""
+    """Settings of a method's class, of `BASE` what the class has; `retain` holds what is not 0."""
 
-    def make(kind, retain=("none", 0.0), **own):
+    def make(kind, retain=None, **own):
         known = {field.name for field in dataclasses.fields(kind)}
         base = {name: value for name, value in BASE.items() if name in known}
-        return kind(**(base | {"retain": RetainTerm(*retain)} | own))
+        return kind(**(base | {"retain": Retain(**(NO_RETAIN | (retain or {})))} | own))
 
     return make
 

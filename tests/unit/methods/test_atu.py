@@ -299,7 +299,7 @@ def test_the_hinge_counts_the_subject_alone(named, given_cosines):
     expected = sum(token / 10 - 0.5 for token in name) / 7
     assert next(stages(ctx)).loss()[0].item() == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ConfigError, match="reference_compat counts every position"):
-        next(stages(named(0, reference_compat=True)))
+        next(METHOD.plan(named(0, reference_compat=True)))
 
 
 def test_cosines_are_measured_where_the_hinge_counts(named, given_cosines):

@@ -6,17 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atu.data.batches import Batch, EncodedText
+from atu.errors import ConfigError
 from atu.methods.base import (
     Method,
     MethodSettings,
     PlainSettings,
-    RetainTerm,
+    Retain,
     combined_loss,
     done,
-    retain_loss,
+    retain_terms,
     split_steps,
     wants_reference,
 )
+from atu.models.llm import decoder_layers, hidden_states, parameters_below
 
 BATCH = Batch(
     input_ids=torch.tensor([[1, 5, 6, 7], [1, 9, 0, 0]]),
@@ -80,20 +82,46 @@ def test_a_method_without_loss_and_stages_plans_nothing(make_settings, make_cont
 
 def test_combined_loss_adds_the_weighted_retain_term(make_settings, make_context):
     """Forget loss 2, retain loss r, weight 3: 2 + 3 r, and both parts are traced."""
-    context = make_context(make_settings(PlainSettings, retain=("nll", 3.0)))
+    context = make_context(make_settings(PlainSettings, retain={"nll": 3.0}))
     context.retain = iter([BATCH])
-    expected = retain_loss(context, BATCH).item()
+    expected = retain_terms(context, BATCH)["nll"].item()
     value, parts = combined_loss(context, lambda ctx, batch: torch.tensor(2.0))
     assert expected > 0
     assert value.item() == pytest.approx(2 + 3 * expected)
-    assert parts == {"forget": 2.0, "retain": pytest.approx(expected)}
+    assert parts == {"forget": 2.0, "retain_nll": pytest.approx(expected)}
 
 
-@pytest.mark.parametrize(("term", "weight"), [("none", 1.0), ("nll", 0.0), ("kl", 0.0)])
-def test_term_and_weight_must_agree(term, weight):
-    """A weight without a term, or a term without weight, would be read as a retain term."""
-    with pytest.raises(ValueError, match=f"'{term}' with weight {weight}: `none` goes with 0"):
-        RetainTerm(term, weight)
+def test_retain_terms_add_up(make_settings, make_context, tiny_lm):
+    """Forget 2 + 3 nll + 5 kl + 7 states, in one pass; every term is traced unweighted."""
+    retain = {"nll": 3.0, "kl": 5.0, "states": 7.0, "layer": 1}
+    own = {"model": tiny_lm(seed=0), "reference": tiny_lm(seed=1)}
+    context = make_context(make_settings(PlainSettings, retain=retain), **own)
+    context.retain = iter([BATCH])
+    alone = {}
+    for name in ("nll", "kl", "states"):
+        single = {name: 1.0} | ({"layer": 1} if name == "states" else {})
+        (alone[name],) = retain_terms(
+            make_context(make_settings(PlainSettings, retain=single), **own), BATCH
+        ).values()
+    value, parts = combined_loss(context, lambda ctx, batch: torch.tensor(2.0))
+    assert value.item() == pytest.approx(
+        2 + sum(retain[name] * found.item() for name, found in alone.items()), rel=1e-5
+    )
+    assert parts == {"forget": 2.0} | {
+        f"retain_{name}": pytest.approx(found.item(), rel=1e-5) for name, found in alone.items()
+    }
+
+
+@pytest.mark.parametrize(("states", "layer"), [(1.0, None), (0.0, 1)])
+def test_held_states_need_their_layer(states, layer):
+    """A weight without a layer holds nothing; a layer without weight would be read as held."""
+    with pytest.raises(ValueError, match=f"states = {states:g} with layer = {layer}: "):
+        Retain(nll=1.0, kl=0.0, states=states, layer=layer)
+
+
+def test_only_terms_with_a_weight_count():
+    assert Retain(nll=0.0, kl=0.0, states=0.0, layer=None).weights() == {}
+    assert Retain(nll=0.5, kl=0.0, states=2.0, layer=1).weights() == {"nll": 0.5, "states": 2.0}
 
 
 @pytest.mark.parametrize(("kind", "has"), [(MethodSettings, False), (PlainSettings, True)])
@@ -108,7 +136,7 @@ def test_mudman_stands_around_the_forget_gradient(make_settings, make_context, t
     updated; nothing goes to the rest."""
     model = tiny_lm()
     chosen = list(model.model.layers[1].parameters())
-    settings = make_settings(PlainSettings, retain=("nll", 3.0), wrapper="mudman")
+    settings = make_settings(PlainSettings, retain={"nll": 3.0}, wrapper="mudman")
     context = make_context(settings, model=model, parameters=chosen)
 
     def forget(ctx, batch):
@@ -118,16 +146,16 @@ def test_mudman_stands_around_the_forget_gradient(make_settings, make_context, t
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, chosen)])
 
     first = next(context.forget)
-    f, r = gradient(forget(context, first)), gradient(retain_loss(context, BATCH))
+    f, r = gradient(forget(context, first)), gradient(retain_terms(context, BATCH)["nll"])
     kept = torch.where(f * r > 0, f, torch.zeros(()))
     assert 0 < (kept != 0).sum() < len(kept)
     expected = kept / kept.norm() + 3 * r
     context.forget, context.retain = iter([first]), iter([BATCH])
     value, parts = combined_loss(context, forget)
-    assert value.item() == pytest.approx(parts["forget"] + 3 * parts["retain"])
+    assert value.item() == pytest.approx(parts["forget"] + 3 * parts["retain_nll"])
     assert parts == {
         "forget": pytest.approx(forget(context, first).item()),
-        "retain": pytest.approx(retain_loss(context, BATCH).item()),
+        "retain_nll": pytest.approx(retain_terms(context, BATCH)["nll"].item()),
     }
     value.backward()
     found = torch.cat([p.grad.flatten() for p in chosen])
@@ -137,9 +165,9 @@ def test_mudman_stands_around_the_forget_gradient(make_settings, make_context, t
 
 def test_mudman_needs_a_retain_term(make_settings):
     """There would be no gradient to agree with."""
-    with pytest.raises(ValueError, match="give `retain` a term"):
+    with pytest.raises(ValueError, match="give `retain` a weight"):
         make_settings(PlainSettings, wrapper="mudman")
-    make_settings(PlainSettings, retain=("kl", 1.0), wrapper="mudman")
+    make_settings(PlainSettings, retain={"kl": 1.0}, wrapper="mudman")
 
 
 def test_an_edit_without_steps_is_a_point():
@@ -192,10 +220,10 @@ def test_forget_and_retain_batches_are_not_mixed_up(make_settings, make_context)
 def test_retain_nll(make_settings, make_context):
     """Scored are token 6 after position 1 and token 7 after position 2 of the first text, and token
     9 after position 0 of the second: the mean of the three, added up one by one."""
-    context = make_context(make_settings(PlainSettings, retain=("nll", 1.0)))
+    context = make_context(make_settings(PlainSettings, retain={"nll": 1.0}))
     log_p = log_probabilities(context.model)
     expected = -(log_p[0][1][6] + log_p[0][2][7] + log_p[1][0][9]) / 3
-    assert retain_loss(context, BATCH).item() == pytest.approx(expected, rel=1e-5)
+    assert retain_terms(context, BATCH)["nll"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_retain_kl(make_settings, make_context, tiny_lm):
@@ -203,14 +231,14 @@ def test_retain_kl(make_settings, make_context, tiny_lm):
     positions; computed one by one from the two models' probabilities."""
     original = tiny_lm(seed=1)
     context = make_context(
-        make_settings(PlainSettings, retain=("kl", 1.0)), model=tiny_lm(seed=0), reference=original
+        make_settings(PlainSettings, retain={"kl": 1.0}), model=tiny_lm(seed=0), reference=original
     )
     log_p, log_q = log_probabilities(original), log_probabilities(context.model)
     total = 0.0
     for row, position in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]:
         p, q = torch.tensor(log_p[row][position]), torch.tensor(log_q[row][position])
         total += float((p.exp() * (p - q)).sum())
-    value = retain_loss(context, BATCH)
+    value = retain_terms(context, BATCH)["kl"]
     assert value.item() == pytest.approx(total / 6, rel=1e-4)
     value.backward()
     assert all(p.grad is None for p in original.parameters())
@@ -218,17 +246,47 @@ def test_retain_kl(make_settings, make_context, tiny_lm):
 
 
 def test_retain_kl_is_zero_at_the_original(make_settings, make_context):
-    context = make_context(make_settings(PlainSettings, retain=("kl", 1.0)))
-    value = retain_loss(context, BATCH)
+    context = make_context(make_settings(PlainSettings, retain={"kl": 1.0}))
+    value = retain_terms(context, BATCH)["kl"]
     assert value.item() == pytest.approx(0, abs=1e-6)
 
 
+def test_retain_states(make_settings, make_context, tiny_lm):
+    """Squared distance per entry of hidden states 1 to the original's, averaged over a text's real
+    tokens, then over the two texts; gradients reach the layers below it alone."""
+    original = tiny_lm(seed=1)
+    settings = make_settings(PlainSettings, retain={"states": 1.0, "layer": 1})
+    context = make_context(settings, model=tiny_lm(seed=0), reference=original)
+    inputs = (BATCH.input_ids, BATCH.attention_mask, 1)
+    error = (hidden_states(context.model, *inputs) - hidden_states(original, *inputs)).square()
+    expected = (error[0, :4].mean() + error[1, :2].mean()).item() / 2
+    value = retain_terms(context, BATCH)["states"]
+    assert value.item() == pytest.approx(expected, rel=1e-5) and expected > 0
+    value.backward()
+    reached = {id(p) for p in context.model.parameters() if p.grad is not None}
+    assert reached == {id(p) for p in parameters_below(context.model, 1)}
+
+
+def test_states_that_the_model_has_not(make_settings, make_context, tiny_lm):
+    """The last ones are after the final norm."""
+    count = len(decoder_layers(tiny_lm()))
+    settings = make_settings(PlainSettings, retain={"states": 1.0, "layer": count})
+    with pytest.raises(ConfigError, match=rf"retain.layer = {count}: .* 1..{count - 1}"):
+        retain_terms(make_context(settings), BATCH)
+
+
 @pytest.mark.parametrize(
-    ("needs", "term", "expected"),
-    [(False, "none", False), (False, "nll", False), (False, "kl", True), (True, "none", True)],
+    ("needs", "retain", "expected"),
+    [
+        (False, {}, False),
+        (False, {"nll": 1.0}, False),
+        (False, {"kl": 1.0}, True),
+        (False, {"states": 1.0, "layer": 1}, True),
+        (True, {}, True),
+    ],
 )
-def test_wants_reference(make_settings, needs, term, expected):
-    settings = make_settings(PlainSettings, retain=(term, float(term != "none")))
+def test_wants_reference(make_settings, needs, retain, expected):
+    settings = make_settings(PlainSettings, retain=retain)
     assert wants_reference(Method(PlainSettings, needs_reference=needs), settings) is expected
 
 

@@ -5,7 +5,8 @@ import torch
 
 from atu.data.batches import Batch
 from atu.errors import ConfigError
-from atu.methods.rmu import METHOD, Settings, activation_error, control_vector, rmu_loss
+from atu.losses import activation_error
+from atu.methods.rmu import METHOD, Settings, control_vector, rmu_loss
 from atu.models.llm import hidden_states
 from atu.models.trainable import Layers, make_trainable
 
@@ -21,17 +22,6 @@ def make(make_settings, make_context):
         return make_context(settings, **own)
 
     return make
-
-
-def test_error_by_hand():
-    """The states of the docstring: texts of mean 1.5 and 1."""
-    hidden = torch.tensor([[[1.0, 3.0], [0.0, 0.0]], [[2.0, 0.0], [9.0, 9.0]]])
-    mask = torch.tensor([[1, 1], [1, 0]])
-    assert activation_error(hidden, torch.tensor([1.0, 1.0]), mask).item() == 1.25
-
-
-def test_a_text_without_tokens_counts_nothing():
-    assert activation_error(torch.ones(1, 2, 3), torch.zeros(3), torch.zeros(1, 2)).item() == 0
 
 
 def test_control_vector():

@@ -98,7 +98,7 @@ def test_the_copy_learns_and_the_model_forgets(settings, make_context):
     [
         ({"alphas": []}, r"rises strictly, not \[\]"),
         ({"alphas": [1.0, 1.0]}, r"rises strictly, not \[1.0, 1.0\]"),
-        ({"retain": ("nll", 1.0)}, "a task vector is no loss"),
+        ({"retain": {"nll": 1.0}}, "a task vector is no loss"),
         ({"train": Lora("lora", rank=2, alpha=2)}, "differences of weights"),
     ],
 )

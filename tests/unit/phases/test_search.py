@@ -5,12 +5,13 @@ import pytest
 
 from atu.artifacts import MANIFEST, Artifact
 from atu.config import Choices, Search, Span
-from atu.errors import EvaluationError, TrainingError
+from atu.errors import EvaluationError, MethodError
 from atu.phases import search, unlearn
 from atu.spaces import chosen_settings
 from atu.training import Trace
 from atu.unlearning import Inputs, Outcome
 
+COST = {"model_steps": 2, "predictor_steps": 1, "tokens": 10}
 RATE = Span(low=1e-5, high=1e-3, log=True)
 
 
@@ -33,12 +34,12 @@ def scored(monkeypatch):
     def use(score):
         tried = []
 
-        def fake(model, tokenizer, settings, inputs, **options):
-            tried.append((settings, options))
+        def fake(model, tokenizer, settings, section, inputs, seed):
+            tried.append((settings, section, seed))
             value = score(settings)
             if isinstance(value, Exception):
                 raise value
-            return Outcome(Trace(), [], {"selection": value, "step": 1}, {}, tokens=10)
+            return Outcome(Trace(), [], {"selection": value, "step": 1}, {}, COST)
 
         monkeypatch.setattr(search, "run_method", fake)
         return tried
@@ -62,19 +63,20 @@ def test_the_first_trial_has_the_files_own_values(scored, searched, section):
     searched()
     assert len(tried) == section.trials
     assert (tried[0][0].learning_rate, tried[0][0].batch_size) == (1e-4, 4)
-    assert all(1e-5 <= s.learning_rate <= 1e-3 and s.batch_size in (2, 4) for s, _ in tried)
-    assert len({(s.learning_rate, s.batch_size) for s, _ in tried}) > 1
+    assert all(1e-5 <= s.learning_rate <= 1e-3 and s.batch_size in (2, 4) for s, *_ in tried)
+    assert len({(s.learning_rate, s.batch_size) for s, *_ in tried}) > 1
 
 
 def test_the_best_is_chosen_and_costs_are_summed(scored, searched):
     """The smaller the rate, the better: the best of the tried; every trial cost 10 tokens."""
     tried = scored(lambda settings: 1 - settings.learning_rate * 500)
     found = searched()
-    best = min(settings.learning_rate for settings, _ in tried)
+    best = min(settings.learning_rate for settings, *_ in tried)
     assert chosen_settings(found, "ga").learning_rate == best
     assert found.metrics()["search/selection/select"] == pytest.approx(1 - best * 500)
     assert found.metrics()["search/selection_first/select"] == pytest.approx(0.95)
-    assert found.metrics()["search/tokens/all"] == 40
+    totals = {name: found.metrics()[f"search/{name}/all"] for name in COST}
+    assert totals == {"model_steps": 8, "predictor_steps": 4, "tokens": 40}
     assert found.metrics()["search/failed/all"] == 0
 
 
@@ -91,16 +93,17 @@ def test_the_same_seed_tries_the_same(scored, searched):
 
 
 def test_a_trial_that_diverges_scores_nothing(scored, searched):
-    """And is never chosen, although the others score as little."""
-    scored(lambda s: TrainingError("loss nan") if s.learning_rate == 1e-4 else 0.0)
+    """And is never chosen, although the others score as little; what it had cost counts."""
+    scored(lambda s: MethodError("loss nan", COST) if s.learning_rate == 1e-4 else 0.0)
     found = searched()
+    assert found.metrics()["search/tokens/all"] == 40
     assert found.metrics()["search/failed/all"] == 1
     assert chosen_settings(found, "ga").learning_rate != 1e-4
     assert found.read_jsonl("trials.jsonl")[0]["error"] == "loss nan"
 
 
 def test_a_search_without_a_result_fails(tmp_path, scored, searched):
-    scored(lambda settings: EvaluationError("no answers"))
+    scored(lambda settings: MethodError("no answers", COST))
     with pytest.raises(EvaluationError, match="search ga: all trials failed; the last: no answers"):
         searched()
     assert list(tmp_path.iterdir()) == []

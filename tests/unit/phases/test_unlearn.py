@@ -4,7 +4,7 @@ import pytest
 
 from atu import unlearning
 from atu.artifacts import MANIFEST, Artifact
-from atu.errors import ConfigError, TrainingError
+from atu.errors import ConfigError, MethodError
 from atu.phases import unlearn
 from atu.phases.unlearn import Inputs
 
@@ -123,7 +123,7 @@ def test_other_methods_need_no_alignment(unlearned, inputs):
 
 def test_a_diverging_run_leaves_no_result(tmp_path, unlearned):
     """The first step of this size takes the weights out of what a float can hold."""
-    with pytest.raises(TrainingError, match=r"stretch 1: .* at step 2; lower the learning rate"):
+    with pytest.raises(MethodError, match=r"stretch 1: .* at step 2; lower the learning rate"):
         unlearned("ga", learning_rate=1e38, optimizer="sgd")
     assert list(tmp_path.iterdir()) == []
 
