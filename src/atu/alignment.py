@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from atu.artifacts import Artifact
-from atu.data.batches import length_sorted_batches
+from atu.checkpoints import Keeper
+from atu.data.batches import length_sorted_batches, pass_over
 from atu.losses import alignment_loss
 from atu.models.llm import frozen, hidden_states
 from atu.models.predictor import (
@@ -23,7 +25,7 @@ from atu.models.predictor import (
     load_predictor,
 )
 from atu.seeding import child_seed, generator
-from atu.training import Trace, make_optimizers, run_steps, warmup_linear
+from atu.training import LossFunction, make_optimizers, run_steps, warmup_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -109,24 +111,32 @@ def cache_hidden_states(
 def alignment_step(
     predictor: EmbeddingPredictor,
     data: AlignmentData,
-    states: Sequence[Tensor],
+    states: Sequence[Tensor] | Callable[[], Sequence[Tensor]],
     texts: Sequence[int],
     batch_tokens: int,
     rng: np.random.Generator,
-) -> Callable[[], tuple[Tensor, dict[str, float]]]:
-    """The loss of the next batch of `texts`, to be called once per step.
+) -> tuple[LossFunction, Callable[[int], None]]:
+    """The loss of the next batch of `texts`, to be called once per step, and what passes over so
+    many batches.
 
     Batches hold texts of similar length and at most `batch_tokens` padded tokens.
+
+    Args:
+        states: hidden states of every text, or what computes them: called when the first batch is
+            asked for.
     """
-    lengths = [len(states[i]) for i in texts]
+    lengths = [len(data.token_ids[i]) for i in texts]
     batches = length_sorted_batches(lengths, batch_tokens, len(texts), rng)
+    computed: list[Sequence[Tensor]] = []
 
     def loss() -> tuple[Tensor, dict[str, float]]:
+        if not computed:
+            computed.append(states() if callable(states) else states)
         chosen = [texts[i] for i in next(batches)]
-        value = batch_loss(predictor, data, states, chosen)
+        value = batch_loss(predictor, data, computed[0], chosen)
         return value, {"cosine": 1 - value.item()}
 
-    return loss
+    return loss, partial(pass_over, batches)
 
 
 def train_predictor(
@@ -138,7 +148,7 @@ def train_predictor(
     *,
     seed: int,
     label: str,
-    trace: Trace,
+    keeper: Keeper,
 ) -> None:
     """Align a predictor with the frozen model whose hidden states are given; eval mode afterwards.
 
@@ -147,14 +157,17 @@ def train_predictor(
     torch.manual_seed(child_seed(seed, "align", "dropout"))
     predictor.train()
     rng = generator(seed, "align", "batches")
-    loss = alignment_step(predictor, data, states, texts, params["batch_tokens"], rng)
+    loss, seek = alignment_step(predictor, data, states, texts, params["batch_tokens"], rng)
     run_steps(
         label,
         params["steps"],
         loss,
         make_optimizers("adamw", list(predictor.parameters()), params["learning_rate"]),
         clip=params["clip"],
-        trace=trace,
+        trace=keeper.trace,
+        keeper=keeper,
+        part=label,
+        seek=seek,
         schedule=warmup_linear(params["warmup"]),
     )
     predictor.eval()

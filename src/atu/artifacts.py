@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from atu.checkpoints import Store, code_digest
 from atu.errors import ArtifactError
-from atu.provenance import collect_provenance
+from atu.provenance import collect_provenance, library_versions
 
 SCHEMA = "atu-manifest-1"
 MANIFEST = "manifest.json"
@@ -144,6 +145,8 @@ class Job:
     """What a phase fills in while it writes its folder."""
 
     folder: Path
+    checkpoints: Store
+    """Where a long phase may save on the way; removed when the folder is whole."""
     metrics: dict[str, float] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     """What a person may want to know and no result depends on; goes to `provenance.json`."""
@@ -182,12 +185,21 @@ def write_folder(
     except OSError as error:
         raise ArtifactError(f"{final}: cannot be written ({error.strerror})") from None
     finish = collect_provenance()
+    identity = {
+        "phase": phase,
+        "cell": dict(cell),
+        "params": dict(params),
+        "inputs": _digests(inputs),
+        "code": code_digest(),
+        "libraries": library_versions(),
+    }
     try:
-        job = Job(scratch)
+        job = Job(scratch, Store(final.parent / f".{final.name}.checkpoints", identity))
         yield job
         _seal(job, phase, dict(cell), dict(params), inputs)
         write_json(scratch / PROVENANCE, finish() | job.notes)
         _replace(scratch, final)
+        job.checkpoints.clear()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -216,10 +228,14 @@ def _seal(
         "phase": phase,
         "cell": cell,
         "params": params,
-        "inputs": {name: artifact.digest for name, artifact in inputs.items()},
+        "inputs": _digests(inputs),
         "artifacts": artifacts,
     }
     write_json(job.folder / MANIFEST, manifest)
+
+
+def _digests(inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    return {name: artifact.digest for name, artifact in inputs.items()}
 
 
 def _replace(scratch: Path, final: Path) -> None:

@@ -7,13 +7,14 @@ Snakemake calls these; a person can too. Heavy libraries are imported inside the
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from atu.errors import AtuError, ConfigError
+from atu.errors import AtuError, ConfigError, StoppedError
 
 app = typer.Typer(
     help="Make a language model forget a concept by Align-then-Unlearn, and prove that it forgot.",
@@ -38,15 +39,23 @@ def _input(phase: str) -> Any:
 DEFAULT_PARAMS = Path("params.yaml")
 
 
+CHECKPOINTED = ("pretrain", "align", "search", "unlearn")
+"""Phases that train long enough to be asked to stop, and to go on later."""
+
+
 def _start(params: Path, phase: str, threads: int = 1) -> Any:
     """The checked section of a phase, with threads, determinism and offline mode set up."""
-    return getattr(_start_all(params, threads), phase)
+    return getattr(_start_all(params, phase, threads), phase)
 
 
-def _start_all(params: Path, threads: int) -> Any:
+def _start_all(params: Path, phase: str, threads: int) -> Any:
+    from atu.checkpoints import Interval, Stop
     from atu.config import load_params
 
     loaded = load_params(params)
+    if phase in CHECKPOINTED:
+        Interval.from_environment()
+        Stop.listen()
     _quiet_libraries()
     import torch
 
@@ -177,7 +186,7 @@ def search(
     threads: Threads = 1,
 ) -> None:
     """A method's settings by trials on `select` questions; or a table of --finished searches."""
-    loaded = _start_all(params, threads)
+    loaded = _start_all(params, "search", threads)
     from atu.phases import search as phase
 
     section = loaded.search
@@ -413,6 +422,9 @@ def main() -> None:
     """Run the command line; errors a user can cause are one message and exit code 2."""
     try:
         app()
+    except StoppedError as error:
+        print(f"atu: {error}", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except AtuError as error:
         print(f"atu: {error}", file=sys.stderr)
         sys.exit(2)

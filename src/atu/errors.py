@@ -20,6 +20,10 @@ class ArtifactError(AtuError):
     """A folder is not what its manifest says: missing, truncated, altered or of another phase."""
 
 
+class StoppedError(AtuError):
+    """The process was asked to stop (SIGTERM) and did, at a step after which it can go on."""
+
+
 class TrainingError(AtuError):
     """Training cannot go on: a loss or a gradient is not finite."""
 

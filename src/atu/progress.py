@@ -18,10 +18,11 @@ class Progress:
     end, with step, values and rate, so that a log file stays readable.
     """
 
-    def __init__(self, label: str, total: int) -> None:
-        self.label, self.total, self.done = label, total, 0
+    def __init__(self, label: str, total: int, done: int = 0) -> None:
+        self.label, self.total, self.done = label, total, done
+        self._before = done
         self._start = self._last = time.monotonic()
-        self._bar = tqdm(total=total, desc=label) if sys.stderr.isatty() else None
+        self._bar = tqdm(total=total, initial=done, desc=label) if sys.stderr.isatty() else None
 
     def update(self, values: Mapping[str, float] | None = None, count: int = 1) -> None:
         """Count `count` steps and show `values`."""
@@ -36,7 +37,7 @@ class Progress:
             self._line(values or {}, now)
 
     def _line(self, values: Mapping[str, float], now: float) -> None:
-        rate = self.done / max(now - self._start, 1e-9)
+        rate = (self.done - self._before) / max(now - self._start, 1e-9)
         shown = "".join(f"  {name} {value:.4g}" for name, value in values.items())
         print(
             f"{self.label}: step {self.done}/{self.total}{shown}  {rate:.1f}/s",

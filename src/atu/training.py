@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from atu.checkpoints import Keeper
 from atu.errors import TrainingError
 from atu.progress import Progress
 
@@ -91,6 +92,9 @@ def run_steps(
     *,
     clip: float,
     trace: Trace,
+    keeper: Keeper | None = None,
+    part: str = "model",
+    seek: Callable[[int], None] | None = None,
     schedule: Callable[[float], float] = constant,
     accumulate: int = 1,
 ) -> None:
@@ -100,18 +104,26 @@ def run_steps(
         label: names the work in progress lines, traces and errors.
         loss: gives a scalar and the numbers to trace.
         clip: largest gradient norm over all parameters.
+        keeper: saves on the way, and says how many steps were taken before the process died; None
+            for work too short to be worth it.
+        part: names what is trained; one part may be trained in several stretches.
+        seek: called with that number of steps, to bring what `loss` reads to the same place.
         schedule: factor on every learning rate, of the share of steps done with this one.
         accumulate: micro-batches whose mean gradient makes one step.
 
     Raises:
         TrainingError: loss or gradient norm is not finite; names label and step.
+        StoppedError: the process was asked to stop.
     """
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
-    progress = Progress(label, steps)
+    first = keeper.enter(label, part, parameters, optimizers, steps) if keeper else 0
+    if first and seek is not None:
+        seek(first)
+    progress = Progress(label, steps, done=first)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    for step in range(steps):
+    for step in range(first, steps):
         factor = schedule((step + 1) / steps)
         _set_rates(optimizers, base, factor)
         value, parts = _accumulated(loss, accumulate)
@@ -125,9 +137,17 @@ def run_steps(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         trace.add(
-            stage=label, step=step + 1, loss=value, gradient_norm=norm, rate_factor=factor, **parts
+            stage=label,
+            part=part,
+            step=step + 1,
+            loss=value,
+            gradient_norm=norm,
+            rate_factor=factor,
+            **parts,
         )
         progress.update({"loss": value})
+        if keeper is not None:
+            keeper.stepped(step + 1)
     _set_rates(optimizers, base, 1.0)
     progress.close()
 

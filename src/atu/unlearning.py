@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ from atu.alignment import (
 )
 from atu.artifacts import Artifact
 from atu.batching import BatchSize
+from atu.checkpoints import Keeper, State
 from atu.config import Unlearn
 from atu.data.batches import BatchStream, encode_text
 from atu.data.prompts import part_of
@@ -84,15 +86,71 @@ class Outcome:
         return found | {f"unlearn/{name}/all": value for name, value in self.cost.items()}
 
 
+@dataclass
+class Course:
+    """What a run has come to, as a checkpoint keeps it: its points, and the best of them with the
+    model that it was measured on.
+    """
+
+    context: Context
+    observe: Observer
+    trajectory: list[Point] = field(default_factory=list)
+    best: tuple[Point, dict[str, torch.Tensor]] | None = None
+
+    def capture(self) -> State:
+        """Everything that the next process cannot work out again."""
+        context = self.context
+        values = {
+            "trajectory": self.trajectory,
+            "best": self.best[0] if self.best else None,
+            "streams": [[stream.drawn, stream.tokens] for stream in context.streams],
+            "tokens_before": context.tokens_before,
+            "measured": context.measured,
+            "remembered": context.remembered,
+        }
+        model = self.best[1] if self.best else {}
+        return State(values, {f"best/{name}": value for name, value in model.items()})
+
+    def restore(self, state: State) -> None:
+        """As it was; streams that the method has not made yet leave their tokens."""
+        values, context = state.values, self.context
+        self.trajectory[:] = values["trajectory"]
+        self.observe.before = dict(self.trajectory[0])
+        if values["best"] is not None:
+            kept = {
+                name.removeprefix("best/"): value
+                for name, value in state.tensors.items()
+                if name.startswith("best/")
+            }
+            self.best = values["best"], kept
+        context.measured.update(values["measured"])
+        context.tokens_before = values["tokens_before"]
+        for number, (drawn, tokens) in enumerate(values["streams"]):
+            if number < len(context.streams):
+                context.streams[number].seek(drawn)
+                context.streams[number].tokens = tokens
+            else:
+                context.tokens_before += tokens
+
+    def add(self, point: Point, keep: str) -> None:
+        """One more point; with `keep` `best` the model as it is, if it is the best so far."""
+        self.trajectory.append(point)
+        if keep == "best" and (
+            self.best is None or point["selection"] >= self.best[0]["selection"]
+        ):
+            model = self.context.model.state_dict()
+            self.best = point, {name: value.detach().clone() for name, value in model.items()}
+
+
 def spent(context: Context, trace: Trace) -> dict[str, float]:
     """What a run has cost so far: steps of the model (or of what stands in for it), steps of
     predictors, and real tokens that training read, of every corpus, alignment aside.
     """
-    steps = sum(row.get("part") != "predictor" for row in trace.rows)
+    steps = sum(not row["part"].startswith("predictor") for row in trace.rows)
     return {
         "model_steps": steps,
         "predictor_steps": len(trace.rows) - steps,
-        "tokens": sum(stream.tokens for stream in context.streams),
+        "tokens": context.tokens_before + sum(stream.tokens for stream in context.streams),
     }
 
 
@@ -115,11 +173,13 @@ def run_method(
     section: Unlearn,
     inputs: Inputs,
     seed: int,
+    keeper: Keeper | None = None,
 ) -> Outcome:
     """Run a method on `model`, in place.
 
     Args:
         settings: the method's; of `section` only what holds for every method is read.
+        keeper: saves on the way and resumes; None keeps nothing.
 
     Raises:
         ConfigError: the settings do not suit the model or each other.
@@ -135,14 +195,17 @@ def run_method(
     if hasattr(settings, "train"):
         context.parameters, finish = make_trainable(model, settings.train, hook)
     observe = Observer(context, select_probes(inputs.prepare, section.probes))
-    trace = Trace()
-    trajectory: list[Point] = []
+    keeper = keeper or Keeper(None, Trace())
+    course = Course(context, observe)
+    keeper.capture, keeper.restore = course.capture, course.restore
+    context.remembered.update(keeper.recorded("remembered") or {})
     try:
-        kept = _run_stages(method, context, trace, trajectory, observe, section.keep)
+        kept = _run_stages(method, course, section.keep, keeper)
     except (TrainingError, EvaluationError) as error:
-        raise MethodError(str(error), spent(context, trace)) from error
+        raise MethodError(str(error), spent(context, keeper.trace)) from error
     finish()
-    return Outcome(trace, trajectory, kept, context.measured, spent(context, trace))
+    cost = spent(context, keeper.trace)
+    return Outcome(keeper.trace, course.trajectory, kept, context.measured, cost)
 
 
 def _nothing() -> None:
@@ -214,19 +277,23 @@ def _add_predictors(context: Context, inputs: Inputs) -> None:
 def realign_stages(
     context: Context, data: AlignmentData, align: Mapping[str, Any], steps: int
 ) -> Iterator[Stage]:
-    """Train every predictor on the model as it is now; its hidden states are computed once."""
+    """Train every predictor on the model as it is when the stage begins; its hidden states are
+    computed once.
+    """
     count = context.measured.get("realignments", 0.0)
     context.measured["realignments"] = count + 1
     for layer, predictor in context.predictors.items():
-        states = cache_hidden_states(context.model, data, layer)
+        states = partial(cache_hidden_states, context.model, data, layer)
         rng = generator(context.seed, "unlearn", "realign", str(count), str(layer))
         predictor.requires_grad_(True).train()
+        loss, seek = alignment_step(
+            predictor, data, states, range(len(data)), align["batch_tokens"], rng
+        )
         yield Stage(
             name=f"re-align {int(count) + 1}, layer {layer}",
             steps=steps,
-            loss=alignment_step(
-                predictor, data, states, range(len(data)), align["batch_tokens"], rng
-            ),
+            loss=loss,
+            seek=seek,
             parameters=list(predictor.parameters()),
             learning_rate=align["learning_rate"],
             part=f"predictor {layer}",
@@ -235,36 +302,32 @@ def realign_stages(
         predictor.requires_grad_(False).eval()
 
 
-def _run_stages(
-    method: Method,
-    context: Context,
-    trace: Trace,
-    trajectory: list[Point],
-    observe: Observer,
-    keep: str,
-) -> Point:
+def _run_stages(method: Method, course: Course, keep: str, keeper: Keeper) -> Point:
     """Run the method's stages up to its stopping rule; the point the model is left at: with `keep`
     `last` the last one, with `best` the one with the highest `selection`, the later of equals.
+
+    Where a checkpoint is resumed, stages that were done pass by and their points are the
+    checkpoint's.
     """
-    trajectory.append(observe(0, {}))
+    context = course.context
+    if not keeper.replaying:
+        course.trajectory.append(course.observe(0, {}))
     optimizers: dict[str, list[torch.optim.Optimizer]] = {}
-    best: tuple[Point, dict[str, torch.Tensor]] | None = None
     steps = 0
     for stage in method.plan(context):
-        _run_stage(stage, context, trace, optimizers)
+        _run_stage(stage, context, optimizers, keeper)
         if not stage.evaluate:
             continue
         steps += stage.steps
-        point = observe(steps, stage.facts)
-        trajectory.append(point)
-        if keep == "best" and (best is None or point["selection"] >= best[0]["selection"]):
-            best = point, {k: v.detach().clone() for k, v in context.model.state_dict().items()}
-        if reached(context.settings, point):
+        if keeper.replaying:
+            continue
+        course.add(course.observe(steps, stage.facts), keep)
+        if reached(context.settings, course.trajectory[-1]):
             break
-    if best is None:
-        return trajectory[-1]
-    context.model.load_state_dict(best[1])
-    return best[0]
+    if course.best is None:
+        return course.trajectory[-1]
+    context.model.load_state_dict(course.best[1])
+    return course.best[0]
 
 
 def reached(settings: Any, point: Point) -> bool:
@@ -276,25 +339,25 @@ def reached(settings: Any, point: Point) -> bool:
 def _run_stage(
     stage: Stage,
     context: Context,
-    trace: Trace,
     optimizers: dict[str, list[torch.optim.Optimizer]],
+    keeper: Keeper,
 ) -> None:
     if not stage.steps:
         return
     if stage.part not in optimizers or context.reference_compat:
         optimizers[stage.part] = _optimizers(stage, context.settings)
     context.model.train(stage.part == "model")
-    before = len(trace.rows)
     run_steps(
         stage.name,
         stage.steps,
         stage.loss,
         optimizers[stage.part],
         clip=context.settings.clip,
-        trace=trace,
+        trace=keeper.trace,
+        keeper=keeper,
+        part=stage.part,
+        seek=stage.seek,
     )
-    for row in trace.rows[before:]:
-        row["part"] = stage.part.split()[0]
     if not context.reference_compat:
         context.model.eval()
 

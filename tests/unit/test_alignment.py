@@ -15,6 +15,7 @@ from atu.alignment import (
     evaluate_alignment,
     train_predictor,
 )
+from atu.checkpoints import Keeper
 from atu.models.llm import hidden_states
 from atu.models.predictor import PredictorConfig, build_predictor
 from atu.training import Trace
@@ -90,7 +91,7 @@ def test_alignment_step_batches_texts_of_similar_length(data):
         batches.append(sorted(hidden[:, 0, 0].tolist()))
         return hidden
 
-    step = alignment_step(predictor, data, states, range(3), 4, np.random.default_rng(0))
+    step, _ = alignment_step(predictor, data, states, range(3), 4, np.random.default_rng(0))
     for _ in range(20):
         value, parts = step()
         assert parts == {"cosine": pytest.approx(1 - value.item())}
@@ -146,7 +147,14 @@ def aligned(data):
         states = [torch.randn(len(ids), 4, generator=rng) for ids in data.token_ids]
         trace = Trace()
         train_predictor(
-            predictor, data, states, texts, PARAMS | params, seed=seed, label="here", trace=trace
+            predictor,
+            data,
+            states,
+            texts,
+            PARAMS | params,
+            seed=seed,
+            label="here",
+            keeper=Keeper(None, trace),
         )
         return predictor, trace, states
 

@@ -430,7 +430,7 @@ class TestAtu:
         outcome, _ = run("atu")
         assert [(r["stage"], r["part"], r["step"]) for r in outcome.trace.rows] == [
             ("round 1", "model", 1), ("round 1", "model", 2),
-            ("re-align 1, layer 2", "predictor", 1), ("re-align 1, layer 2", "predictor", 2),
+            ("re-align 1, layer 2", "predictor 2", 1), ("re-align 1, layer 2", "predictor 2", 2),
             ("round 2", "model", 1), ("round 2", "model", 2),
         ]  # fmt: skip
         assert steps_of(outcome.trajectory) == [0, 2, 4]

@@ -21,6 +21,7 @@ from atu.alignment import cache_hidden_states, evaluate_alignment, train_predict
 from atu.attacks.base import Attack, Column, Context, Result, Row, item
 from atu.batching import map_in_batches
 from atu.bounds import STRICT, Count
+from atu.checkpoints import Keeper
 from atu.data.batches import right_padded
 from atu.errors import EvaluationError
 from atu.metrics.internals import mean_concept_cosine, reciprocal_rank
@@ -89,8 +90,9 @@ def fresh(context: Context, layer: int) -> tuple[EmbeddingPredictor, dict[str, f
     texts = range(len(alignment.data))
     params = alignment.params | {"steps": context.settings.steps}
     label = f"fresh predictor at layer {layer}"
+    keeper = Keeper(None, Trace())
     train_predictor(
-        predictor, alignment.data, states, texts, params, seed=seed, label=label, trace=Trace()
+        predictor, alignment.data, states, texts, params, seed=seed, label=label, keeper=keeper
     )
     return predictor, evaluate_alignment(predictor, alignment.data, states, texts, texts)
 

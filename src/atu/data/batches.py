@@ -118,12 +118,25 @@ class BatchStream(Iterator[Batch]):
         self.rng, self.double_shift = rng, double_shift
         self.tokens = 0
         """Real tokens given out so far: what training on this stream has cost."""
+        self.drawn = 0
+        """Batches given out so far."""
         self._order: list[int] = []
 
-    def __next__(self) -> Batch:
+    def _choose(self) -> list[int]:
+        """The numbers of the next batch's texts."""
+        self.drawn += 1
         while len(self._order) < self.batch_size:
             self._order += [int(i) for i in self.rng.permutation(len(self.texts))]
         chosen, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
+        return chosen
+
+    def seek(self, drawn: int) -> None:
+        """Pass over batches until so many have been drawn in all."""
+        while self.drawn < drawn:
+            self._choose()
+
+    def __next__(self) -> Batch:
+        chosen = self._choose()
         batch = collate([self.texts[i] for i in chosen], self.pad_id, self.double_shift)
         self.tokens += sum(len(self.texts[i].ids) for i in chosen)
         return replace(batch, numbers=tuple(chosen))
@@ -147,6 +160,12 @@ def length_sorted_batches(
             batches += _cut(chunk, lengths, tokens)
         for number in rng.permutation(len(batches)):
             yield batches[number]
+
+
+def pass_over(batches: Iterator[Any], count: int) -> None:
+    """Draw so many batches for nothing: where a stream stands that another process has read."""
+    for _ in range(count):
+        next(batches)
 
 
 def _cut(chunk: list[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -127,6 +127,11 @@ def measured_thresholds(context: Context, quantiles: Sequence[float]) -> Tensor:
     return torch.quantile(cosines, torch.tensor(quantiles, dtype=cosines.dtype), dim=1)
 
 
+def measured_now(context: Context, index: int) -> list[float]:
+    """The threshold of one round for every layer, from the cosines as they are."""
+    return measured_thresholds(context, [context.settings.quantiles[index]])[0].tolist()
+
+
 def choose_thresholds(context: Context) -> Tensor:
     """The ladder of cosines, [rounds, layers], from the settings or as measured now.
 
@@ -189,10 +194,12 @@ def stages(context: Context) -> Iterator[Stage]:
     if context.stale and settings.realign_steps:
         assert context.realign is not None
         yield from context.realign(settings.realign_steps)
-    ladder = choose_thresholds(context)
+    ladder = torch.tensor(context.recall("ladder", lambda: choose_thresholds(context).tolist()))
     for index, count in enumerate(split_steps(settings.steps, len(ladder))):
         if index and settings.adaptive:
-            ladder[index] = measured_thresholds(context, [settings.quantiles[index]])[0]
+            ladder[index] = torch.tensor(
+                context.recall(f"round {index + 1}", partial(measured_now, context, index))
+            )
         threshold = ladder[index]
 
         def forget_loss(ctx: Context, batch: Batch, tau: Tensor = threshold) -> Tensor:

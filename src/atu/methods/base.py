@@ -130,12 +130,24 @@ class Context:
     stale: bool = False
     """Whether the predictors were aligned with another model than this one: the original, where an
     earlier request has changed it since."""
+    remembered: dict[str, Any] = field(default_factory=dict)
+    """See `recall`."""
+    tokens_before: int = 0
+    """Tokens that streams had read which this process has not made again."""
     measured: dict[str, float] = field(default_factory=dict)
     """Numbers that a method measured before its first step; they enter the phase's metrics."""
     realign: Callable[[int], Iterator[Stage]] | None = None
     """Stages that train the predictors further on the model as it is, given a number of steps."""
     streams: list[BatchStream] = field(default_factory=list)
     """Every stream that training reads, so that its tokens are counted."""
+
+    def recall(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What `compute` gives, or gave before a checkpoint: for a value that depends on the model
+        between two stages, which a resumed run passes by. It must be something that JSON holds.
+        """
+        if name not in self.remembered:
+            self.remembered[name] = compute()
+        return self.remembered[name]
 
     def stream(
         self, name: str, texts: Sequence[EncodedText], batch_size: int | None = None
@@ -169,6 +181,9 @@ class Stage:
     """What is trained; stages of one part share one optimizer and its state."""
     evaluate: bool = True
     """Whether the stage's end is a point of the trajectory."""
+    seek: Callable[[int], None] | None = None
+    """Passes over what the first so many steps read, where the stage reads more than the context's
+    streams."""
     facts: dict[str, float] = field(default_factory=dict)
     """Numbers that belong to the point, such as the threshold."""
 

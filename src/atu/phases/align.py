@@ -15,6 +15,7 @@ from atu.alignment import (
     train_predictor,
 )
 from atu.artifacts import Artifact, Job, write_folder, write_jsonl
+from atu.checkpoints import Keeper
 from atu.config import Align
 from atu.data.tables import read_table
 from atu.models.llm import load_lm
@@ -57,17 +58,18 @@ def run(
                 f"align/layer_{layer}.recovery/select": value for layer, value in recovery.items()
             }
             layers = [max(layers, key=lambda layer: recovery[layer])]
-        trace = Trace()
+        keeper = Keeper(job.checkpoints, Trace())
         skills = {}
         for layer in layers:
-            scores = align_layer(job, section, model, data, layer, seed, trace)
+            scores = align_layer(job, section, model, data, layer, seed, keeper)
             skills[layer] = scores["skill/held_out"]
             job.metrics |= {f"align/layer_{layer}.{name}": v for name, v in scores.items()}
         if section.choose == "skill":
             best = max(layers, key=lambda layer: skills[layer])
             for layer in set(layers) - {best}:
                 shutil.rmtree(job.folder / layer_folder(layer))
-        write_jsonl(job.path("trace.jsonl"), trace.rows)
+        write_jsonl(job.path("trace.jsonl"), keeper.trace.rows)
+        job.notes["resumed"] = keeper.resumed
 
 
 def trace_target(
@@ -90,7 +92,7 @@ def align_layer(
     data: AlignmentData,
     layer: int,
     seed: int,
-    trace: Trace,
+    keeper: Keeper,
 ) -> dict[str, float]:
     """Train and save the predictor of one hook layer; its scores as `name/split`."""
     states = cache_hidden_states(model, data, layer)
@@ -99,7 +101,7 @@ def align_layer(
     test, train = order[:cut], order[cut:]
     predictor = make_predictor(section, states[0].shape[-1], data.windows.shape[-1], seed)
     params, label = section.model_dump(), f"{PHASE}, layer {layer}"
-    train_predictor(predictor, data, states, train, params, seed=seed, label=label, trace=trace)
+    train_predictor(predictor, data, states, train, params, seed=seed, label=label, keeper=keeper)
     folder = job.path(f"{layer_folder(layer)}/{CONFIG_FILE}").parent
     save_predictor(predictor, folder)
     return {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atu.artifacts import Artifact, write_folder, write_jsonl
 from atu.batching import BatchSize
+from atu.checkpoints import Keeper
 from atu.config import Pretrain
-from atu.data.batches import collate, encode_text, length_sorted_batches
+from atu.data.batches import collate, encode_text, length_sorted_batches, pass_over
 from atu.data.prompts import part_of
 from atu.data.tables import read_table
 from atu.data.worldforms import SHARED_TEXT
@@ -54,7 +56,9 @@ def run(
         tokenizer = train_tokenizer([row["text"] for row in corpus], spec.vocab_size)
         lm = build_lm(_complete(spec.config, tokenizer), child_seed(section.seed, "init"))
         trace = Trace()
-        _train(lm, tokenizer, rows, section, trace)
+        keeper = Keeper(job.checkpoints, trace)
+        _train(lm, tokenizer, rows, section, keeper)
+        job.notes["resumed"] = keeper.resumed
         save_lm(lm, tokenizer, job.path("model"))
         write_jsonl(job.path("trace.jsonl"), trace.rows)
         probes = read_table(shared.file("probes.parquet"))
@@ -74,7 +78,11 @@ def _complete(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
 
 
 def _train(
-    lm: PreTrainedModel, tokenizer: Any, rows: list[dict[str, Any]], section: Pretrain, trace: Trace
+    lm: PreTrainedModel,
+    tokenizer: Any,
+    rows: list[dict[str, Any]],
+    section: Pretrain,
+    keeper: Keeper,
 ):
     """Muon on hidden matrices, AdamW on the rest, over length-sorted batches of whole texts.
 
@@ -110,7 +118,9 @@ def _train(
         loss,
         optimizers,
         clip=section.clip,
-        trace=trace,
+        trace=keeper.trace,
+        keeper=keeper,
+        seek=partial(pass_over, batches),
         schedule=schedule,
     )
     lm.eval()

@@ -7,12 +7,14 @@ proposes settings; the first trial has those of the parameter file.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atu.artifacts import Artifact, write_folder, write_json, write_jsonl
+from atu.checkpoints import State, Store
 from atu.config import Choices, Search, Span, Unlearn
 from atu.errors import EvaluationError, MethodError
 from atu.models.llm import load_lm
@@ -44,8 +46,8 @@ def run(out: Path, section: Search, unlearn: Unlearn, method: str, inputs: Input
     params["unlearn"] = shown | {"methods": {method: shown["methods"][method]}}
     cell = {"model": inputs.lm.cell["model"], "method": method}
     with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs.present()) as job:
-        trials = run_trials(section, unlearn, method, entry, space, inputs)
-        best = best_trial(trials, method)
+        trials = run_trials(section, unlearn, method, entry, space, inputs, job.checkpoints)
+        best = best_trial(trials, method, job.checkpoints)
         write_jsonl(job.path("trials.jsonl"), trials)
         chosen = with_values(method, entry, best["values"])
         write_json(job.path(CHOSEN), {"values": best["values"], "settings": asdict(chosen)})
@@ -78,8 +80,13 @@ def run_trials(
     entry: Mapping[str, Any],
     space: Mapping[str, Span | Choices],
     inputs: Inputs,
+    store: Store,
 ) -> list[dict[str, Any]]:
-    """All trials in order. One that diverges scores 0, which no other can fall below."""
+    """All trials in order. One that diverges scores 0, which no other can fall below.
+
+    Every finished trial is checkpointed: the sampler proposes the same again, and is told what was
+    found.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -92,13 +99,22 @@ def run_trials(
     )
     progress = Progress(f"search {method}", section.trials)
     trials: list[dict[str, Any]] = []
+    before = store.load()
+    done = before.values["trials"] if before else []
+    if done:
+        print(f"resumed from trial {len(done)} of {section.trials}", file=sys.stderr)
     for number in range(section.trials):
         proposed = study.ask()
         values = {key: suggest(proposed, key, allowed) for key, allowed in space.items()}
-        found = _try(section, unlearn, method, values, inputs)
-        study.tell(proposed, found["selection"])
-        trials.append({"trial": number, "values": values} | found)
-        progress.update({"selection": found["selection"]})
+        if number < len(done):
+            trial = done[number]
+        else:
+            found = _try(section, unlearn, method, values, inputs)
+            trial = {"trial": number, "values": values} | found
+        study.tell(proposed, trial["selection"])
+        trials.append(trial)
+        store.save(State({"trials": trials}, {}))
+        progress.update({"selection": trial["selection"]})
     progress.close()
     return trials
 
@@ -130,14 +146,16 @@ def _try(
     return {"selection": selection, "error": None, "point": outcome.kept} | outcome.cost
 
 
-def best_trial(trials: Sequence[dict[str, Any]], method: str) -> dict[str, Any]:
-    """The trial with the highest score, the earlier of equals.
+def best_trial(trials: Sequence[dict[str, Any]], method: str, store: Store) -> dict[str, Any]:
+    """The trial with the highest score, the earlier of equals. Where all failed they are forgotten,
+    so that the next run tries again.
 
     Raises:
         EvaluationError: every trial failed.
     """
     good = [trial for trial in trials if trial["error"] is None]
     if not good:
+        store.clear()
         raise EvaluationError(
             f"search {method}: all trials failed; the last: {trials[-1]['error']}"
         )

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from atu.artifacts import Artifact, write_folder, write_jsonl
+from atu.checkpoints import Keeper
 from atu.config import Unlearn
 from atu.models.llm import load_lm, save_lm
 from atu.spaces import chosen_settings
+from atu.training import Trace
 from atu.unlearning import Inputs, require_inputs, run_method
 
 PHASE = "unlearn"
@@ -42,7 +44,9 @@ def run(
     given = inputs.present() | ({"search": searched} if searched else {})
     with write_folder(out, PHASE, cell=cell, params=params, inputs=given) as job:
         model, tokenizer = load_lm(inputs.lm.subfolder("model"))
-        outcome = run_method(model, tokenizer, settings, section, inputs, seed)
+        keeper = Keeper(job.checkpoints, Trace())
+        outcome = run_method(model, tokenizer, settings, section, inputs, seed, keeper)
+        job.notes["resumed"] = keeper.resumed
         save_lm(model, tokenizer, job.path("model"))
         write_jsonl(job.path("trace.jsonl"), outcome.trace.rows)
         write_jsonl(job.path("trajectory.jsonl"), outcome.trajectory)
