@@ -11,7 +11,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
-.PHONY: help install run dry-run test lint format ui report record sync experiment readme metrics schema clean
+.PHONY: help install run dry-run test lint format ui report record sync experiment readme metrics schema cancel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -81,6 +81,11 @@ metrics: install  ## write docs/metrics.md, the list of all metrics
 
 schema: install  ## write the JSON schema of params.yaml
 	atu schema > workflow/schemas/params.schema.json
+
+cancel:  ## cancel this folder's SLURM jobs and unlock it, after snakemake was killed
+	@squeue --me --noheader --format="%A %Z" | awk -v here="$$(pwd -P)" '$$2 == here { print $$1 }' \
+	  | xargs --no-run-if-empty --verbose scancel
+	snakemake --unlock --cores 1
 
 clean:  ## remove results, logs and the MLflow store (not the DVC cache)
 	rm -rf results/*/ logs mlflow .snakemake

@@ -23,6 +23,15 @@ include: "workflow/rules/track.smk"
 report: "workflow/report/workflow.rst"
 
 
+# On a cluster these run where snakemake does: a queue would cost more than the work.
+localrules:
+    prepare_shared,
+    prepare_one,
+    search_shared,
+    report_one,
+    track_one,
+
+
 rule all:
     default_target: True
     input:

@@ -1,0 +1,85 @@
+"""A copy of the tree with the miniature's parameters, and the commands a user types in it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+IGNORED = {".git", ".venv", ".dvc", "results", "logs", "mlflow", ".snakemake", "tests", "docs"}
+
+
+class Tree:
+    """A working copy in which commands run as in a shell with the environment activated."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def run(self, *command, check=True, **environment):
+        """Run a command; on failure show what it printed."""
+        variables = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder / "src"),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DVC_NO_ANALYTICS": "true",
+        }
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=variables | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{self.logs()}")
+        return done
+
+    def logs(self):
+        """The ends of all job logs that hold an error."""
+        found = [p for p in (self.folder / "logs").rglob("*.log") if "rror" in p.read_text()]
+        return "".join(f"\n--- {path}:\n{path.read_text()[-1500:]}" for path in found)
+
+    def snakemake(self, *args, check=True):
+        """`snakemake --cores 2 ...`."""
+        return self.run("snakemake", "--cores", "2", *args, check=check)
+
+    def planned(self):
+        """How often a dry run would execute each rule, without `all` and the phase words."""
+        text = self.snakemake("--dry-run").stdout
+        return Counter(re.findall(r"^(?:local)?rule (\w+_\w+):", text, re.MULTILINE))
+
+    def make(self, target, check=True, **environment):
+        """The Makefile's recipe, in this environment instead of one of its own."""
+        command = ("make", "--silent", "--old-file", ".venv/.installed", target)
+        return self.run(*command, check=check, **environment)
+
+    def edit(self, **changes):
+        """Set dotted parameters (`a__b=1`)."""
+        path = self.folder / "params.yaml"
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for dotted, value in changes.items():
+            *where, last = dotted.split("__")
+            at = values
+            for key in where:
+                at = at[key]
+            at[last] = value
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+
+    def results(self, pattern="**/manifest.json"):
+        """Relative path to bytes of all matching results."""
+        base = self.folder / "results/miniature"
+        return {p.relative_to(base).as_posix(): p.read_bytes() for p in base.glob(pattern)}
+
+
+def copy_tree(folder, values):
+    """The tree without its tests and without anything that is made, with these parameters."""
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*IGNORED, "__pycache__"))
+    (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return Tree(folder)
