@@ -72,12 +72,12 @@ BAD = {
         "less than or equal to 1",
     ),
     "thresholds that rise": (
-        {"unlearn__methods__atu__quantiles": [0.3, 0.5]},
+        {"unlearn__methods__atu__thresholds": [0.3, 0.5]},
         "unlearn.methods.atu",
         "fall strictly",
     ),
     "both ladders": (
-        {"unlearn__methods__atu__thresholds": [0.5]},
+        {"unlearn__methods__atu__quantiles": [0.5]},
         "unlearn.methods.atu",
         "either `quantiles` or `thresholds`",
     ),
@@ -179,9 +179,9 @@ BAD = {
         "finite",
     ),
     "fewer steps than rounds": (
-        {"unlearn__methods__atu__steps": 4},
+        {"unlearn__methods__atu__steps": 3},
         "unlearn.methods.atu",
-        "5 rounds",
+        "4 rounds",
     ),
     "evaluations of a method with rounds": (
         {"unlearn__methods__atu__evaluations": 4},
