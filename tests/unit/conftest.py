@@ -220,7 +220,9 @@ def make_cell(store, make_items, make_privacy, make_attack):
         frame = make_items(target, leaks, select, extra) if items is None else items
         asked = {"prepare": store(f"{where}/prepare/{target}", "prepare", {"target": target})}
         points = [
-            {"step": step} | dict.fromkeys([f"exact_match_{role}" for role in PEOPLE], 1 - step / 8)
+            {"step": step}
+            | dict.fromkeys([f"exact_match_{role}" for role in PEOPLE], 1 - step / 8)
+            | {"worst_form_target": 1.0}
             for step in ([0] if method == "none" else [0, 4])
         ]
         trace = [{"stage": "s", "step": 1, "loss": 0.5}, {"stage": "t", "step": 1, "loss": 0.25}]

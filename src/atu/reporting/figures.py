@@ -144,20 +144,21 @@ def trajectories(path: Path, points: pl.DataFrame, title: str) -> None:
     figure, panels = plt.subplots(
         lines, columns, figsize=(4 * columns, 2.9 * lines), sharey=True, squeeze=False
     )
-    roles = {
-        "target": ("tab:red", "o"),
-        "neighbour": ("tab:blue", "^"),
-        "other": ("tab:green", "v"),
+    lines_of = {
+        "exact_match_target": ("target", "tab:red", "o", "-"),
+        "worst_form_target": ("target, worst form", "tab:red", "s", "--"),
+        "exact_match_neighbour": ("neighbours", "tab:blue", "^", "-"),
+        "exact_match_other": ("other people", "tab:green", "v", "-"),
     }
     for panel in panels.flat[len(methods) :]:
         panel.set_visible(False)
     for panel, method in zip(panels.flat, methods, strict=False):
         chosen = points.filter(pl.col("method") == method)
-        mean = chosen.group_by("step").agg(pl.col("^exact_match_.*$").mean()).sort("step")
-        for role, (colour, marker) in roles.items():
+        mean = chosen.group_by("step").agg(pl.col(list(lines_of)).mean()).sort("step")
+        for column, (label, colour, marker, style) in lines_of.items():
             panel.plot(
-                mean["step"], mean[f"exact_match_{role}"], marker=marker, color=colour, label=role,
-                markersize=4,
+                mean["step"], mean[column], marker=marker, color=colour, label=label,
+                linestyle=style, markersize=4,
             )  # fmt: skip
         _mark_thresholds(panel, chosen)
         panel.set_title(method)
@@ -165,7 +166,7 @@ def trajectories(path: Path, points: pl.DataFrame, title: str) -> None:
         panel.set_ylim(-0.05, 1.05)
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("exact match (select split)")
-    panels[0][0].legend(fontsize=8)
+    panels[0][0].legend(fontsize=7)
     figure.suptitle(title)
     figure.tight_layout()
     _save(figure, path)
