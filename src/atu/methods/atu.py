@@ -8,8 +8,9 @@ predictor.
 Where this differs from the reference implementation (`reference_compat` restores it):
 - the hinge is averaged over real tokens, not over padding;
 - the optimizer's state lives through all rounds;
-- thresholds are quantiles of the cosines measured on the forget corpus, because a fixed ladder
-  (.9 .. .2) depends on the encoder: its first rounds change nothing and its last ruin the model;
+- thresholds can be quantiles of the cosines measured on the forget corpus, because a fixed ladder
+  (.9 .. .2) depends on the encoder; and they can be negative, which forgets more and needs hidden
+  states of retain texts held in place (`retain.states`), or the rest of the model pays;
 - several hook layers, each with its own predictor and thresholds: the hinge is their mean;
 - the hinge can be restricted to the subject's tokens;
 - a retain term is possible.
