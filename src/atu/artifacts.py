@@ -8,7 +8,6 @@ manifest before it is read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atu.checkpoints import Store, code_digest
+from atu.checkpoints import Store, code_digest, sha256
 from atu.errors import ArtifactError
 from atu.provenance import collect_provenance, library_versions
 
@@ -26,12 +25,6 @@ SCHEMA = "atu-manifest-1"
 MANIFEST = "manifest.json"
 METRICS = "metrics.json"
 PROVENANCE = "provenance.json"
-
-
-def sha256(path: Path) -> str:
-    """The hex sha256 of a file, read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

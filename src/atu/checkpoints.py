@@ -140,7 +140,7 @@ class Store:
                 {name: value.detach().contiguous() for name, value in state.tensors.items()},
                 scratch / TENSORS,
             )
-            head = {"identity": self.identity, "sha256": _sha256(scratch / TENSORS)}
+            head = {"identity": self.identity, "sha256": sha256(scratch / TENSORS)}
             text = json.dumps(head | {"values": state.values}, sort_keys=True, allow_nan=False)
             (scratch / STATE).write_text(text, encoding="utf-8")
             for name in (TENSORS, STATE):
@@ -172,7 +172,7 @@ class Store:
         content = json.loads((path / STATE).read_text(encoding="utf-8"))
         if content["identity"] != self.identity:
             raise ValueError("it is of other parameters, inputs, libraries or code")
-        if _sha256(path / TENSORS) != content["sha256"]:
+        if sha256(path / TENSORS) != content["sha256"]:
             raise ValueError(f"{TENSORS} is altered or truncated")
         try:
             return State(content["values"], load_file(path / TENSORS))
@@ -189,7 +189,8 @@ class Store:
         return [(int(p.name), p) for p in self.folder.iterdir() if p.name.isdecimal()]
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The hex sha256 of a file, read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

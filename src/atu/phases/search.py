@@ -107,13 +107,13 @@ def run_trials(
         proposed = study.ask()
         values = {key: suggest(proposed, key, allowed) for key, allowed in space.items()}
         if number < len(done):
-            trial = done[number]
+            trials.append(done[number])
         else:
             found = _try(section, unlearn, method, values, inputs)
-            trial = {"trial": number, "values": values} | found
+            trials.append({"trial": number, "values": values} | found)
+            store.save(State({"trials": trials}, {}))
+        trial = trials[-1]
         study.tell(proposed, trial["selection"])
-        trials.append(trial)
-        store.save(State({"trials": trials}, {}))
         progress.update({"selection": trial["selection"]})
     progress.close()
     return trials
