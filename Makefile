@@ -15,7 +15,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
-.PHONY: help install run dry-run test fuzz lint format ui report record sync weights experiment readme metrics schema cancel clean
+.PHONY: help install run dry-run test fuzz lint format ui report record sync weights experiment readme metrics dvc schema cancel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -96,6 +96,9 @@ readme: install  ## put the run's tables into README.md
 
 metrics: install  ## write docs/metrics.md, the list of all metrics
 	atu metrics > docs/metrics.md
+
+dvc: install  ## write dvc.yaml, after a phase gained or lost an import
+	atu dvc > .dvc.yaml && mv .dvc.yaml dvc.yaml
 
 schema: install  ## write the JSON schema of params.yaml
 	atu schema > workflow/schemas/params.schema.json

@@ -65,7 +65,7 @@ def mini_values():
 @pytest.fixture(scope="session")
 def tiny_lm():
     """A function that builds a fresh random model of 3 layers, in eval mode."""
-    from atu.models.llm import build_lm
+    from atu.models.build import build_lm
 
     def build(kind="llama", seed=0, vocab_size=32):
         config = {"model_type": kind, "vocab_size": vocab_size, **SPECIAL, **TINY[kind]}

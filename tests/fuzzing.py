@@ -21,20 +21,23 @@ from typing import Any
 import yaml
 from made import concept as made_concept
 
-from atu.artifacts import MANIFEST, Artifact, write_folder
 from atu.benchmarks import concept
-from atu.config import check_values, load_params
-from atu.data import world, worldforms, worldtext
-from atu.data.local_tasks import KINDS, read_rows, write_benchmark
-from atu.data.lock import Lock, Source
-from atu.data.source import Reader
-from atu.data.tables import PROBES, TEXTS, write_table
-from atu.data.vocabulary import check_vocabulary, parse_vocabulary
-from atu.errors import ArtifactError, ConfigError, SourceError
+from atu.benchmarks.shared.source import Reader
+from atu.benchmarks.world import forms as worldforms
+from atu.benchmarks.world import people as world
+from atu.benchmarks.world import texts as worldtext
+from atu.benchmarks.world.vocabulary import check_vocabulary, parse_vocabulary
+from atu.config.load import check_values, load_params
+from atu.errors import ArtifactError, ConfigError, SourceError, shown
+from atu.inference.lm_eval_files import KINDS, read_rows, write_benchmark
 from atu.models.folders import check_model_folder
-from atu.targets import MAX_BYTES, Target, target_slug
-from atu.untrusted import parse_json, shown
-from atu.yaml_text import parse_yaml
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.jobs import write_folder
+from atu.results.locks import Lock, Source
+from atu.results.tables import PROBES, TEXTS, write_table
+from atu.untrusted.targets import MAX_BYTES, Target, target_slug
+from atu.untrusted.texts import parse_json
+from atu.untrusted.yaml import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 SHORT = (

@@ -19,19 +19,22 @@ import yaml
 from families import SPECIAL, TINY
 from machines import CPU, cpu_for
 
-from atu import processes, unlearning
-from atu.artifacts import MANIFEST, Artifact, write_json
-from atu.checkpoints import State, Store
-from atu.config import Params
+from atu.config.params import Params
+from atu.distributed import processes
 from atu.errors import ArtifactError
 from atu.methods.base import Retain
 from atu.models import shards
-from atu.models.llm import build_lm, hidden_states_at, load_lm
+from atu.models.build import build_lm
+from atu.models.llm import hidden_states_at, load_lm
 from atu.models.shards import sharded_copy
 from atu.models.trainable import BelowHook, Layers, Lora
 from atu.phases import align
-from atu.trajectory import select_probes
-from atu.unlearning import Inputs
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.checkpoints import State, Store
+from atu.results.files import write_json
+from atu.unlearning import engine as unlearning
+from atu.unlearning.engine import Inputs
+from atu.unlearning.trajectory import select_probes
 
 NOTHING = {"nll": 0.0, "kl": 0.0, "states": 0.0, "layer": None}
 SHORT = {"steps": 3, "evaluations": 1, "batch_size": 4}

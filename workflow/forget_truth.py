@@ -14,14 +14,14 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from atu.batching import BatchSize
 from atu.benchmarks import world
-from atu.config import load_params
+from atu.config.load import load_params
+from atu.inference.batching import BatchSize
 from atu.models.compute import Compute
 from atu.models.llm import load_lm
 from atu.phases.rephrase import answer_probes, score_items
 from atu.reporting.tables import COLUMNS, form_table, main_table
-from atu.targets import Target
+from atu.untrusted.targets import Target
 
 COMPUTE = Compute("cpu", "float32", "sdpa", False, [])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from atu.untrusted import shown
-
 
 class AtuError(Exception):
     """Base of every error this package raises on purpose; the CLI prints it without a traceback."""
@@ -78,3 +76,15 @@ class ResourceError(AtuError):
 def _mentions(error: Exception, *words: str) -> bool:
     text = f"{type(error).__name__}: {error}"
     return any(word in text for word in words)
+
+
+MAX_SHOWN = 300
+
+
+def shown(value: object) -> str:
+    """`repr` for a message: never long, never an exception."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits; a cycle
+        text = f"<{type(value).__name__}: {error}>"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"

@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Iterable
 from typing import Any
 
-NOT_PLUGINS = {"base"}
+NOT_PLUGINS = {"base", "shared"}
 
 
 def find_plugins(package: str, path: Iterable[str], attribute: str) -> dict[str, Any]:

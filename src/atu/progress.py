@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from atu import processes
+from atu.distributed import processes
 
 LINE_EVERY_SECONDS = 5.0
 

@@ -8,7 +8,7 @@ import yaml
 from made.experiments import SHAPES, shipped, shrink
 from trees import ROOT, copy_tree
 
-from atu.config import load_params
+from atu.config.load import load_params
 
 pytestmark = pytest.mark.workflow
 HUB = sorted(SHAPES)

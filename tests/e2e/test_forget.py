@@ -15,8 +15,8 @@ import yaml
 from made.concept import ANN, write_model
 from trees import ROOT
 
-from atu.artifacts import Artifact
-from atu.concept.card import interval, read_rows
+from atu.forget.card import interval, read_rows
+from atu.results.artifacts import Artifact
 
 pytestmark = pytest.mark.workflow
 SMALL = ("--quick", "--passages", "60", "--offline", "--cores", "2")

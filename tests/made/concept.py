@@ -6,7 +6,8 @@ import json
 
 import torch
 
-from atu.models.llm import build_lm, save_lm
+from atu.models.build import build_lm
+from atu.models.llm import save_lm
 from atu.models.tokenizer import train_tokenizer
 
 ANN = "Annabel Quorn"

@@ -1,6 +1,7 @@
 """Tiny random models of public architectures, as folders that transformers loads."""
 
-from atu.models.llm import build_lm, save_lm
+from atu.models.build import build_lm
+from atu.models.llm import save_lm
 from atu.models.tokenizer import train_tokenizer
 
 COMMON = {

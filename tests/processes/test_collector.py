@@ -16,13 +16,14 @@ import pytest
 import yaml
 from servers import until
 
-from atu.artifacts import MANIFEST, Artifact, write_folder
-from atu.cells import CELL_PHASES, grid_cells, manifest_path, open_cells
-from atu.config import Params
+from atu.config.cells import CELL_PHASES, grid_cells, manifest_path, open_cells
+from atu.config.params import Params
 from atu.errors import ArtifactError
 from atu.phases import track
 from atu.phases.report import FIGURES
-from atu.tracking import RunRecord, mirror
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.jobs import write_folder
+from atu.tracking.mirror import RunRecord, mirror
 
 pytestmark = pytest.mark.workflow
 STEPS = 200

@@ -3,9 +3,9 @@
 import pytest
 from trees import copy_tree
 
-from atu.data import world
-from atu.data.world import build_world
-from atu.targets import target_slug
+from atu.benchmarks.world import people as world
+from atu.benchmarks.world.people import build_world
+from atu.untrusted.targets import target_slug
 
 EVIL = "$(touch pwned)'; touch pwned; '`touch pwned` \"{wildcards.target}\" {0} & > pwned #"
 
@@ -27,7 +27,7 @@ def evil_tree(tmp_path, mini_values, monkeypatch):
         "search": mini_values["search"] | {"target": name},
     }
     tree = copy_tree(tmp_path / "tree", given)
-    source = tree.folder / "src/atu/data/world.py"
+    source = tree.folder / "src/atu/benchmarks/world/people.py"
     text, replaced = source.read_text(), "    return parse_vocabulary(text)\n"
     assert replaced in text
     adding = (

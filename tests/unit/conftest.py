@@ -10,11 +10,13 @@ import pytest
 from machines import CPU
 
 from atu import attacks as known_attacks
-from atu.artifacts import MANIFEST, Artifact, write_folder, write_json, write_jsonl
-from atu.config import Params
-from atu.data.prompts import ORT, WHOLE, format_prompt
-from atu.sections import Report
-from atu.targets import Target
+from atu.config.params import Params
+from atu.config.sections import Report
+from atu.probes.prompts import ORT, WHOLE, format_prompt
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.files import write_json, write_jsonl
+from atu.results.jobs import write_folder
+from atu.untrusted.targets import Target
 
 CELL = {"model": "m", "target": "Ada", "method": "none", "seed": 0}
 PEOPLE = {"target": "Ada", "neighbour": "Bob", "other": "Cyd", "general": "Dania"}
@@ -52,7 +54,8 @@ def make_item():
     `hit` is every score that the form has; ORT's probability is null in the forms that are not
     ORT's. Own values replace any column: `**{"exact_match@own-1": None}`.
     """
-    from atu.phases.rephrase import EXACT_MATCH, PROBABILITY, SCORE, SCORES
+    from atu.phases.rephrase import EXACT_MATCH, SCORES
+    from atu.results.items import PROBABILITY, SCORE
 
     def make(fact="Ada/pet", form="question", *, split="report", seen=False, hit=0.0, **own):
         scores = dict.fromkeys(SCORES, hit) | {PROBABILITY: hit if form in ORT else None}

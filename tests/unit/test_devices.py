@@ -10,11 +10,11 @@ from machines import BFLOAT16, CPU
 from twodevices import GPU, TwoDevices, on_gpu
 
 from atu import methods
+from atu.config.entries import parse_plain
 from atu.models.compute import Compute, settle
 from atu.models.llm import open_lm
 from atu.models.trainable import trains_weights
-from atu.settings import parse_plain
-from atu.unlearning import Inputs, run_method
+from atu.unlearning.engine import Inputs, run_method
 
 
 @pytest.fixture

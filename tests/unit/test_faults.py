@@ -12,7 +12,7 @@ import time
 import pytest
 import yaml
 
-from atu.artifacts import MANIFEST, Artifact
+from atu.results.artifacts import MANIFEST, Artifact
 
 LONG = 60
 """Steps: enough to be killed among them, few enough to wait for."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atu.data.world import build_world
+from atu.benchmarks.world.people import build_world
 
 pytestmark = pytest.mark.workflow
 PAGE = Path(__file__).parents[2] / "docs/add-a-method.md"

@@ -2,13 +2,15 @@
 import os
 import shlex
 
-from atu import attacks, cells, methods
-from atu.artifacts import MANIFEST
-from atu.config import load_params, oracle_method
-from atu.data.source import sources_of
+from atu import attacks, methods
+from atu.config import cells
+from atu.results.artifacts import MANIFEST
+from atu.config.params import oracle_method
+from atu.config.load import load_params
+from atu.benchmarks.shared.source import sources_of
 from atu.errors import AtuError
-from atu.sources import PACKAGE, export_package, phase_sources
-from atu.targets import Target
+from atu.results.sources import PACKAGE, export_package, phase_sources
+from atu.untrusted.targets import Target
 from pathlib import Path
 from snakemake.exceptions import WorkflowError
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from atu.alignment import AlignmentData
-from atu.batching import BatchSize
-from atu.generation import greedy_answers
-from atu.metrics.measures import score_output
+from atu.alignment.loop import AlignmentData
+from atu.inference.batching import BatchSize
+from atu.inference.generation import greedy_answers
 from atu.models.predictor import PredictorConfig
+from atu.probes.measures import score_output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

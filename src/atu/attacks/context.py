@@ -23,10 +23,10 @@ from atu.attacks.base import (
     item,
     mean_score,
 )
-from atu.bounds import STRICT, Count
 from atu.metrics.answers import contains
 from atu.metrics.recovery import context_leak
 from atu.seeding import hash_fraction
+from atu.untrusted.bounds import STRICT, Count
 
 BARE, HINTED, ANSWERED, UNRELATED = "bare", "hinted", "answered", "unrelated"
 

@@ -17,20 +17,19 @@ from typing import Literal
 import numpy as np
 import torch
 
-from atu.alignment import cache_hidden_states, evaluate_alignment, train_predictor
+from atu.alignment.loop import cache_hidden_states, evaluate_alignment, train_predictor
 from atu.attacks.base import Attack, Column, Context, Result, Row, item
-from atu.batching import map_in_batches
-from atu.bounds import STRICT, Count
-from atu.checkpoints import Keeper
-from atu.data.batches import right_padded
 from atu.errors import EvaluationError
+from atu.inference.batching import map_in_batches
 from atu.metrics.internals import mean_concept_cosine, reciprocal_rank
 from atu.models.chat import prompt_ids
 from atu.models.compute import device_of
 from atu.models.llm import decoder_layers, frozen, hidden_states
 from atu.models.predictor import EmbeddingPredictor, build_predictor
 from atu.seeding import child_seed
-from atu.training import Trace
+from atu.training.batches import right_padded
+from atu.training.keeper import Keeper, Trace
+from atu.untrusted.bounds import STRICT, Count
 
 
 @dataclass(frozen=True)

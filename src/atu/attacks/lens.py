@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from atu.attacks.base import Attack, Column, Context, Result, Row, item
-from atu.batching import map_in_batches
-from atu.bounds import STRICT, Count
-from atu.data.batches import encode_text, right_padded
-from atu.data.prompts import join_answer
 from atu.errors import EvaluationError
-from atu.generation import mode, require_finite
+from atu.inference.batching import map_in_batches
+from atu.inference.generation import mode, require_finite
 from atu.metrics.internals import head_projection
 from atu.models.chat import prompt_ids
 from atu.models.compute import device_of
 from atu.models.llm import decoder_layers, final_norm
+from atu.probes.prompts import join_answer
 from atu.seeding import hash_fraction
+from atu.training.batches import encode_text, right_padded
+from atu.untrusted.bounds import STRICT, Count
 
 GOLD, CONTROL = "gold", "control"
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from atu.attacks.base import Attack, Column, Context, Result, answer_items
-from atu.bounds import STRICT
 from atu.models.quantise import load_bitsandbytes, parse_scheme, quantised, require_gpu_scheme
+from atu.untrusted.bounds import STRICT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

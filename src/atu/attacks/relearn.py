@@ -16,14 +16,15 @@ from typing import Annotated, Literal
 import torch
 
 from atu.attacks.base import Attack, Column, Context, Result, Row, answer_items, mean_score
-from atu.bounds import STRICT, Bounds, Count, Positive
-from atu.data.batches import BatchStream, encode_text
 from atu.errors import EvaluationError
-from atu.losses import mean_nll
 from atu.metrics.recovery import relearning_gain
 from atu.models.compute import device_of
 from atu.seeding import child_seed, generator, hash_fraction
-from atu.training import Trace, make_optimizers, run_steps
+from atu.training.batches import BatchStream, encode_text
+from atu.training.keeper import Trace
+from atu.training.loop import make_optimizers, run_steps
+from atu.training.losses import mean_nll
+from atu.untrusted.bounds import STRICT, Bounds, Count, Positive
 
 BEFORE, AFTER = "before relearning", "after relearning"
 

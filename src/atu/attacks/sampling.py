@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 from atu.attacks.base import Attack, Column, Context, Result, Row, item
-from atu.bounds import STRICT, Count, Fraction, Positive
-from atu.generation import Sampling, sampled_answers
+from atu.inference.generation import Sampling, sampled_answers
 from atu.metrics.overlap import rwku_rouge_l_recall_fixed
 from atu.metrics.sampling import item_leak_at_k, item_max_at_k, leak_at_k, max_at_k
+from atu.untrusted.bounds import STRICT, Count, Fraction, Positive
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from atu.data.prompts import WHOLE
-from atu.data.source import Readers
+from atu.benchmarks.shared.source import Readers
+from atu.probes.prompts import WHOLE
 from atu.seeding import hash_fraction
-from atu.targets import Target
+from atu.untrusted.targets import Target
 
 Rows = list[dict[str, Any]]
 Select = Annotated[float, Field(gt=0, lt=1, description="share of the facts that choices may read")]

@@ -30,13 +30,13 @@ from atu.benchmarks.base import (
     probe_row,
     sentence_row,
 )
-from atu.bounds import STRICT
-from atu.data.lock import Source
-from atu.data.prompts import FORMS
-from atu.data.source import Reader, Readers, text_of
+from atu.benchmarks.shared.source import Reader, Readers, text_of
 from atu.errors import SourceError
 from atu.metrics.answers import contains, normalise
-from atu.targets import Target
+from atu.probes.prompts import FORMS
+from atu.results.locks import Source
+from atu.untrusted.bounds import STRICT
+from atu.untrusted.targets import Target
 
 NAMES, FORGET, RETAIN, QUESTIONS = (
     f"{name}.json" for name in ("names", "forget", "retain", "questions")

@@ -39,13 +39,13 @@ from atu.benchmarks.base import (
     probe_row,
     sentence_row,
 )
-from atu.bounds import STRICT
-from atu.data.lock import Source
-from atu.data.prompts import format_prompt, join_answer
-from atu.data.source import Reader, Readers, text_of
+from atu.benchmarks.shared.source import Reader, Readers, text_of
 from atu.errors import SourceError
 from atu.metrics.memorisation import muse_knowledge
-from atu.targets import Target
+from atu.probes.prompts import format_prompt, join_answer
+from atu.results.locks import Source
+from atu.untrusted.bounds import STRICT
+from atu.untrusted.targets import Target
 
 WHOLE_SET = "forget"
 RAW = ("forget", "retain1", "retain2")

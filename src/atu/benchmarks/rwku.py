@@ -29,14 +29,14 @@ from atu.benchmarks.base import (
     probe_row,
     sentence_row,
 )
-from atu.bounds import STRICT, Count
-from atu.data.lock import Source
-from atu.data.prompts import rwku_prompt
-from atu.data.source import Reader, Readers, text_of
+from atu.benchmarks.shared.source import Reader, Readers, text_of
 from atu.errors import SourceError
 from atu.metrics.overlap import rwku_rouge_l_recall_fixed
+from atu.probes.prompts import rwku_prompt
+from atu.results.locks import Source
 from atu.seeding import hash_fraction
-from atu.targets import Target
+from atu.untrusted.bounds import STRICT, Count
+from atu.untrusted.targets import Target
 
 CORPORA = {
     "positive_phi3": ("positive_phi", "train_positive_phi3"),

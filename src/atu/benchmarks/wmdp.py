@@ -38,14 +38,14 @@ from atu.benchmarks.base import (
     probe_row,
     sentence_row,
 )
-from atu.bounds import STRICT, Count
-from atu.data.lock import Source
-from atu.data.prompts import LETTERS, wmdp_prompt
-from atu.data.source import Readers, text_of
+from atu.benchmarks.shared.source import Readers, text_of
 from atu.errors import SourceError
 from atu.metrics.answers import exact_match
+from atu.probes.prompts import LETTERS, wmdp_prompt
+from atu.results.locks import Source
 from atu.seeding import hash_fraction
-from atu.targets import Target
+from atu.untrusted.bounds import STRICT, Count
+from atu.untrusted.targets import Target
 
 FIELDS = {"bio": "biology", "cyber": "cybersecurity"}
 """What a request is called, and what lm-eval calls it."""

@@ -11,9 +11,9 @@ import sys
 import traceback
 from typing import NoReturn
 
-from atu import launch, processes
 from atu.cli import jobs, tools  # noqa: F401  (they register their commands)
 from atu.cli.options import app
+from atu.distributed import launch, processes
 from atu.errors import AtuError, ResourceError, StoppedError
 
 __all__ = ["app", "main"]

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from atu import launch
 from atu.cli.options import (
     DEFAULT_PARAMS,
     Method,
@@ -22,6 +21,7 @@ from atu.cli.options import (
     input_of,
 )
 from atu.cli.starting import choose, open_input, quiet_libraries, start, start_all, takes_part, used
+from atu.distributed import launch
 from atu.errors import ConfigError
 
 
@@ -41,7 +41,7 @@ def prepare(
     """Corpora and probes: the whole benchmark, or with --target and --shared one target's."""
     section, _ = start(params, "prepare", threads)
     from atu.phases import prepare as phase
-    from atu.targets import Target
+    from atu.untrusted.targets import Target
 
     if bool(target) != (shared is not None):
         raise ConfigError("--target", target, "give --target and --shared together, or neither")
@@ -63,8 +63,8 @@ def pretrain(
 ) -> None:
     """A causal LM, trained or pinned; with --oracle one that never sees that target."""
     loaded = start_all(params, "pretrain", threads)
-    from atu.demands import expected
     from atu.phases import pretrain as phase
+    from atu.resources.demands import expected
 
     section = loaded.pretrain
     choose(section.models, model, "--model")
@@ -104,8 +104,8 @@ def align(
     loaded = start_all(params, "align", threads)
     if not takes_part(loaded, launch.wanted(processes)):
         return
-    from atu.demands import expected
     from atu.phases import align as phase
+    from atu.resources.demands import expected
 
     model, windows = open_input(lm, "pretrain"), open_input(embedded, "embed")
     texts = open_input(prepared, "prepare")
@@ -147,8 +147,8 @@ def search(
 
 
 def _expect_unlearn(phase: str, loaded: Any, inputs: Any, method: str, found: Any = None) -> None:
-    from atu.demands import expected
-    from atu.spaces import chosen_settings
+    from atu.config.spaces import chosen_settings
+    from atu.resources.demands import expected
 
     settings = chosen_settings(found, method) if found is not None else None
     expected(
@@ -158,8 +158,8 @@ def _expect_unlearn(phase: str, loaded: Any, inputs: Any, method: str, found: An
 
 
 def _unlearn_inputs(lm: Path, prepared: Path, embedded: Path | None, aligned: Path | None) -> Any:
-    from atu.artifacts import Artifact
-    from atu.unlearning import Inputs
+    from atu.results.artifacts import Artifact
+    from atu.unlearning.engine import Inputs
 
     return Inputs(
         lm=Artifact.open(lm, "pretrain", "unlearn"),
@@ -208,8 +208,8 @@ def rephrase(
 ) -> None:
     """Rephrase robustness: greedy answers to every probe in every form."""
     loaded = start_all(params, "rephrase", threads)
-    from atu.demands import expected
     from atu.phases import rephrase as phase
+    from atu.resources.demands import expected
 
     model, texts = open_input(unlearned, "unlearn"), open_input(prepared, "prepare")
     expected("rephrase", loaded, model=model, prepare=texts)
@@ -227,8 +227,8 @@ def utility(
 ) -> None:
     """Utility benchmarks by lm-eval, fluency, and the COLLAPSED flag against --before."""
     loaded = start_all(params, "utility", threads)
-    from atu.demands import expected
     from atu.phases import utility as phase
+    from atu.resources.demands import expected
 
     model, texts = open_input(unlearned, "unlearn"), open_input(prepared, "prepare")
     expected("utility", loaded, model=model, prepare=texts)
@@ -251,8 +251,8 @@ def privacy(
 ) -> None:
     """Memorisation and membership inference against --reference, the oracle."""
     loaded = start_all(params, "privacy", threads)
-    from atu.demands import expected
     from atu.phases import privacy as phase
+    from atu.resources.demands import expected
 
     model, texts = open_input(unlearned, "unlearn"), open_input(prepared, "prepare")
     expected("privacy", loaded, model=model, prepare=texts)
@@ -281,8 +281,8 @@ def attack(
 ) -> None:
     """One attack: relearning, quantisation, sampling, in-context, logit lens, fresh predictor."""
     loaded = start_all(params, "attack", threads)
-    from atu.demands import expected
     from atu.phases import attack as phase
+    from atu.resources.demands import expected
 
     choose(loaded.attack.attacks, name, "--attack")
     model, texts = open_input(unlearned, "unlearn"), open_input(prepared, "prepare")
@@ -295,8 +295,8 @@ def attack(
 @app.command()
 def report(out: Out, results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Tables, figures and one HTML page from every cell of the grid."""
-    from atu.cells import open_cells, open_models
-    from atu.config import load_params
+    from atu.config.cells import open_cells, open_models
+    from atu.config.load import load_params
 
     loaded = load_params(params)
     from atu.phases import report as phase
@@ -319,8 +319,8 @@ def report(out: Out, results: Results, params: ParamsFile = DEFAULT_PARAMS) -> N
 @app.command()
 def track(out: Out, results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Mirror every cell of the grid to MLflow (MLFLOW_TRACKING_URI, else mlflow/mlflow.db)."""
-    from atu.cells import open_cells
-    from atu.config import load_params
+    from atu.config.cells import open_cells
+    from atu.config.load import load_params
 
     loaded = load_params(params)
     quiet_libraries()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from atu import launch
+from atu.distributed import launch
 from atu.errors import ConfigError
 
 CHECKPOINTED = ("pretrain", "align", "search", "unlearn")
@@ -24,8 +24,9 @@ def start(params: Path, phase: str, threads: int = 1) -> tuple[Any, Any]:
 
 def start_all(params: Path, phase: str, threads: int) -> Any:
     """The checked parameters; everything else as for `start`."""
-    from atu.checkpoints import Interval, Stop
-    from atu.config import MODEL_PHASES, load_params
+    from atu.config.load import load_params
+    from atu.config.params import MODEL_PHASES
+    from atu.training.keeper import Interval, Stop
 
     loaded = load_params(params)
     if phase in CHECKPOINTED:
@@ -69,7 +70,7 @@ def takes_part(loaded: Any, count: int) -> bool:
     place = loaded.compute.place
     launch.require_devices(count, place)
     if launch.started():
-        from atu import processes
+        from atu.distributed import processes
 
         processes.join(place)
         return True
@@ -105,7 +106,7 @@ def open_input(manifest: Path, phase: str) -> Any:
     Raises:
         ArtifactError: it is of another phase, or not whole.
     """
-    from atu.artifacts import Artifact
+    from atu.results.artifacts import Artifact
 
     return Artifact.open(manifest, phase)
 

@@ -36,8 +36,8 @@ def fetch(
     """Download what a parameter file names, and lock what it is; jobs need no network then."""
     os.environ["HF_HUB_OFFLINE"] = "1" if offline else os.environ.get("HF_HUB_OFFLINE", "0")
     quiet_libraries()
-    from atu.config import load_params
-    from atu.fetching import fetch as bring
+    from atu.config.fetching import fetch as bring
+    from atu.config.load import load_params
 
     for news in bring(load_params(params, across=False), offline=offline, update=update):
         print(news)
@@ -81,9 +81,9 @@ def forget(
     """Make a model forget a concept by its name; it writes the texts for that itself."""
     os.environ["HF_HUB_OFFLINE"] = "1" if offline else os.environ.get("HF_HUB_OFFLINE", "0")
     quiet_libraries()
-    from atu.concept.command import Request, run
-    from atu.concept.corpus import Wish
-    from atu.concept.settings import writing_of
+    from atu.forget.command import Request, run
+    from atu.forget.corpus import Wish
+    from atu.forget.settings import writing_of
 
     writing = writing_of(quick, seed=seed, passages=passages, rounds=rounds, unrelated=unrelated)
     request = Request(
@@ -106,8 +106,8 @@ def forget(
 @app.command()
 def check(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Check a parameter file and say what it would run."""
-    from atu.cells import grid_cells
-    from atu.config import load_params
+    from atu.config.cells import grid_cells
+    from atu.config.load import load_params
 
     loaded = load_params(params)
     cells = list(grid_cells(loaded))
@@ -122,10 +122,10 @@ def memory(
     ] = None,
 ) -> None:
     """Print what every kind of job of the grid is expected to need, and what does not fit here."""
-    from atu.config import load_params
-    from atu.demands import grid_table
-    from atu.expected import compute_of
-    from atu.machine import free_bytes
+    from atu.config.load import load_params
+    from atu.resources.demands import grid_table
+    from atu.resources.expected import compute_of
+    from atu.resources.machine import free_bytes
 
     loaded = load_params(params)
     print(grid_table(loaded, tokens, free_bytes(compute_of(loaded).device)), end="")
@@ -145,8 +145,8 @@ def speed(
     ] = None,
 ) -> None:
     """Time alignment and ATU's steps at the experiment's shapes, on random weights and texts."""
-    from atu.config import load_params
-    from atu.measuring import measured, speed_table
+    from atu.config.load import load_params
+    from atu.resources.measuring import measured, speed_table
 
     loaded = load_params(params)
     name = model or loaded.grid.models[0]
@@ -160,11 +160,11 @@ def speed(
 @app.command()
 def cost(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Print what every method cost: steps, tokens and seconds, and what its search cost."""
-    from atu.artifacts import Artifact
-    from atu.cells import grid_cells, manifest_path
-    from atu.config import load_params
+    from atu.config.cells import grid_cells, manifest_path
+    from atu.config.load import load_params
+    from atu.config.spaces import search_row
     from atu.reporting.cost import cost_table, seconds, text_table
-    from atu.spaces import search_row
+    from atu.results.artifacts import Artifact
 
     loaded = load_params(params)
     cells = [c for c in grid_cells(loaded) if c.target in loaded.grid.targets]
@@ -194,8 +194,8 @@ def cost(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
 @app.command()
 def damaged(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Print the manifests of unlearned models of which a file is missing or altered."""
-    from atu.cells import damaged_models
-    from atu.config import load_params
+    from atu.config.cells import damaged_models
+    from atu.config.load import load_params
 
     for path in damaged_models(load_params(params), results):
         print(path)
@@ -204,9 +204,17 @@ def damaged(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON schema of params.yaml."""
-    from atu.schema import schema_text
+    from atu.config.schema import schema_text
 
     print(schema_text(), end="")
+
+
+@app.command()
+def dvc() -> None:
+    """Print dvc.yaml."""
+    from atu.config.dvc import dvc_text
+
+    print(dvc_text(), end="")
 
 
 @app.command()

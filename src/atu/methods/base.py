@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from atu import losses, processes
-from atu.bounds import STRICT, Count, Fraction, NonNegative, Positive
-from atu.data.batches import Batch, BatchStream, EncodedText, encode_text
-from atu.data.prompts import join_answer
+from atu.distributed import processes
 from atu.errors import ConfigError
+from atu.methods.shared.mudman import mudman_loss
 from atu.models.compute import device_of
 from atu.models.llm import decoder_layers
 from atu.models.predictor import EmbeddingPredictor
 from atu.models.trainable import Trainable
-from atu.mudman import mudman_loss
+from atu.probes.prompts import join_answer
 from atu.seeding import generator
+from atu.training import losses
+from atu.training.batches import Batch, BatchStream, EncodedText, encode_text
+from atu.untrusted.bounds import STRICT, Count, Fraction, NonNegative, Positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -248,9 +249,9 @@ class Method:
     """Whether it stands around the model, so that anyone with the weights can take it away."""
     processes: Literal["one", "first", "all"] = "one"
     """What it does where its job has several processes. `all`: it trains the model, of which each
-    holds a part, by losses whose means are `atu.losses`' (`masked_mean`, `batch_mean`), hence over
-    the batches of all. `first`: it trains nothing, and the first process does it alone. `one`: it
-    is refused there."""
+    holds a part, by losses whose means are those of `training.losses` (`masked_mean`,
+    `batch_mean`), hence over the batches of all. `first`: it trains nothing, and the first process
+    does it alone. `one`: it is refused there."""
 
     def require_processes(self, key: str, settings: Any, reference_compat: bool, count: int) -> int:
         """How many processes a job with so many uses: all, or one where there is nothing to share.

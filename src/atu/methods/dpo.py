@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atu.bounds import Positive
-from atu.data.batches import Batch
-from atu.losses import batch_mean, sequence_nll
 from atu.methods.base import Context, Method, PlainSettings
-from atu.refusals import refusal_batch
+from atu.methods.shared.refusals import refusal_batch
+from atu.training.batches import Batch
+from atu.training.losses import batch_mean, sequence_nll
+from atu.untrusted.bounds import Positive
 
 
 @dataclass(frozen=True)

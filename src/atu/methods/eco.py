@@ -26,12 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atu.bounds import STRICT, Bounds, NonNegative
-from atu.data.batches import right_padded
 from atu.methods.base import Context, Method, Stage, done
 from atu.models.chat import prompt_ids
 from atu.models.guards import EmbeddingNoise
 from atu.seeding import child_seed
+from atu.training.batches import right_padded
+from atu.untrusted.bounds import STRICT, Bounds, NonNegative
 
 RIDGE = 1e-5
 """Penalty on the sum of the squared weights."""

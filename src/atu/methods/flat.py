@@ -15,10 +15,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atu.data.batches import Batch
-from atu.losses import IGNORE, batch_mean
 from atu.methods.base import Context, Method, PlainSettings
-from atu.refusals import refusal_batch
+from atu.methods.shared.refusals import refusal_batch
+from atu.training.batches import Batch
+from atu.training.losses import IGNORE, batch_mean
 
 Divergence = Literal["kl", "tv", "js", "pearson"]
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from atu.bounds import STRICT
-from atu.data.prompts import unlearn_instruction
 from atu.errors import ConfigError
 from atu.methods.base import Context, Method, Stage, done
 from atu.models.chat import has_template, render
 from atu.models.llm import load_tokenizer
+from atu.probes.prompts import unlearn_instruction
+from atu.untrusted.bounds import STRICT
 
 INSTRUCTION = "<instruction>"
 """What the post-processor calls the instruction's tokens; it is not in the vocabulary."""

@@ -34,11 +34,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from atu.bounds import Bounds, Count, CountOrZero, Fraction, NonNegative
-from atu.data.batches import Batch, collate, encode_text
-from atu.data.prompts import INVENTED_NAMES, swap_names
 from atu.errors import ConfigError
-from atu.losses import IGNORE, activation_error
 from atu.methods.base import Context, Method, OptimizerSettings, Stage, split_steps
 from atu.models.llm import (
     decoder_layers,
@@ -48,6 +44,10 @@ from atu.models.llm import (
     mlp_output,
     output_norm,
 )
+from atu.probes.prompts import INVENTED_NAMES, swap_names
+from atu.training.batches import Batch, collate, encode_text
+from atu.training.losses import IGNORE, activation_error
+from atu.untrusted.bounds import Bounds, Count, CountOrZero, Fraction, NonNegative
 
 
 @dataclass(frozen=True)

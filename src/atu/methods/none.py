@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from atu.bounds import STRICT
 from atu.methods.base import Method
+from atu.untrusted.bounds import STRICT
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atu.bounds import Positive
-from atu.data.batches import Batch
-from atu.losses import batch_mean, sequence_nll
 from atu.methods.base import Context, Method, PlainSettings
+from atu.training.batches import Batch
+from atu.training.losses import batch_mean, sequence_nll
+from atu.untrusted.bounds import Positive
 
 
 @dataclass(frozen=True)

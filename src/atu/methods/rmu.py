@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from atu.bounds import Count, NonNegative
-from atu.data.batches import Batch
 from atu.errors import ConfigError
-from atu.losses import activation_error
 from atu.methods.base import Context, Method, PlainSettings
 from atu.models.llm import decoder_layers, hidden_states, parameters_below
 from atu.seeding import generator
+from atu.training.batches import Batch
+from atu.training.losses import activation_error
+from atu.untrusted.bounds import Count, NonNegative
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

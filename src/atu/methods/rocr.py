@@ -34,9 +34,6 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from atu.bounds import STRICT, Bounds, Count, Positive
-from atu.data.batches import Batch, EncodedText, collate, encode_text, subject_positions
-from atu.data.prompts import swap_names
 from atu.errors import ConfigError
 from atu.methods.base import Context, Method, Stage, done
 from atu.models.llm import (
@@ -48,7 +45,10 @@ from atu.models.llm import (
     output_norm,
     weight_matrix,
 )
+from atu.probes.prompts import swap_names
 from atu.seeding import generator, hash_fraction
+from atu.training.batches import Batch, EncodedText, collate, encode_text, subject_positions
+from atu.untrusted.bounds import STRICT, Bounds, Count, Positive
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from atu.data.batches import Batch
-from atu.losses import mean_nll
 from atu.methods.base import Context, Method, PlainSettings
-from atu.refusals import refusal_batch
+from atu.methods.shared.refusals import refusal_batch
+from atu.training.batches import Batch
+from atu.training.losses import mean_nll
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from atu.bounds import Bounds
 from atu.methods.base import Context, Method, MethodSettings, Stage, done
+from atu.methods.shared.reinforced import reinforce, reinforced_copy
 from atu.models.trainable import Lora
-from atu.reinforced import reinforce, reinforced_copy
+from atu.untrusted.bounds import Bounds
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from atu.bounds import Count, Fraction, NonNegative
 from atu.errors import ConfigError
-from atu.losses import masked_mean, mean_nll
 from atu.methods.base import Context, Method, OptimizerSettings, Stage, done
 from atu.models.guards import LogitDifference
 from atu.models.llm import decoder_layers
+from atu.training.losses import masked_mean, mean_nll
+from atu.untrusted.bounds import Count, Fraction, NonNegative
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atu.bounds import NonNegative
-from atu.data.batches import Batch
-from atu.losses import IGNORE, distillation_loss
 from atu.methods.base import Context, Method, PlainSettings
+from atu.training.batches import Batch
+from atu.training.losses import IGNORE, distillation_loss
+from atu.untrusted.bounds import NonNegative
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from atu.bounds import Count, NonNegative, Positive
-from atu.data.batches import Batch
-from atu.losses import distillation_loss
 from atu.methods.base import Context, Method, PlainSettings, Stage
-from atu.reinforced import reinforce, reinforced_copy
+from atu.methods.shared.reinforced import reinforce, reinforced_copy
+from atu.training.batches import Batch
+from atu.training.losses import distillation_loss
+from atu.untrusted.bounds import Count, NonNegative, Positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

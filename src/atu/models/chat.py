@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from atu.data.prompts import ANSWER_SEPARATOR, split_opening
 from atu.errors import ConfigError
+from atu.probes.prompts import ANSWER_SEPARATOR, split_opening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from atu.bounds import STRICT
 from atu.errors import ConfigError
+from atu.untrusted.bounds import STRICT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

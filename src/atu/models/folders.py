@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from atu.artifacts import EXECUTED, read_json
-from atu.errors import ArtifactError, AtuError
-from atu.untrusted import require_inside, shown
+from atu.errors import ArtifactError, AtuError, shown
+from atu.results.artifacts import EXECUTED
+from atu.results.files import read_json
+from atu.untrusted.texts import require_inside
 
 ADAPTERS = "adapter_config.json"
 WEIGHTS = "*.safetensors"

@@ -25,9 +25,10 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from atu.artifacts import read_json, write_json
 from atu.errors import ArtifactError
+from atu.models.build import build_lm
 from atu.models.compute import device_of
+from atu.results.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -266,8 +267,6 @@ class LogitDifference(Guard):
     kind = "logit_difference"
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        from atu.models.llm import build_lm  # which loads guards with its models
-
         super().__init__(settings)
         self.assistant = build_lm(settings["config"], 0).eval()
 

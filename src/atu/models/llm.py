@@ -10,7 +10,7 @@ with hidden states [batch, seq, hidden] as its first argument.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from atu.artifacts import Artifact
 from atu.errors import ArtifactError, LengthError
 from atu.models.compute import Compute, settle
-from atu.models.folders import check_config, loading, require_vocabulary
+from atu.models.folders import loading, require_vocabulary
 from atu.models.guards import load_guard, unguarded
-from atu.pinned import model_folder
+from atu.models.pinned import model_folder
+from atu.results.artifacts import Artifact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,24 +34,6 @@ OWN_GENERATION = "own_generation_config"
 """The attribute of a loaded model that holds the generation config it came with."""
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 LAYER_PATHS = ("model.layers", "transformer.h", "gpt_neox.layers")
-
-
-def build_lm(config: Mapping[str, Any], seed: int) -> PreTrainedModel:
-    """A randomly initialised causal LM in float32 from `transformers` config values.
-
-    `config` holds `model_type` and that type's own keys.
-
-    Raises:
-        ValueError: it names code to load.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    values = dict(config)
-    check_config(values)
-    parsed = AutoConfig.for_model(values.pop("model_type"), **values)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(parsed, dtype=torch.float32)
 
 
 def open_lm(

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from atu.artifacts import read_json, read_tensors
 from atu.errors import ArtifactError
+from atu.results.files import read_json, read_tensors
 
 CONFIG_FILE = "predictor.json"
 WEIGHTS_FILE = "predictor.safetensors"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from atu import processes
+from atu.distributed import processes
 from atu.models.guards import guard_of
 from atu.models.llm import decoder_layers, offer_early_exit
 

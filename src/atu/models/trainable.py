@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from atu.artifacts import write_json
-from atu.bounds import STRICT, Bounds, Count, OneOf
 from atu.errors import ConfigError
 from atu.models.llm import decoder_layers, parameters_below
+from atu.results.files import write_json
+from atu.untrusted.bounds import STRICT, Bounds, Count, OneOf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atu import processes
-from atu.alignment import (
+from atu.alignment.loop import (
     AlignmentData,
     cache_hidden_states,
     evaluate_alignment,
     layer_folder,
     train_predictor,
 )
-from atu.artifacts import Artifact, Job, write_folder, write_jsonl
-from atu.checkpoints import Keeper
-from atu.data.tables import read_table
+from atu.alignment.tracing import questions_about, trace_layers
+from atu.config.sections import Align
+from atu.distributed import processes
 from atu.models.compute import Compute, device_of
 from atu.models.llm import open_lm
 from atu.models.predictor import (
@@ -26,10 +25,12 @@ from atu.models.predictor import (
     build_predictor,
     save_predictor,
 )
-from atu.sections import Align
+from atu.results.artifacts import Artifact
+from atu.results.files import write_jsonl
+from atu.results.jobs import Job, write_folder
+from atu.results.tables import read_table
 from atu.seeding import child_seed, generator
-from atu.tracing import questions_about, trace_layers
-from atu.training import Trace
+from atu.training.keeper import Keeper, Trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

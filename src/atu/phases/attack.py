@@ -9,17 +9,18 @@ from typing import Any
 import polars as pl
 
 from atu import attacks
-from atu.alignment import AlignmentData, load_predictors
-from atu.artifacts import Artifact, write_folder
+from atu.alignment.loop import AlignmentData, load_predictors
 from atu.attacks.base import Alignment, Context, Row
-from atu.batching import BatchSize
-from atu.data.tables import read_table
+from atu.config.sections import Attack
 from atu.errors import ConfigError, EvaluationError
+from atu.inference.batching import BatchSize
 from atu.models.compute import Compute
 from atu.models.encoder import SentenceEncoder
 from atu.models.llm import open_lm
-from atu.pinned import model_folder
-from atu.sections import Attack
+from atu.models.pinned import model_folder
+from atu.results.artifacts import Artifact
+from atu.results.jobs import write_folder
+from atu.results.tables import read_table
 from atu.seeding import child_seed
 
 PHASE = "attack"

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from atu.artifacts import Artifact, write_folder, write_json
-from atu.data.batches import EncodedText, encode_text
-from atu.data.tables import read_table
-from atu.data.windows import WindowTable, window_starts
+from atu.alignment.windows import WindowTable, window_starts
+from atu.config.sections import Embed
 from atu.models.compute import Compute
 from atu.models.encoder import SentenceEncoder
 from atu.models.llm import open_tokenizer
-from atu.sections import Embed
+from atu.results.artifacts import Artifact
+from atu.results.files import write_json
+from atu.results.jobs import write_folder
+from atu.results.tables import read_table
 from atu.seeding import hash_fraction
+from atu.training.batches import EncodedText, encode_text
 
 PHASE = "embed"
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from atu import benchmarks
-from atu.artifacts import Artifact, write_folder, write_json
 from atu.benchmarks.base import ROLES, Prepared
-from atu.data.source import open_readers
-from atu.data.tables import MEMBERS, ORACLE, PROBES, TEXTS, read_table, write_table
+from atu.benchmarks.shared.source import open_readers
 from atu.errors import SourceError
-from atu.targets import Target
+from atu.results.artifacts import Artifact
+from atu.results.files import write_json
+from atu.results.jobs import write_folder
+from atu.results.tables import MEMBERS, ORACLE, PROBES, TEXTS, read_table, write_table
+from atu.untrusted.targets import Target
 
 PHASE = "prepare"
 TASKS = "tasks"

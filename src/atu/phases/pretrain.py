@@ -9,23 +9,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atu.artifacts import Artifact, write_folder, write_json, write_jsonl
-from atu.batching import BatchSize
-from atu.checkpoints import Keeper
-from atu.data.batches import collate, encode_text, length_sorted_batches, pass_over
-from atu.data.prompts import part_of
-from atu.data.tables import ORACLE, read_table
-from atu.data.worldforms import SHARED_TEXT
-from atu.generation import greedy_answers
-from atu.losses import mean_nll
+from atu.benchmarks.world.forms import SHARED_TEXT
+from atu.config.sections import Pinned, Pretrain
+from atu.inference.batching import BatchSize
+from atu.inference.generation import greedy_answers
 from atu.metrics.answers import exact_match
+from atu.models.build import build_lm
 from atu.models.compute import Compute, device_of, settle
-from atu.models.llm import build_lm, load_lm, require_room, save_lm
+from atu.models.llm import load_lm, require_room, save_lm
+from atu.models.pinned import PIN, locate, parameter_count, pin
 from atu.models.tokenizer import train_tokenizer
-from atu.pinned import PIN, locate, parameter_count, pin
-from atu.sections import Pinned, Pretrain
+from atu.probes.prompts import part_of
+from atu.results.artifacts import Artifact
+from atu.results.files import write_json, write_jsonl
+from atu.results.jobs import write_folder
+from atu.results.tables import ORACLE, read_table
 from atu.seeding import child_seed, generator
-from atu.training import Trace, make_optimizers, run_steps, split_matrices, warmup_linear
+from atu.training.batches import collate, encode_text, length_sorted_batches, pass_over
+from atu.training.keeper import Keeper, Trace
+from atu.training.loop import make_optimizers, run_steps, split_matrices, warmup_linear
+from atu.training.losses import mean_nll
 
 if TYPE_CHECKING:
     import torch

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import polars as pl
 
-from atu.artifacts import Artifact, write_folder
-from atu.batching import BatchSize
-from atu.data.tables import read_frame
+from atu.config.sections import Privacy
 from atu.errors import EvaluationError
+from atu.inference.batching import BatchSize
 from atu.models.compute import Compute
 from atu.models.llm import open_lm
 from atu.privacy.answers import answer_table, memorisation_metrics
 from atu.privacy.texts import membership_metrics, text_metrics, text_table
-from atu.sections import Privacy
+from atu.results.artifacts import Artifact
+from atu.results.jobs import write_folder
+from atu.results.tables import read_frame
 
 PHASE = "privacy"
 

@@ -8,31 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from atu.artifacts import Artifact, write_folder
-from atu.batching import BatchSize
-from atu.data.prompts import ADVERSARIAL, ORT, part_of
-from atu.data.tables import PROBES, read_table
+from atu.config.sections import Rephrase
 from atu.errors import EvaluationError
-from atu.generation import greedy_answers
+from atu.inference.batching import BatchSize
+from atu.inference.generation import greedy_answers
+from atu.inference.scoring import score_answers
 from atu.metrics.answers import contains, exact_match
-from atu.metrics.measures import score_output
 from atu.metrics.overlap import ort_probability, rwku_rouge_l_recall, rwku_rouge_l_recall_fixed
 from atu.metrics.registry import Metric
-from atu.metrics.robustness import rwku_forget_all, rwku_neighbour_all, seen_gap, worst_form
+from atu.metrics.robustness import rwku_forget_all, rwku_neighbour_all, seen_gap
 from atu.models.compute import Compute
 from atu.models.llm import open_lm
-from atu.scoring import score_answers
-from atu.sections import Rephrase
+from atu.probes.measures import score_output
+from atu.probes.prompts import ADVERSARIAL, ORT, part_of
+from atu.results.artifacts import Artifact
+from atu.results.items import PROBABILITY, SCORE, worst_forms
+from atu.results.jobs import write_folder
+from atu.results.tables import PROBES, read_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PHASE = "rephrase"
 EXACT_MATCH = exact_match.id
-SCORE = "score"
-"""Column of items: what the probe's own measure says."""
 ROUGE = rwku_rouge_l_recall.id
-PROBABILITY = ort_probability.id
 SCORES = {
     metric.id: metric
     for metric in (exact_match, contains, rwku_rouge_l_recall, rwku_rouge_l_recall_fixed)
@@ -135,11 +134,6 @@ def score_items(
         for probe, answer, probability in zip(probes, answers, given, strict=True)
     ]
     return pl.DataFrame(rows, schema=ITEMS, orient="row")
-
-
-def worst_forms(items: pl.DataFrame, score: str = SCORE) -> dict[str, float]:
-    """Per fact, its score in the form in which it leaks most."""
-    return worst_form(items.select("fact", "form", score).drop_nulls().iter_rows())
 
 
 def summarise(items: pl.DataFrame) -> dict[str, float]:

@@ -10,9 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from atu.alignment import layer_folder
-from atu.artifacts import Artifact, Job, read_json, write_folder
-from atu.config import Params, guarded_methods, oracle_method
+from atu.alignment.loop import layer_folder
+from atu.config.params import Params, guarded_methods, oracle_method
 from atu.errors import ArtifactError
 from atu.metrics.bootstrap import Estimate
 from atu.reporting import figures, tables
@@ -21,6 +20,9 @@ from atu.reporting.items import load_attacks, load_items
 from atu.reporting.privacy import AUCS, TITLES, privacy_table
 from atu.reporting.requests import requests_table
 from atu.reporting.robustness import SUMMARY, Shown, robustness_table, shown_columns, summary_table
+from atu.results.artifacts import Artifact
+from atu.results.files import read_json
+from atu.results.jobs import Job, write_folder
 
 PHASE = "report"
 FIGURES = (

@@ -13,18 +13,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atu.artifacts import Artifact, write_folder, write_json, write_jsonl
-from atu.checkpoints import State, Store
+from atu.config.sections import Choices, Search, Span, Unlearn
+from atu.config.spaces import CHOSEN, search_row, value_at, with_values
 from atu.errors import EvaluationError, MethodError, StoppedError
 from atu.models.compute import Compute, drop_dead_models
 from atu.models.llm import open_lm
 from atu.models.shards import loading_place
 from atu.models.trainable import trains_weights
 from atu.progress import Progress
-from atu.sections import Choices, Search, Span, Unlearn
+from atu.results.artifacts import Artifact
+from atu.results.checkpoints import State, Store
+from atu.results.files import write_json, write_jsonl
+from atu.results.jobs import write_folder
 from atu.seeding import child_seed
-from atu.spaces import CHOSEN, search_row, value_at, with_values
-from atu.unlearning import Inputs, require_inputs, run_method
+from atu.unlearning.engine import Inputs, require_inputs, run_method
 
 if TYPE_CHECKING:
     import optuna

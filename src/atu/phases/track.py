@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atu.artifacts import Artifact, write_folder, write_json
-from atu.config import ENTRIES
-from atu.connection import mask, tracking_uri
+from atu.config.params import ENTRIES
+from atu.config.sections import Track
 from atu.errors import ArtifactError
 from atu.phases.report import FIGURES
-from atu.sections import Track
-from atu.tracking import RunRecord, flatten, mirror
+from atu.results.artifacts import Artifact
+from atu.results.files import write_json
+from atu.results.jobs import write_folder
+from atu.tracking.connection import mask, tracking_uri
+from atu.tracking.mirror import RunRecord, flatten, mirror
 
 PHASE = "track"
 CURVE_FILES = ("trace.jsonl", "trajectory.jsonl")

@@ -7,18 +7,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from atu import methods, processes
-from atu.artifacts import Artifact, write_folder, write_jsonl
-from atu.checkpoints import Keeper
+from atu import methods
+from atu.config.sections import Unlearn
+from atu.config.spaces import chosen_settings
+from atu.distributed import processes
 from atu.models.compute import Compute
 from atu.models.llm import open_lm, save_lm
+from atu.models.pinned import PIN, is_pinned
 from atu.models.shards import loading_place
 from atu.models.trainable import trains_weights
-from atu.pinned import PIN, is_pinned
-from atu.sections import Unlearn
-from atu.spaces import chosen_settings
-from atu.training import Trace
-from atu.unlearning import Inputs, require_inputs, run_method
+from atu.results.artifacts import Artifact
+from atu.results.files import write_jsonl
+from atu.results.jobs import write_folder
+from atu.training.keeper import Keeper, Trace
+from atu.unlearning.engine import Inputs, require_inputs, run_method
 
 PHASE = "unlearn"
 

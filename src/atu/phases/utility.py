@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from atu.artifacts import Artifact, read_json, read_jsonl, write_folder, write_jsonl
-from atu.batching import BatchSize
-from atu.data.local_tasks import KINDS, read_rows, write_benchmark
-from atu.data.prompts import instruction_prompt
-from atu.data.tables import read_table
-from atu.data.tasks import TASKS, write_tasks
+from atu.config.sections import Utility
 from atu.errors import EvaluationError
-from atu.generation import greedy_answers
-from atu.harness import language_model
+from atu.inference.batching import BatchSize
+from atu.inference.generation import greedy_answers
+from atu.inference.lm_eval_files import KINDS, read_rows, write_benchmark
+from atu.inference.lm_eval_model import language_model
+from atu.inference.lm_eval_tasks import TASKS, write_tasks
+from atu.inference.scoring import perplexity, score_answers
 from atu.metrics.fluency import distinct_tokens, fluency, is_collapsed, repetition
 from atu.models.compute import Compute
 from atu.models.llm import open_lm
-from atu.scoring import perplexity, score_answers
-from atu.sections import Utility
+from atu.probes.prompts import instruction_prompt
+from atu.results.artifacts import Artifact
+from atu.results.files import read_json, read_jsonl, write_jsonl
+from atu.results.jobs import write_folder
+from atu.results.tables import read_table
 from atu.seeding import hash_fraction
 
 if TYPE_CHECKING:

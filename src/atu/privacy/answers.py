@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from atu.batching import BatchSize
-from atu.data.prompts import part_of
 from atu.errors import EvaluationError
+from atu.inference.batching import BatchSize
+from atu.inference.scoring import TokenScores, score_answers
 from atu.metrics import memorisation as memo
-from atu.scoring import TokenScores, score_answers
+from atu.probes.prompts import part_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

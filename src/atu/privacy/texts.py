@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from atu.artifacts import Artifact
-from atu.batching import BatchSize
-from atu.data.batches import collate, encode_text
-from atu.data.tables import read_table
+from atu.config.sections import Privacy
 from atu.errors import EvaluationError
-from atu.generation import greedy_answers
-from atu.losses import mean_nll
+from atu.inference.batching import BatchSize
+from atu.inference.generation import greedy_answers
+from atu.inference.scoring import TokenScores, score_answers
 from atu.metrics import membership as mia
 from atu.metrics import memorisation as memo
 from atu.models.compute import device_of
-from atu.scoring import TokenScores, score_answers
-from atu.sections import Privacy
+from atu.results.artifacts import Artifact
+from atu.results.tables import read_table
 from atu.seeding import hash_fraction
+from atu.training.batches import collate, encode_text
+from atu.training.losses import mean_nll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

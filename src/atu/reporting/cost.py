@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from atu.artifacts import PROVENANCE, Artifact
+from atu.results.artifacts import PROVENANCE, Artifact
 
 COSTS = ("model_steps", "predictor_steps", "tokens")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from atu.artifacts import Artifact
-from atu.data.tables import read_frame
+from atu.config.sections import Report
 from atu.metrics.bootstrap import Estimate, clustered_mean, paired_difference
-from atu.phases.rephrase import SCORE, worst_forms
-from atu.sections import Report
+from atu.results.artifacts import Artifact
+from atu.results.items import SCORE, worst_forms
+from atu.results.tables import read_frame
 from atu.seeding import generator
 
 SPLIT = "report"

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from atu.artifacts import Artifact
-from atu.data.tables import read_frame
+from atu.config.sections import Report
 from atu.metrics import membership as mia
 from atu.metrics import memorisation as memo
 from atu.metrics.bootstrap import Estimate
 from atu.privacy.texts import ATTACKS
 from atu.reporting.items import estimate, of, with_cell
-from atu.sections import Report
+from atu.results.artifacts import Artifact
+from atu.results.tables import read_frame
 from atu.seeding import generator
 
 ANSWERS = {

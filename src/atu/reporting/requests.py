@@ -7,9 +7,9 @@ from typing import Any
 
 import polars as pl
 
+from atu.config.sections import Report
 from atu.reporting.items import estimate, of, worst
-from atu.sections import Report
-from atu.targets import Target
+from atu.untrusted.targets import Target
 
 KEPT = ("neighbour", "other")
 

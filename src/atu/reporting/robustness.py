@@ -15,12 +15,12 @@ import polars as pl
 from atu import attacks
 from atu.attacks.base import Column
 from atu.attacks.relearn import AFTER, BEFORE
-from atu.data.prompts import ADVERSARIAL, ORT
+from atu.config.sections import Attack, Report
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.recovery import meta_eval_robustness, recovery, relearning_gain
-from atu.phases.rephrase import PROBABILITY
+from atu.probes.prompts import ADVERSARIAL, ORT
 from atu.reporting.items import PAIR, estimate, of, worst
-from atu.sections import Attack, Report
+from atu.results.items import PROBABILITY
 
 
 @dataclass(frozen=True)

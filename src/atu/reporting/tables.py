@@ -7,11 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from atu.artifacts import Artifact
-from atu.data.prompts import FORMS
+from atu.config.sections import Report
 from atu.metrics.bootstrap import Estimate, verdict
+from atu.probes.prompts import FORMS
 from atu.reporting.items import difference, estimate, of, worst
-from atu.sections import Report
+from atu.results.artifacts import Artifact
 
 COLUMNS = {
     "target": "target questions",

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from atu import attacks
-from atu.alignment import AlignmentData
+from atu.alignment.loop import AlignmentData
 from atu.attacks.base import Alignment, Context
-from atu.batching import BatchSize
-from atu.data.prompts import WHOLE, format_prompt, join_answer
+from atu.inference.batching import BatchSize
 from atu.metrics.answers import exact_match
 from atu.models.predictor import PredictorConfig
 from atu.models.tokenizer import train_tokenizer
+from atu.probes.prompts import WHOLE, format_prompt, join_answer
 
 PEOPLE = {
     "Ada": {"pet": "owl", "dish": "pie", "town": "Ur", "tool": "axe", "spouse": "Bob"},

@@ -3,9 +3,9 @@ import torch
 
 from atu import attacks
 from atu.attacks.base import answer_items, item, mean_score
-from atu.batching import BatchSize
 from atu.errors import EvaluationError
-from atu.generation import greedy_answers
+from atu.inference.batching import BatchSize
+from atu.inference.generation import greedy_answers
 from atu.phases.attack import ITEMS, require_complete
 
 NAMES = sorted(attacks.registry())

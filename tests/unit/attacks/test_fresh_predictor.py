@@ -6,8 +6,8 @@ import torch
 
 from atu.attacks import fresh_predictor
 from atu.attacks.fresh_predictor import fresh, predict
-from atu.batching import BatchSize
 from atu.errors import EvaluationError
+from atu.inference.batching import BatchSize
 from atu.seeding import child_seed
 
 NAMES = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])

@@ -4,9 +4,9 @@ import torch
 
 from atu.attacks import lens
 from atu.attacks.lens import first_token, project_layers
-from atu.batching import BatchSize
-from atu.data.prompts import join_answer
 from atu.errors import EvaluationError
+from atu.inference.batching import BatchSize
+from atu.probes.prompts import join_answer
 
 PROMPTS = [
     "Question: What?\nAnswer:",

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from atu.attacks import quantise
-from atu.batching import BatchSize
 from atu.errors import ConfigError
-from atu.generation import greedy_answers
+from atu.inference.batching import BatchSize
+from atu.inference.generation import greedy_answers
 from atu.models.quantise import parse_scheme, quantised
 
 

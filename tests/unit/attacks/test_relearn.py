@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from atu.attacks import relearn
 from atu.attacks.base import mean_score
 from atu.attacks.relearn import AFTER, BEFORE, comparable, fine_tuned, split_facts
-from atu.data.prompts import join_answer
 from atu.errors import EvaluationError
-from atu.training import Trace
+from atu.probes.prompts import join_answer
+from atu.training.keeper import Trace
 
 GAIN = "target.relearning_gain@own-1"
 SHARED = {"pet", "dish", "town", "tool"}

@@ -2,9 +2,9 @@ import pytest
 
 from atu import attacks
 from atu.attacks import sampling
+from atu.config.entries import parse_entry
 from atu.errors import ConfigError
 from atu.metrics.sampling import leak_at_k, max_at_k
-from atu.settings import parse_entry
 
 DRAWN = {"pet": ["owl", "cat", "An owl!", "dog"], "tool": ["", "an axe", "saw", "hoe"]}
 

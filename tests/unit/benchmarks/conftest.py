@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from atu import benchmarks
-from atu.data.lock import Lock, Source
-from atu.data.source import Reader, open_readers, sources_of
+from atu.benchmarks.shared.source import Reader, open_readers, sources_of
 from atu.phases.prepare import require_content
+from atu.results.locks import Lock, Source
 
 
 @pytest.fixture

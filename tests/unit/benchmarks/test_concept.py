@@ -9,12 +9,12 @@ from made import concept as made
 from atu.benchmarks import concept
 from atu.benchmarks.base import split_of
 from atu.benchmarks.concept import Settings, asked_in_both, facts_of
-from atu.data.lock import Lock
-from atu.data.source import Reader
-from atu.data.tables import MEMBERS, PROBES, TEXTS, write_table
+from atu.benchmarks.shared.source import Reader
 from atu.errors import SourceError
 from atu.phases.prepare import require_content
-from atu.targets import Target
+from atu.results.locks import Lock
+from atu.results.tables import MEMBERS, PROBES, TEXTS, write_table
+from atu.untrusted.targets import Target
 
 ONE = Target((made.ANN,))
 

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from atu import benchmarks
-from atu.data.lock import Lock
-from atu.data.source import Reader
+from atu.benchmarks.shared.source import Reader
+from atu.config.entries import parse_settings
 from atu.errors import ConfigError
 from atu.phases.prepare import require_content
-from atu.settings import parse_settings
-from atu.targets import Target
+from atu.results.locks import Lock
+from atu.untrusted.targets import Target
 
 PAGE = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 

@@ -5,16 +5,16 @@ from collections import Counter
 import pytest
 from made import muse as made
 
-from atu.artifacts import MANIFEST, Artifact
 from atu.benchmarks import muse
 from atu.benchmarks.muse import Settings
-from atu.data.lock import Lock
-from atu.data.source import Reader
-from atu.data.tables import MEMBERS, ORACLE, PROBES, TEXTS, read_table, write_table
+from atu.benchmarks.shared.source import Reader
 from atu.errors import SourceError
 from atu.phases.prepare import run_shared, run_target
 from atu.phases.pretrain import oracle_corpus
-from atu.targets import Target
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.locks import Lock
+from atu.results.tables import MEMBERS, ORACLE, PROBES, TEXTS, read_table, write_table
+from atu.untrusted.targets import Target
 
 FORGET = Target(("forget",))
 OPENING = f"{made.HERO} went up the stairs of"

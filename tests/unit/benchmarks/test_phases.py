@@ -12,9 +12,8 @@ from machines import CPU
 from made import models
 from made.experiments import TARGETS, sources
 
-from atu.artifacts import MANIFEST, Artifact
-from atu.config import Params
-from atu.fetching import fetch
+from atu.config.fetching import fetch
+from atu.config.params import Params
 from atu.metrics import memorisation as memo
 from atu.metrics.answers import exact_match
 from atu.metrics.overlap import rwku_rouge_l_recall_fixed
@@ -31,6 +30,7 @@ from atu.phases import (
     utility,
 )
 from atu.privacy.answers import ANSWERS
+from atu.results.artifacts import MANIFEST, Artifact
 
 BUILT = ("tofu", "muse")
 """Benchmarks that models are trained on."""

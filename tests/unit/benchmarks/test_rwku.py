@@ -8,11 +8,11 @@ import pytest
 from made import rwku as made
 
 from atu.benchmarks.rwku import Rwku, Settings, form_of
-from atu.data.lock import Lock
-from atu.data.source import Reader
-from atu.data.tables import MEMBERS, PROBES, TEXTS, write_table
+from atu.benchmarks.shared.source import Reader
 from atu.errors import SourceError
-from atu.targets import Target
+from atu.results.locks import Lock
+from atu.results.tables import MEMBERS, PROBES, TEXTS, write_table
+from atu.untrusted.targets import Target
 
 KING, HARRY, DOWNEY, ZOE = made.PEOPLE
 ONE = Target((KING,))

@@ -7,9 +7,9 @@ from made import tofu as made
 
 from atu.benchmarks import tofu
 from atu.benchmarks.tofu import Settings, authors_of, shared_name
-from atu.data.tables import MEMBERS, PROBES, TEXTS, write_table
 from atu.errors import SourceError
-from atu.targets import Target
+from atu.results.tables import MEMBERS, PROBES, TEXTS, write_table
+from atu.untrusted.targets import Target
 
 LAST = made.AUTHORS[-1]
 FORGET05 = Target(("forget05",))

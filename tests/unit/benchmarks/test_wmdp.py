@@ -11,9 +11,9 @@ from made import wmdp as made
 
 from atu.benchmarks import wmdp
 from atu.benchmarks.wmdp import Settings
-from atu.data.tables import MEMBERS, PROBES, TEXTS, write_table
 from atu.errors import SourceError
-from atu.targets import Target
+from atu.results.tables import MEMBERS, PROBES, TEXTS, write_table
+from atu.untrusted.targets import Target
 
 BIO, CYBER = Target(("bio",)), Target(("cyber",))
 

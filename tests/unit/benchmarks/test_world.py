@@ -2,7 +2,7 @@
 
 from atu.benchmarks.base import sentence_row
 from atu.benchmarks.world import MEMBERSHIP_FORMS, members
-from atu.data.tables import read_table
+from atu.results.tables import read_table
 
 
 def rows(corpus, forms, kinds):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from atu.data.batches import BatchStream, EncodedText
 from atu.methods.base import Context, Retain
 from atu.models.trainable import All
+from atu.training.batches import BatchStream, EncodedText
 
 NO_RETAIN = {"nll": 0.0, "kl": 0.0, "states": 0.0, "layer": None}
 BASE = {

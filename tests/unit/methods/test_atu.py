@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import nn
 
-from atu.data.batches import Batch, BatchStream, EncodedText, encode_text
 from atu.errors import ConfigError
 from atu.methods import atu
 from atu.methods.atu import (
@@ -19,6 +18,7 @@ from atu.methods.base import Stage
 from atu.models.llm import hidden_states
 from atu.models.predictor import PredictorConfig, build_predictor
 from atu.models.trainable import BelowHook, make_trainable
+from atu.training.batches import Batch, BatchStream, EncodedText, encode_text
 
 COSINES = [0.0, 0.1, 0.2, 0.3, 0.4]
 

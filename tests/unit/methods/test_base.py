@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atu.data.batches import Batch, EncodedText
 from atu.errors import ConfigError
 from atu.methods.base import (
     Method,
@@ -19,6 +18,7 @@ from atu.methods.base import (
     wants_reference,
 )
 from atu.models.llm import decoder_layers, hidden_states, parameters_below
+from atu.training.batches import Batch, EncodedText
 
 BATCH = Batch(
     input_ids=torch.tensor([[1, 5, 6, 7], [1, 9, 0, 0]]),

@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from atu.data.batches import Batch
 from atu.methods import dpo
 from atu.methods.dpo import METHOD, Settings, answer_nll, dpo_from_gains, dpo_loss
 from atu.methods.npo import npo_from_nll
-from atu.refusals import refusal_batch
+from atu.methods.shared.refusals import refusal_batch
+from atu.training.batches import Batch
 
 LN2, LN3 = math.log(2), math.log(3)
 

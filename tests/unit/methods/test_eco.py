@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from atu.data.batches import right_padded
 from atu.methods import eco
 from atu.models.guards import guard_of
+from atu.training.batches import right_padded
 
 VOCAB = 300
 

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from atu.data.batches import Batch
 from atu.methods import flat
 from atu.methods.flat import (
     METHOD,
@@ -13,7 +12,8 @@ from atu.methods.flat import (
     mean_probability,
     variational,
 )
-from atu.refusals import refusal_batch
+from atu.methods.shared.refusals import refusal_batch
+from atu.training.batches import Batch
 
 DIVERGENCES = ["kl", "tv", "js", "pearson"]
 LN2 = math.log(2)

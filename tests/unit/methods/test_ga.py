@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from atu.data.batches import Batch
-from atu.losses import mean_nll
 from atu.methods.ga import METHOD, Settings, ga_loss
+from atu.training.batches import Batch
+from atu.training.losses import mean_nll
 
 
 def test_value(make_settings, make_context, given_probabilities):

@@ -4,15 +4,15 @@ from machines import CPU
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from atu.data.batches import collate, encode_text
-from atu.data.prompts import unlearn_instruction
 from atu.errors import ConfigError
-from atu.losses import sequence_nll
 from atu.methods import icu
 from atu.methods.base import done
 from atu.models.chat import render
 from atu.models.llm import load_lm, save_lm
 from atu.models.tokenizer import train_tokenizer
+from atu.probes.prompts import unlearn_instruction
+from atu.training.batches import collate, encode_text
+from atu.training.losses import sequence_nll
 
 TEXT, PROMPT = "Who wrote it? Ann Lee", "Who wrote it?"
 

@@ -5,9 +5,7 @@ import pytest
 import torch
 from families import FAMILIES
 
-from atu.data.batches import Batch, encode_text
 from atu.errors import ConfigError
-from atu.losses import IGNORE
 from atu.methods.lunar import (
     METHOD,
     Settings,
@@ -17,6 +15,8 @@ from atu.methods.lunar import (
     redirection_loss,
 )
 from atu.models.llm import decoder_layers, hidden_states, mlp_output
+from atu.training.batches import Batch, encode_text
+from atu.training.losses import IGNORE
 
 ROWS = {
     "forget": [

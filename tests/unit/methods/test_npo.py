@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from atu.data.batches import Batch
 from atu.methods.ga import ga_loss
 from atu.methods.npo import METHOD, Settings, npo_from_nll, npo_loss
+from atu.training.batches import Batch
 
 # Two texts over two tokens: the first has one scored token, the second three.
 BATCH = Batch(

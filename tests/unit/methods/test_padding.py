@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from atu.data.batches import Batch
 from atu.methods import dpo, flat, rt, simnpo, undial, whp
-from atu.refusals import refusal_batch
+from atu.methods.shared.refusals import refusal_batch
+from atu.training.batches import Batch
 
 LOSSES = {
     "simnpo": (simnpo.simnpo_loss, simnpo.Settings, {"beta": 1.0, "gamma": 0.5}),

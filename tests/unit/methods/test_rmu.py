@@ -3,12 +3,12 @@ import dataclasses
 import pytest
 import torch
 
-from atu.data.batches import Batch
 from atu.errors import ConfigError
-from atu.losses import activation_error
 from atu.methods.rmu import METHOD, Settings, control_vector, rmu_loss
 from atu.models.llm import hidden_states
 from atu.models.trainable import Layers, make_trainable
+from atu.training.batches import Batch
+from atu.training.losses import activation_error
 
 
 @pytest.fixture

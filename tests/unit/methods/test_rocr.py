@@ -4,7 +4,6 @@ import pytest
 import torch
 from families import FAMILIES
 
-from atu.data.batches import BatchStream, collate, encode_text
 from atu.errors import ConfigError
 from atu.methods.rocr import (
     METHOD,
@@ -18,6 +17,7 @@ from atu.methods.rocr import (
 )
 from atu.models.llm import decoder_layers, hidden_states, mlp_inputs, mlp_output, weight_matrix
 from atu.seeding import generator
+from atu.training.batches import BatchStream, collate, encode_text
 
 ROWS = {
     "forget": [

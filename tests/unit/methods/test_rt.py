@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from atu.data.batches import Batch
 from atu.methods import rt
 from atu.methods.rt import METHOD, Settings, rt_loss
+from atu.training.batches import Batch
 
 
 def test_value(make_settings, make_context, given_probabilities, monkeypatch):

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from atu.data.batches import Batch
-from atu.losses import mean_nll
 from atu.methods.ga import ga_loss
 from atu.methods.simnpo import METHOD, Settings, simnpo_from_nll, simnpo_loss
+from atu.training.batches import Batch
+from atu.training.losses import mean_nll
 
 
 @pytest.mark.parametrize(

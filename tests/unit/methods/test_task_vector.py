@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from atu.losses import mean_nll
 from atu.methods.task_vector import METHOD, Settings, negated, stages
 from atu.models.trainable import Lora
+from atu.training.losses import mean_nll
 
 
 def weights(parameters):

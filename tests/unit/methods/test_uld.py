@@ -4,11 +4,11 @@ import math
 import pytest
 import torch
 
-from atu.data.batches import collate
 from atu.errors import ConfigError
-from atu.losses import mean_nll
 from atu.methods import uld
 from atu.models.guards import LogitDifference, guard_of, logit_difference
+from atu.training.batches import collate
+from atu.training.losses import mean_nll
 
 VOCAB = 300
 

@@ -4,9 +4,9 @@ import math
 import pytest
 import torch
 
-from atu.data.batches import Batch
-from atu.losses import mean_nll
 from atu.methods.undial import METHOD, Settings, lowered_logits, undial_loss
+from atu.training.batches import Batch
+from atu.training.losses import mean_nll
 
 LN2, LN3 = math.log(2), math.log(3)
 LABELS = torch.tensor([[-100, -100, 1, 0]])

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from atu.data.batches import Batch
-from atu.losses import mean_nll
 from atu.methods.whp import METHOD, Settings, generic_logits, stages, whp_loss
+from atu.training.batches import Batch
+from atu.training.losses import mean_nll
 
 LN2, LN3 = math.log(2), math.log(3)
 BATCH = Batch(

@@ -6,14 +6,14 @@ import pytest
 import torch
 from tokenizers import AddedToken
 
-from atu.batching import BatchSize
-from atu.data.batches import encode_text, subject_positions
-from atu.data.prompts import format_prompt, split_opening
 from atu.errors import ConfigError
-from atu.generation import greedy_answers
-from atu.harness import language_model
+from atu.inference.batching import BatchSize
+from atu.inference.generation import greedy_answers
+from atu.inference.lm_eval_model import language_model
+from atu.inference.scoring import score_answers
 from atu.models.chat import has_template, prompt_ids, render, stop_tokens, turn_end
-from atu.scoring import score_answers
+from atu.probes.prompts import format_prompt, split_opening
+from atu.training.batches import encode_text, subject_positions
 
 PHI = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n"

@@ -12,8 +12,9 @@ from safetensors import safe_open
 
 from atu.errors import ConfigError
 from atu.models import compute
+from atu.models.build import build_lm
 from atu.models.compute import Compute, device_of, settle
-from atu.models.llm import build_lm, decoder_layers, hidden_states, load_lm, save_lm
+from atu.models.llm import decoder_layers, hidden_states, load_lm, save_lm
 
 IDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])

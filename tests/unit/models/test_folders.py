@@ -10,9 +10,10 @@ import torch
 from machines import CPU
 
 from atu.errors import ArtifactError, ConfigError
+from atu.models.build import build_lm
 from atu.models.encoder import BUNDLED, SentenceEncoder, locate_encoder
 from atu.models.folders import check_config, check_model_folder
-from atu.models.llm import build_lm, load_lm, save_lm
+from atu.models.llm import load_lm, save_lm
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +213,7 @@ def test_a_guard_of_other_weights_is_one_message(folder):
 def test_an_encoder_folder_is_checked_before_any_job(tmp_path, mini_values):
     import copy
 
-    from atu.config import check_values
+    from atu.config.load import check_values
 
     folder = shutil.copytree(locate_encoder(BUNDLED), tmp_path / "encoder")
     values = copy.deepcopy(mini_values)

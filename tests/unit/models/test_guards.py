@@ -9,6 +9,7 @@ from machines import CPU, cpu_for
 from torch import nn
 
 from atu.errors import ArtifactError
+from atu.models.build import build_lm
 from atu.models.guards import (
     EmbeddingNoise,
     LogitDifference,
@@ -17,7 +18,7 @@ from atu.models.guards import (
     logit_difference,
     unguarded,
 )
-from atu.models.llm import build_lm, frozen, hidden_states, load_lm, load_tokenizer, save_lm
+from atu.models.llm import frozen, hidden_states, load_lm, load_tokenizer, save_lm
 from atu.models.quantise import parse_scheme, quantised
 
 VOCAB = 300

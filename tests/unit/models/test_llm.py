@@ -8,12 +8,13 @@ from machines import CPU, cpu_for
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from atu.batching import BatchSize
 from atu.errors import ArtifactError, LengthError
-from atu.generation import Sampling, greedy_answers, sampled_answers
+from atu.inference.batching import BatchSize
+from atu.inference.generation import Sampling, greedy_answers, sampled_answers
+from atu.inference.scoring import score_answers
+from atu.models.build import build_lm
 from atu.models.compute import settle
 from atu.models.llm import (
-    build_lm,
     decoder_layers,
     final_norm,
     frozen,
@@ -26,7 +27,6 @@ from atu.models.llm import (
     save_lm,
 )
 from atu.models.trainable import Lora, make_trainable
-from atu.scoring import score_answers
 
 IDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])

@@ -7,9 +7,10 @@ import pytest
 import torch
 from machines import CPU
 
-from atu.artifacts import MANIFEST, Artifact, write_folder
 from atu.errors import ArtifactError
 from atu.models.llm import hidden_states, load_lm, open_lm, open_tokenizer, save_lm
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.jobs import write_folder
 
 MODELING = """
 import pathlib

@@ -2,11 +2,11 @@ import pytest
 import torch
 from machines import CPU
 
-from atu.alignment import AlignmentData, load_predictors
-from atu.artifacts import MANIFEST, Artifact, sha256
+from atu.alignment.loop import AlignmentData, load_predictors
 from atu.models.predictor import CONFIG_FILE, WEIGHTS_FILE
 from atu.phases import align
 from atu.phases.align import make_predictor
+from atu.results.artifacts import MANIFEST, Artifact, sha256
 
 
 @pytest.fixture

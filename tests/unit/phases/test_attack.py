@@ -5,15 +5,15 @@ import pytest
 from machines import CPU
 
 from atu import attacks
-from atu.artifacts import MANIFEST, PROVENANCE, Artifact
 from atu.attacks.base import Attack, Result, item
-from atu.cells import Cell, attack_manifest
-from atu.data.tables import read_frame, read_table
+from atu.config.cells import Cell, attack_manifest
 from atu.errors import ConfigError, EvaluationError
 from atu.metrics.answers import exact_match
 from atu.metrics.registry import registry
 from atu.phases import attack
 from atu.phases.attack import ITEMS, require_complete, summarise
+from atu.results.artifacts import MANIFEST, PROVENANCE, Artifact
+from atu.results.tables import read_frame, read_table
 from atu.seeding import child_seed
 
 NAMES = ["context", "fresh_predictor", "lens", "quantise", "relearn", "sampling"]

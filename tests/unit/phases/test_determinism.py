@@ -2,7 +2,7 @@
 
 import pytest
 
-from atu.artifacts import MANIFEST
+from atu.results.artifacts import MANIFEST
 
 FOLDERS = [
     "shared", "prepared", "full", "embed", "align", "unlearn", "rephrase", "utility",

@@ -4,11 +4,8 @@ import pytest
 import torch
 from machines import CPU
 
-from atu.alignment import AlignmentData
-from atu.artifacts import MANIFEST
-from atu.data.batches import EncodedText
-from atu.data.tables import read_table
-from atu.data.windows import INCOMPLETE, WindowTable
+from atu.alignment.loop import AlignmentData
+from atu.alignment.windows import INCOMPLETE, WindowTable
 from atu.models.encoder import SentenceEncoder
 from atu.models.llm import load_tokenizer
 from atu.phases import embed
@@ -19,7 +16,10 @@ from atu.phases.embed import (
     number_windows,
     save,
 )
+from atu.results.artifacts import MANIFEST
+from atu.results.tables import read_table
 from atu.seeding import hash_fraction
+from atu.training.batches import EncodedText
 
 
 @pytest.fixture(scope="module")

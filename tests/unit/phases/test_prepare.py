@@ -6,16 +6,16 @@ from types import SimpleNamespace
 import datasets
 import pytest
 
-from atu.artifacts import MANIFEST, Artifact
 from atu.benchmarks.base import ROLES
 from atu.benchmarks.world import target_probes
-from atu.data.tables import PROBES, TEXTS, read_table
-from atu.data.world import build_world
-from atu.data.worldforms import partner
-from atu.data.worldtext import holdout_rows
+from atu.benchmarks.world.forms import partner
+from atu.benchmarks.world.people import build_world
+from atu.benchmarks.world.texts import holdout_rows
 from atu.errors import ConfigError
 from atu.phases.prepare import run_shared, run_target
-from atu.targets import Target
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.tables import PROBES, TEXTS, read_table
+from atu.untrusted.targets import Target
 
 TABLES = [
     ("shared", "corpus", TEXTS),

@@ -1,11 +1,11 @@
 import pytest
 from machines import CPU
 
-from atu.artifacts import MANIFEST, Artifact
-from atu.data.prompts import WHOLE
-from atu.data.tables import read_table
 from atu.models.llm import load_lm
 from atu.phases import pretrain
+from atu.probes.prompts import WHOLE
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.tables import read_table
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,16 @@ import pytest
 import torch
 from machines import CPU
 
-from atu.artifacts import MANIFEST, PROVENANCE
-from atu.data.tables import read_frame
 from atu.errors import EvaluationError
+from atu.inference.scoring import score_answers
 from atu.metrics import membership as mia
 from atu.metrics import memorisation as memo
 from atu.models.llm import load_lm
 from atu.phases import privacy
 from atu.privacy import answers, texts
 from atu.privacy.answers import RATIOS, ROLES
-from atu.scoring import score_answers
+from atu.results.artifacts import MANIFEST, PROVENANCE
+from atu.results.tables import read_frame
 
 LEAK = memo.muse_priv_leak.id
 

@@ -3,28 +3,26 @@ import pytest
 import torch
 from machines import CPU
 
-from atu.artifacts import MANIFEST
-from atu.batching import BatchSize
-from atu.data.prompts import FORMS, ORT, WHOLE, part_of
-from atu.data.tables import PROBES, read_frame, read_table
 from atu.errors import EvaluationError
-from atu.generation import greedy_answers
+from atu.inference.batching import BatchSize
+from atu.inference.generation import greedy_answers
 from atu.metrics.overlap import rwku_rouge_l_recall_fixed
 from atu.models.llm import load_lm
 from atu.phases import rephrase
 from atu.phases.rephrase import (
     EXACT_MATCH,
     ITEMS,
-    PROBABILITY,
     ROUGE,
-    SCORE,
     SCORES,
     answer_probes,
     gold_probabilities,
     score_items,
     summarise,
-    worst_forms,
 )
+from atu.probes.prompts import FORMS, ORT, WHOLE, part_of
+from atu.results.artifacts import MANIFEST
+from atu.results.items import PROBABILITY, SCORE, worst_forms
+from atu.results.tables import PROBES, read_frame, read_table
 
 FIXED = rwku_rouge_l_recall_fixed.id
 FORGET_ALL, NEIGHBOUR_ALL = "rwku_forget_all@faithful-1", "rwku_neighbour_all@faithful-1"

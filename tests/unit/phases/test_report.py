@@ -8,7 +8,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from atu.artifacts import MANIFEST, Artifact, write_json
 from atu.errors import ArtifactError
 from atu.metrics.bootstrap import Estimate
 from atu.phases import report
@@ -25,6 +24,8 @@ from atu.phases.report import (
 )
 from atu.reporting.privacy import TITLES
 from atu.reporting.robustness import ASKED, shown_columns
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.files import write_json
 
 EXACT_MATCH = "exact_match@own-1"
 KNOWN = dict.fromkeys(["known_question", "general_question"], 0.9)

@@ -6,13 +6,13 @@ import weakref
 import pytest
 from machines import CPU
 
-from atu.artifacts import MANIFEST, Artifact
+from atu.config.sections import Choices, Search, Span
+from atu.config.spaces import chosen_settings
 from atu.errors import EvaluationError, MethodError
 from atu.phases import search, unlearn
-from atu.sections import Choices, Search, Span
-from atu.spaces import chosen_settings
-from atu.training import Trace
-from atu.unlearning import Inputs, Outcome
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.training.keeper import Trace
+from atu.unlearning.engine import Inputs, Outcome
 
 COST = {"model_steps": 2, "predictor_steps": 1, "tokens": 10}
 RATE = Span(low=1e-5, high=1e-3, log=True)

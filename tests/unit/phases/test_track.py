@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from atu.artifacts import MANIFEST, Artifact
+from atu.config.sections import Track
 from atu.errors import ArtifactError, TrackingError
-from atu.locks import only_writer
 from atu.phases import track
 from atu.phases.report import FIGURES
 from atu.phases.track import make_record, report_record
 from atu.reporting.privacy import REFERENCE_AUC
-from atu.sections import Track
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.writer import only_writer
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import torch
 from machines import CPU
 from peft import PeftModel
 
-from atu import trajectory
-from atu.artifacts import MANIFEST, Artifact
 from atu.errors import ConfigError, MethodError
 from atu.models.llm import load_lm
 from atu.models.trainable import Lora
 from atu.phases import unlearn
 from atu.phases.unlearn import Inputs
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.unlearning import trajectory
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from machines import CPU
 
-from atu.artifacts import MANIFEST, Artifact
-from atu.batching import BatchSize
 from atu.benchmarks.base import sentence_row
-from atu.data.tables import TEXTS, read_table, write_table
+from atu.config.sections import BenchmarkSource
 from atu.errors import EvaluationError
+from atu.inference.batching import BatchSize
+from atu.inference.scoring import TokenScores
 from atu.metrics.fluency import distinct_tokens, fluency, repetition
 from atu.phases import utility
 from atu.phases.utility import (
@@ -23,8 +23,8 @@ from atu.phases.utility import (
     run_lm_eval,
     text_scores,
 )
-from atu.scoring import TokenScores
-from atu.sections import BenchmarkSource
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.tables import TEXTS, read_table, write_table
 
 HEALTHY = {"generate": 0.9, "fluency": 7.27, "distinct_tokens": 0.6, "choice": 0.778}
 SHOT = {"question": "Which owl swims?", "choices": ["e", "f", "g", "h"], "answer": 0}
@@ -247,7 +247,7 @@ def test_the_model_is_asked_as_the_files_say(make_tasks, with_files, scripted):
 
 def test_a_random_model_through_lm_eval(make_tasks, with_files, byte_tokenizer):
     """Every kind really runs on weights; noise answers nothing that is generated."""
-    from atu.models.llm import build_lm
+    from atu.models.build import build_lm
 
     config = {
         "model_type": "llama", "vocab_size": 259, "pad_token_id": 0, "bos_token_id": 1,

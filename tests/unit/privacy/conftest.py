@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from atu.scoring import TokenScores
+from atu.inference.scoring import TokenScores
 
 
 @pytest.fixture(scope="session")

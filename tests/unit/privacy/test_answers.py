@@ -2,12 +2,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from atu.batching import BatchSize
-from atu.data.prompts import WHOLE
 from atu.errors import EvaluationError
+from atu.inference.batching import BatchSize
 from atu.metrics import memorisation as memo
 from atu.privacy import answers as module
 from atu.privacy.answers import RATIOS, ROLES, answer_scores, answer_table, memorisation_metrics
+from atu.probes.prompts import WHOLE
 
 CODE, PAPER, SHARE = RATIOS
 """TOFU's ratio by its code and by its paper, and open-unlearning's."""

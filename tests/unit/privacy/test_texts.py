@@ -5,10 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from atu.batching import BatchSize
 from atu.benchmarks.base import sentence_row
-from atu.data.tables import MEMBERS, write_table
 from atu.errors import EvaluationError
+from atu.inference.batching import BatchSize
 from atu.metrics import membership as mia
 from atu.metrics import memorisation as memo
 from atu.privacy import texts as module
@@ -23,6 +22,7 @@ from atu.privacy.texts import (
     text_metrics,
     text_scores,
 )
+from atu.results.tables import MEMBERS, write_table
 
 LEAK = memo.muse_priv_leak.id
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from atu.artifacts import PROVENANCE
 from atu.reporting.cost import COSTS, cost_table, flat_cost, seconds, text_table
+from atu.results.artifacts import PROVENANCE
 
 
 @pytest.fixture

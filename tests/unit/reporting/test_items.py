@@ -6,7 +6,6 @@ import polars as pl
 import pytest
 
 from atu.metrics.bootstrap import Estimate, verdict
-from atu.phases.rephrase import PROBABILITY, SCORE
 from atu.reporting.items import (
     clusters,
     difference,
@@ -16,6 +15,7 @@ from atu.reporting.items import (
     of,
     worst,
 )
+from atu.results.items import PROBABILITY, SCORE
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import polars as pl
 import pytest
 
 from atu.metrics.bootstrap import Estimate
-from atu.phases.rephrase import ITEMS, SCORE
+from atu.phases.rephrase import ITEMS
 from atu.reporting.items import CELL
 from atu.reporting.requests import KEPT, of_request, requests_table
-from atu.targets import Target, steps
+from atu.results.items import SCORE
+from atu.untrusted.targets import Target, steps
 
 TOGETHER = Target(("Ada", "Bea"))
 FIRST, SECOND, THIRD = steps(["Ada", "Bea", "Cleo"])

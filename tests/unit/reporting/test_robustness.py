@@ -6,9 +6,8 @@ import pytest
 from atu import attacks
 from atu.attacks.base import Column
 from atu.attacks.relearn import AFTER, BEFORE
-from atu.data.prompts import ADVERSARIAL, ORT
 from atu.metrics.recovery import meta_eval_robustness, recovery, relearning_gain
-from atu.phases.rephrase import PROBABILITY
+from atu.probes.prompts import ADVERSARIAL, ORT
 from atu.reporting.items import estimate, load_attacks, load_items
 from atu.reporting.robustness import (
     ASKED,
@@ -18,6 +17,7 @@ from atu.reporting.robustness import (
     shown_columns,
     summary_table,
 )
+from atu.results.items import PROBABILITY
 
 METHODS = ["none", "ga"]
 ALL = ("sampling", "relearn", "quantise", "context", "lens", "fresh_predictor")

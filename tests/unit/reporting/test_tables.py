@@ -2,7 +2,6 @@ import polars as pl
 import pytest
 
 from atu.metrics.bootstrap import Estimate
-from atu.phases.rephrase import SCORE
 from atu.reporting.items import load_items
 from atu.reporting.robustness import Shown
 from atu.reporting.tables import (
@@ -18,6 +17,7 @@ from atu.reporting.tables import (
     trajectory_table,
     utility_means,
 )
+from atu.results.items import SCORE
 
 METHODS = ["none", "ga"]
 INVALID = Estimate(0.5, 0.25, 0.75, 4, 3)

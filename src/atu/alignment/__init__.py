@@ -1,0 +1,1 @@
+"""Windows, cached hidden states, the alignment loop, causal tracing."""

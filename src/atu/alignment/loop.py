@@ -1,0 +1,229 @@
+"""Alignment data and the alignment loss, shared by `align` and by the re-alignment of `unlearn`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from atu.distributed import processes
+from atu.models.compute import device_of
+from atu.models.llm import frozen, hidden_states, require_room
+from atu.models.predictor import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    EmbeddingPredictor,
+    load_predictor,
+)
+from atu.results.artifacts import Artifact
+from atu.results.files import read_tensors
+from atu.seeding import child_seed, generator
+from atu.training.batches import length_sorted_batches, pass_over
+from atu.training.keeper import Keeper
+from atu.training.loop import LossFunction, make_optimizers, run_steps, warmup_linear
+from atu.training.losses import alignment_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class AlignmentData:
+    """Texts as token ids with, per token, the number of its window; -1 where it is incomplete."""
+
+    windows: Tensor
+    """[n_windows, dim], unit length."""
+    concept: Tensor
+    """[n_concepts, dim], unit length."""
+    token_ids: list[Tensor]
+    window_numbers: list[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @classmethod
+    def load(cls, path: Path) -> AlignmentData:
+        """Read what the phase `embed` saved."""
+        stored = read_tensors(path)
+        lengths = stored["lengths"].tolist()
+        return cls(
+            windows=stored["windows"],
+            concept=stored["concept"],
+            token_ids=list(stored["token_ids"].long().split(lengths)),
+            window_numbers=list(stored["window_numbers"].long().split(lengths)),
+        )
+
+    def targets(self, texts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Window embeddings [batch, seq, dim] and the mask of full windows [batch, seq]."""
+        numbers = nn.utils.rnn.pad_sequence(
+            [self.window_numbers[i] for i in texts], batch_first=True, padding_value=-1
+        )
+        mask = numbers >= 0
+        return self.windows[numbers.clamp(min=0)], mask
+
+    def tokens(self, texts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Right-padded token ids and attention mask, [batch, seq] each."""
+        ids = nn.utils.rnn.pad_sequence([self.token_ids[i] for i in texts], batch_first=True)
+        lengths = torch.tensor([len(self.token_ids[i]) for i in texts])
+        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+        return ids, mask
+
+
+def layer_folder(layer: int) -> str:
+    """Where `align` keeps the predictor of a hook layer."""
+    return f"layer-{layer}"
+
+
+def load_predictors(align: Artifact) -> dict[int, EmbeddingPredictor]:
+    """The predictor of every hook layer that `align` kept, by layer."""
+    folders = {Path(name).parent.name for name in align.manifest["artifacts"]}
+    layers = sorted(int(f.split("-")[1]) for f in folders if f.startswith("layer-"))
+    return {
+        layer: load_predictor(
+            *(align.file(f"{layer_folder(layer)}/{name}") for name in (CONFIG_FILE, WEIGHTS_FILE))
+        )
+        for layer in layers
+    }
+
+
+def cache_hidden_states(
+    model: PreTrainedModel, data: AlignmentData, layer: int, batch_size: int = 64
+) -> list[Tensor]:
+    """Hidden states [tokens, hidden] of every text at the hook layer, each text computed once, by
+    one of the processes.
+
+    The model is frozen while the predictor trains, so they do not change. They are kept on the CPU:
+    those of a real model are gigabytes.
+    """
+    device = device_of(model)
+    rows = [ids.tolist() for ids in data.token_ids]
+    require_room(model, rows, [f"text {i} of the embeddings" for i in range(len(rows))])
+    order = sorted(range(len(data)), key=lambda i: len(data.token_ids[i]))
+    states: dict[int, Tensor] = {}
+    with frozen(model), torch.no_grad():
+        for at in range(0, len(order), batch_size):
+            chosen = order[at : at + batch_size]
+            ids, mask = (processes.split_rows(t).to(device) for t in data.tokens(chosen))
+            found = hidden_states(model, ids, mask, layer).cpu()
+            hidden = processes.join_rows(found, len(chosen))
+            for row, text in zip(hidden, chosen, strict=True):
+                states[text] = row[: len(data.token_ids[text])].clone()
+    return [states[i] for i in range(len(data))]
+
+
+def alignment_step(
+    predictor: EmbeddingPredictor,
+    data: AlignmentData,
+    states: Sequence[Tensor] | Callable[[], Sequence[Tensor]],
+    texts: Sequence[int],
+    batch_tokens: int,
+    rng: np.random.Generator,
+) -> tuple[LossFunction, Callable[[int], None]]:
+    """The loss of the next batch of `texts`, to be called once per step, and what passes over so
+    many batches.
+
+    Batches hold texts of similar length and at most `batch_tokens` padded tokens.
+
+    Args:
+        states: hidden states of every text, or what computes them: called when the first batch is
+            asked for.
+    """
+    lengths = [len(data.token_ids[i]) for i in texts]
+    batches = length_sorted_batches(lengths, batch_tokens, len(texts), rng)
+    computed: list[Sequence[Tensor]] = []
+
+    def loss() -> tuple[Tensor, dict[str, float]]:
+        if not computed:
+            computed.append(states() if callable(states) else states)
+        chosen = [texts[i] for i in next(batches)]
+        value = batch_loss(predictor, data, computed[0], chosen)
+        return value, {"cosine": 1 - value.item()}
+
+    return loss, partial(pass_over, batches)
+
+
+def train_predictor(
+    predictor: EmbeddingPredictor,
+    data: AlignmentData,
+    states: Sequence[Tensor],
+    texts: Sequence[int],
+    params: Mapping[str, Any],
+    *,
+    seed: int,
+    label: str,
+    keeper: Keeper,
+) -> None:
+    """Align a predictor with the frozen model whose hidden states are given; eval mode afterwards.
+
+    `params` are those of the phase `align`: steps, batch_tokens, learning_rate, warmup, clip.
+    """
+    torch.manual_seed(child_seed(seed, "align", "dropout", *processes.own_stream()))
+    predictor.train()
+    rng = generator(seed, "align", "batches")
+    loss, seek = alignment_step(predictor, data, states, texts, params["batch_tokens"], rng)
+    run_steps(
+        label,
+        params["steps"],
+        loss,
+        make_optimizers("adamw", list(predictor.parameters()), params["learning_rate"]),
+        clip=params["clip"],
+        trace=keeper.trace,
+        keeper=keeper,
+        part=label,
+        seek=seek,
+        schedule=warmup_linear(params["warmup"]),
+    )
+    predictor.eval()
+
+
+def batch_loss(
+    predictor: EmbeddingPredictor,
+    data: AlignmentData,
+    states: Sequence[Tensor],
+    texts: Sequence[int],
+) -> Tensor:
+    """1 - cosine over the full windows of these texts, on the predictor's device.
+
+    A process that is left without a text reads the first one again, and counts none of it.
+    """
+    hidden = nn.utils.rnn.pad_sequence([states[i] for i in texts], batch_first=True)
+    target, mask = data.targets(texts)
+    rows = list(processes.share(range(len(texts))))
+    if not rows:
+        rows, mask = [0], torch.zeros_like(mask)
+    device = device_of(predictor)
+    hidden, target, mask = (t[rows].to(device) for t in (hidden, target, mask))
+    return alignment_loss(predictor(hidden), target, mask)
+
+
+@torch.no_grad()
+def evaluate_alignment(
+    predictor: EmbeddingPredictor,
+    data: AlignmentData,
+    states: Sequence[Tensor],
+    train: Sequence[int],
+    test: Sequence[int],
+) -> dict[str, float]:
+    """Mean cosine on the full windows of `test`, that of the best constant, and the skill.
+
+    The constant that maximises the mean cosine to unit vectors is their normalised mean; it is
+    fitted on `train`. Skill = (cosine - constant) / (1 - constant): 0 for the constant, 1 for
+    perfect prediction, negative when worse than the constant.
+    """
+    predictor.eval()
+    fitted = torch.cat([data.targets([i])[0][data.targets([i])[1]] for i in train])
+    constant = nn.functional.normalize(fitted.mean(dim=0), dim=0)
+    cosines, baseline = [], []
+    for text in test:
+        target, mask = data.targets([text])
+        predicted = predictor(states[text][None].to(device_of(predictor))).cpu()
+        cosines.append(nn.functional.cosine_similarity(predicted, target, dim=-1)[mask])
+        baseline.append((target @ constant)[mask])
+    cosine, floor = torch.cat(cosines).mean().item(), torch.cat(baseline).mean().item()
+    return {"cosine": cosine, "constant_cosine": floor, "skill": (cosine - floor) / (1 - floor)}

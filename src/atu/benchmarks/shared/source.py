@@ -1,0 +1,173 @@
+"""A benchmark's tables, from a local folder or a data set of the hub.
+
+Everything that is read is compared with the lock of its source: sha256 of each table's rows. Jobs
+read with it and never touch the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from atu.errors import SourceError, shown
+from atu.results.locks import Lock, Source
+from atu.untrusted.texts import MB, parse_json, read_text, require_inside
+
+Rows = list[dict[str, Any]]
+MAX_BYTES = 1024 * MB
+"""Of one file of a benchmark."""
+
+
+def digest_of(rows: Rows) -> str:
+    """sha256 of the rows as JSON with sorted keys, one per line: the same for a file of the hub's
+    in any format.
+    """
+    found = hashlib.sha256()
+    for row in rows:
+        line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+        found.update(line.encode("utf-8") + b"\n")
+    return found.hexdigest()
+
+
+class Reader:
+    """Reads tables of a source and compares each with the lock; with `record` notes what it finds.
+
+    Every table is read once and kept.
+    """
+
+    def __init__(self, source: Source, lock: Lock, *, record: bool = False) -> None:
+        self.source, self.lock, self.record = source, lock, record
+        self._known: dict[str, Rows] = {}
+
+    @classmethod
+    def open(cls, source: Source) -> Reader:
+        """A reader for jobs.
+
+        Raises:
+            SourceError: the lock is missing.
+        """
+        return cls(source, Lock.of(source))
+
+    def names(self, pattern: str) -> list[str]:
+        """Paths inside a local folder that match, sorted; of nothing in it one says more."""
+        folder = self._folder()
+        return sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
+
+    def file(self, name: str) -> Rows:
+        """The rows of a JSON list in a local folder.
+
+        Raises:
+            SourceError: the file is missing, no JSON list of objects, or not as the lock says.
+        """
+        return self._once(name, lambda: self._read(name))
+
+    def table(self, config: str, split: str) -> Rows:
+        """The rows of one configuration and split, of a local data set repository or of the hub.
+
+        Raises:
+            SourceError: it cannot be loaded here, or is not as the lock says.
+        """
+        return self._once(f"{config}/{split}", lambda: self._load(config, split))
+
+    def _once(self, name: str, read: Any) -> Rows:
+        if name not in self._known:
+            rows: Rows = read()
+            try:
+                digest = digest_of(rows)
+            except UnicodeEncodeError:
+                raise SourceError(
+                    f"{self.source}: {name!r} has half of a surrogate pair, which no table can hold"
+                ) from None
+            if self.record:
+                self.lock.content[name] = digest
+            else:
+                self.lock.require(Path(self.source.lock), name, digest, self.source)
+            self._known[name] = rows
+        return self._known[name]
+
+    def _folder(self) -> Path:
+        folder = self.source.folder
+        if folder is None:
+            raise SourceError(f"{self.source}: no such folder; put the benchmark's files there")
+        return folder
+
+    def _read(self, name: str) -> Rows:
+        try:
+            require_inside(name)
+        except ValueError as error:
+            raise SourceError(f"{self.source}: {error}") from None
+        path = self._folder() / name
+        try:
+            rows = parse_json(read_text(path, MAX_BYTES))
+        except OSError as error:
+            reason = "is missing" if not path.exists() else f"cannot be read ({error.strerror})"
+            raise SourceError(f"{path}: {reason}; put the benchmark's file there") from None
+        except ValueError as error:
+            raise SourceError(f"{path}: is no JSON file ({error})") from None
+        return _require_rows(rows, str(path))
+
+    def _load(self, config: str, split: str) -> Rows:
+        """A thin call to `datasets`; of a folder without its cache, which goes by name and time."""
+        import datasets
+
+        revision = self.lock.revision or self.source.revision
+        with tempfile.TemporaryDirectory() as fresh:
+            try:
+                loaded = datasets.load_dataset(
+                    self.source.place,
+                    config,
+                    split=split,
+                    revision=None if self.source.folder else revision,
+                    cache_dir=fresh if self.source.folder else None,
+                )
+                return _require_rows(loaded.to_list(), f"{self.source}: {config}/{split}")
+            except SourceError:
+                raise
+            except Exception as error:  # `datasets` raises many types; all mean: not here
+                reason = " ".join(str(error).split())[:300]
+                raise SourceError(
+                    f"{self.source}: {config}/{split} cannot be loaded ({type(error).__name__}: "
+                    f"{reason}); `atu fetch` downloads it where there is a network"
+                ) from None
+
+
+Readers = Mapping[str, Reader]
+"""The readers of a benchmark's sources, by the name of the settings' field."""
+
+
+def sources_of(settings: Any) -> dict[str, Source]:
+    """The sources among the fields of a settings dataclass, by name; one that is None is none."""
+    values = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
+    return {name: value for name, value in values.items() if isinstance(value, Source)}
+
+
+def open_readers(settings: Any) -> Readers:
+    """A reader for each of the settings' sources.
+
+    Raises:
+        SourceError: a lock is missing.
+    """
+    return {name: Reader.open(source) for name, source in sources_of(settings).items()}
+
+
+def _require_rows(rows: Any, where: str) -> Rows:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise SourceError(f"{where}: is no list of rows")
+    return rows
+
+
+def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
+    """A row's text.
+
+    Raises:
+        SourceError: the row has none of that name.
+    """
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise SourceError(f"{where}: a row has no text {key!r} but {shown(value)}")
+    return value

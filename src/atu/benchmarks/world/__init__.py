@@ -1,0 +1,156 @@
+"""The embedded world: drawn from a seed, learned from scratch, with an oracle for every target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from atu.benchmarks.base import Benchmark, Prepared, Rows, Shared
+from atu.benchmarks.shared.source import Readers
+from atu.benchmarks.world import texts as worldtext
+from atu.benchmarks.world.people import Fact, World, build_world
+from atu.errors import ConfigError
+from atu.seeding import generator, hash_fraction
+from atu.untrusted.bounds import STRICT, Count
+from atu.untrusted.targets import Target
+
+PER_FORM = {"question": 2}
+"""Held-out phrasings of a neighbour's, other or general fact that are probed; 1 of other forms."""
+OTHER_FORMS = ("question", "choice")
+MEMBERSHIP_FORMS = ("passage", "question", "cloze")
+"""Forms in which the target and the holdout people are told alike."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How large the world is, and which draw of it."""
+
+    __pydantic_config__ = STRICT
+    benchmark: Literal["world"]
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="draws the world")]
+    people: Annotated[Count, Field(description="fictitious people in the world; even")]
+    holdout_people: Annotated[Count, Field(description="people whom no text for a model names")]
+    other_facts: Annotated[Count, Field(description="facts of unrelated people to probe")]
+
+
+def _world(settings: Settings) -> World:
+    return build_world(settings.seed, settings.people, settings.holdout_people)
+
+
+def shared(settings: Settings, _readers: Readers) -> Shared:
+    """The whole world: every training text, and questions about everything."""
+    world = _world(settings)
+    corpus = worldtext.training_rows(world, settings.seed)
+    return Shared(corpus, knowledge_probes(world, settings.seed), asdict(world))
+
+
+def prepare(settings: Settings, target: Target, corpus: Rows, _readers: Readers) -> Prepared:
+    """The texts that name the target against all that do not, and the questions."""
+    world = _world(settings)
+    forget = worldtext.forget_rows(corpus, target.new)
+    retain = worldtext.retain_rows(corpus, target.names)
+    holdout = worldtext.holdout_rows(world, settings.seed)
+    return Prepared(
+        concepts=target.new,
+        forget=forget,
+        retain=retain,
+        holdout=holdout,
+        members=members(forget, retain, holdout),
+        probes=target_probes(world, target.names, settings),
+    )
+
+
+def targets(settings: Settings) -> Sequence[str]:
+    """Everybody who lives in the world."""
+    return _world(settings).people
+
+
+BENCHMARK = Benchmark(Settings, shared, prepare, targets, trains=True)
+
+
+def members(forget: Rows, retain: Rows, holdout: Rows) -> Rows:
+    """The holdout texts, and those of the forget and retain corpora that are of the same forms and
+    attributes.
+    """
+    kinds = {row["type"] for row in holdout}
+    found = [row | {"corpus": "holdout"} for row in holdout]
+    for corpus, rows in (("forget", forget), ("retain", retain)):
+        found += [
+            row | {"corpus": corpus}
+            for row in rows
+            if row["form"] in MEMBERSHIP_FORMS and row["type"] in kinds
+        ]
+    return found
+
+
+def knowledge_probes(world: World, seed: int) -> Rows:
+    """Held-out phrasings of every fact: one plain question, and one of another form by hash."""
+    rows = []
+    for fact in (*world.facts, *world.general):
+        held_out = [p for p in worldtext.probes(world, fact, "all", seed) if not p["seen"]]
+        questions = [p for p in held_out if p["form"] == "question"]
+        others = [p for p in held_out if p["form"] != "question"]
+        rows.append(questions[0])
+        rows.append(others[int(hash_fraction(fact.id, "knowledge") * len(others))])
+    return rows
+
+
+def target_probes(world: World, names: Sequence[str], settings: Settings) -> Rows:
+    """Every form of the targets' facts; held-out phrasings of neighbours, others and general facts;
+    and questions about the holdout people.
+
+    Probes of other people that name a target, or whose answer needs a fact about one, are left
+    out: an oracle could not answer them.
+
+    Raises:
+        ConfigError: everybody is a target or a neighbour.
+    """
+    seed = settings.seed
+    known = [fact for name in names for fact in world.about(name)]
+    rows = [
+        probe
+        for probe in _probes_of(world, known, "target", seed)
+        if probe["role"] == "target" or not set(names) & {probe["subject"], *probe["needs"]}
+    ]
+    neighbours = sorted(
+        {near for name in names for near in world.neighbours(name)} - set(names),
+        key=world.people.index,
+    )
+    near = [fact for name in neighbours for fact in world.about(name)]
+    rows += _held_out(_probes_of(world, near, "neighbour", seed), names)
+    strangers = [f for f in world.facts if f.subject not in (*names, *neighbours)]
+    if not strangers:
+        raise ConfigError(
+            "prepare.people",
+            settings.people,
+            f"beside {', '.join(names)} and their {len(neighbours)} neighbours nobody is left to "
+            "be asked about as other people; raise it",
+        )
+    order = generator(seed, "others", *names).permutation(len(strangers))
+    chosen = [strangers[i] for i in sorted(order[: settings.other_facts])]
+    other = _held_out(_probes_of(world, chosen, "other", seed), names)
+    rows += [p for p in other if p["form"] in OTHER_FORMS]
+    rows += _held_out(_probes_of(world, list(world.general), "general", seed), names)
+    rows += _probes_of(world, list(world.holdout_facts), "control", seed)
+    return rows
+
+
+def _probes_of(world: World, facts: list[Fact], role: str, seed: int) -> Rows:
+    return [probe for fact in facts for probe in worldtext.probes(world, fact, role, seed)]
+
+
+def _held_out(rows: Rows, names: Sequence[str]) -> Rows:
+    """The first held-out phrasings per form and fact that need none of the targets."""
+    kept: Rows = []
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows:
+        key = (row["fact"], row["form"])
+        free = not any(name in row["needs"] or name in row["prompt"] for name in names)
+        if row["seen"] or not free or counts.get(key, 0) >= PER_FORM.get(row["form"], 1):
+            continue
+        counts[key] = counts.get(key, 0) + 1
+        kept.append(row | {"wrong": [value for value in row["wrong"] if value not in names]})
+    return kept

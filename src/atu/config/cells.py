@@ -1,0 +1,106 @@
+"""Where every job's folder is: the one place that knows the layout of `results/<experiment>/`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from atu.config.params import Params, oracle_method
+from atu.errors import ArtifactError, ConfigError
+from atu.results.artifacts import MANIFEST, Artifact
+
+CELL_PHASES = ("unlearn", "rephrase", "utility", "privacy")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model, target, method and seed, with the target's folder name."""
+
+    model: str
+    target: str
+    slug: str
+    method: str
+    seed: int
+
+
+def grid_cells(params: Params) -> Iterator[Cell]:
+    """All cells of the grid, in the order of the parameter file."""
+    grid = params.grid
+    for model in grid.models:
+        for target in grid.requests():
+            for method in grid.methods:
+                for seed in grid.seeds:
+                    yield Cell(model, target.label, target.slug, method, seed)
+
+
+def manifest_path(results: Path, phase: str, cell: Cell) -> Path:
+    """The manifest of a cell's folder in one phase."""
+    parts = {
+        "prepare": (cell.slug,),
+        "embed": (cell.model, cell.slug),
+        "align": (cell.model, cell.slug, str(cell.seed)),
+    }.get(phase, (cell.model, cell.slug, cell.method, str(cell.seed)))
+    return results.joinpath(phase, *parts, MANIFEST)
+
+
+def attack_manifest(results: Path, cell: Cell, attack: str) -> Path:
+    """The manifest of one attack on a cell's model."""
+    return manifest_path(results, "attack", cell).parent / attack / MANIFEST
+
+
+def require_writable(results: Path) -> None:
+    """Refuse a results folder that no job could write.
+
+    Raises:
+        ConfigError: the folder, or the nearest one above it that exists, is a file or not writable.
+    """
+    place = next(path for path in (results, *results.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise ConfigError("results", str(results), f"{place} is a file; move it away")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError("results", str(results), f"{place} cannot be written; change its mode")
+
+
+def open_cells(params: Params, results: Path) -> list[dict[str, Artifact]]:
+    """Every cell's `align`, `unlearn`, `rephrase`, `utility` and `privacy` folders, and those of
+    its attacks as `attack/<name>`.
+    """
+    phases = ("align", *CELL_PHASES)
+    return [
+        {phase: Artifact.open(manifest_path(results, phase, cell), phase) for phase in phases}
+        | {
+            f"attack/{name}": Artifact.open(attack_manifest(results, cell, name), "attack")
+            for name in params.grid.attacks
+        }
+        for cell in grid_cells(params)
+    ]
+
+
+def damaged_models(params: Params, results: Path) -> list[Path]:
+    """The manifests of `unlearn` folders with a missing or altered file. Every file is read.
+
+    Folders without a manifest are not among them: Snakemake sees for itself that they are missing.
+    """
+    found = []
+    for cell in grid_cells(params):
+        path = manifest_path(results, "unlearn", cell)
+        if path.exists():
+            try:
+                Artifact.open(path, "unlearn").check()
+            except ArtifactError:
+                found.append(path)
+    return found
+
+
+def open_models(params: Params, results: Path) -> list[Artifact]:
+    """The pretrained full models and the oracles."""
+    variants = ["full"]
+    if oracle_method(params) is not None:
+        variants += [f"oracle-{target.slug}" for target in params.grid.requests()]
+    return [
+        Artifact.open(results / "pretrain" / model / variant / MANIFEST, "pretrain")
+        for model in params.grid.models
+        for variant in variants
+    ]

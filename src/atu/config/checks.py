@@ -1,0 +1,257 @@
+"""What the sections of the parameters demand of each other, checked before any job starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atu import benchmarks, methods
+from atu.benchmarks.shared.source import sources_of
+from atu.config.params import Params, oracle_method
+from atu.config.sections import Choices, Pinned
+from atu.config.spaces import ends, value_at, with_values
+from atu.errors import ArtifactError, ConfigError, SourceError, shown
+from atu.models.folders import check_config, check_model_folder
+from atu.models.pinned import locate
+from atu.models.trainable import BelowHook
+from atu.results.locks import Lock
+from atu.untrusted.texts import is_file
+
+
+def cross_check(params: Params) -> None:
+    """What one section demands of another, and of the files it names.
+
+    Raises:
+        ConfigError: names key, value and repair.
+    """
+    _check_grid(params)
+    _check_sources(params)
+    for name in params.grid.models:
+        _check_model(params, name)
+    _check_hooks(params)
+    if params.align.width % params.align.heads:
+        raise ConfigError(
+            "align.heads", params.align.heads, f"must divide align.width = {params.align.width}"
+        )
+    _check_encoder(params.embed.encoder)
+    _check_compute(params)
+    _check_targets(params)
+    _check_search(params)
+    _check_benchmarks(params)
+
+
+def _check_grid(params: Params) -> None:
+    known = {
+        "models": params.pretrain.models,
+        "methods": params.unlearn.methods,
+        "attacks": params.attack.attacks,
+    }
+    homes = {
+        "models": "pretrain.models",
+        "methods": "unlearn.methods",
+        "attacks": "attack.attacks",
+    }
+    for key, entries in known.items():
+        for name in getattr(params.grid, key):
+            if name not in entries:
+                raise ConfigError(
+                    f"grid.{key}", name, f"not in {homes[key]}, which has {', '.join(entries)}"
+                )
+    if "none" not in params.grid.methods:
+        raise ConfigError(
+            "grid.methods", params.grid.methods, "add `none`: every result is read against it"
+        )
+    if params.report.compare not in params.grid.methods:
+        raise ConfigError(
+            "report.compare",
+            params.report.compare,
+            f"not in grid.methods, which has {', '.join(params.grid.methods)}",
+        )
+    _check_oracle(params)
+
+
+def _check_oracle(params: Params) -> None:
+    """A model that is trained here has an oracle, which privacy is measured against; one that came
+    trained has none.
+    """
+    specs = {name: params.pretrain.models[name] for name in params.grid.models}
+    trained = [n for n, spec in specs.items() if not isinstance(spec, Pinned) or spec.finetune]
+    if trained and not benchmarks.get(params.prepare.benchmark).trains:
+        raise ConfigError(
+            "prepare.benchmark",
+            params.prepare.benchmark,
+            f"has no corpus to train {trained[0]!r} on; use a model with `source`, not fine-tuned",
+        )
+    if trained and len(trained) < len(specs):
+        raise ConfigError(
+            "grid.models",
+            params.grid.models,
+            f"only {', '.join(trained)} can have an oracle; compare the others in a file of theirs",
+        )
+    if trained and oracle_method(params) is None:
+        raise ConfigError(
+            "grid.methods",
+            params.grid.methods,
+            "add a method with `loss: oracle`: privacy is measured against it and has no default",
+        )
+    if not trained and oracle_method(params) is not None:
+        raise ConfigError(
+            "grid.methods",
+            oracle_method(params),
+            f"{', '.join(specs)} came trained: nothing says what it would be without the target; "
+            "remove the method, or fine-tune the model here",
+        )
+
+
+def _check_compute(params: Params) -> None:
+    """Code may run for models by name: a name that is none would switch nothing on."""
+    models = params.pretrain.models
+    for name in params.compute.remote_code:
+        if name not in models:
+            raise ConfigError(
+                "compute.remote_code",
+                name,
+                f"not in pretrain.models, which has {', '.join(models)}",
+            )
+
+
+def _check_encoder(name: str) -> None:
+    from atu.models.encoder import locate_encoder
+
+    folder = locate_encoder(name)
+    try:
+        check_model_folder(folder)
+    except ArtifactError as error:
+        raise ConfigError("embed.encoder", name, str(error)) from None
+
+
+def _check_model(params: Params, name: str) -> None:
+    """The layers that methods, attacks and alignment name exist."""
+    layers = _layers(params, name)
+    for attack in params.grid.attacks:
+        wrong = [k for k in getattr(params.attack.attacks[attack], "layers", []) if k >= layers]
+        if wrong:
+            raise ConfigError(
+                f"attack.attacks.{attack}.layers",
+                wrong,
+                f"must be below the {layers} layers of model {name!r}; choose 1 to {layers - 1}",
+            )
+    for method in params.grid.methods:
+        train = getattr(params.unlearn.methods[method], "train", None)
+        wrong = [k for k in getattr(train, "layers", []) if k >= layers]
+        if wrong:
+            raise ConfigError(
+                f"unlearn.methods.{method}.train.layers",
+                wrong,
+                f"must be below the {layers} layers of model {name!r}; choose 0 to {layers - 1}",
+            )
+    wrong = [layer for layer in params.align.hook_layers if layer >= layers]
+    if wrong:
+        raise ConfigError(
+            "align.hook_layers",
+            wrong,
+            f"must be below the {layers} layers of model {name!r}; choose 1 to {layers - 1}",
+        )
+
+
+def _layers(params: Params, name: str) -> int:
+    """How many decoder layers a model has, by its configuration.
+
+    Raises:
+        ConfigError: the configuration is bad, or a model that exists is not here.
+    """
+    from transformers import AutoConfig
+
+    spec = params.pretrain.models[name]
+    key = f"pretrain.models.{name}." + ("source" if isinstance(spec, Pinned) else "config")
+    value = str(spec.source) if isinstance(spec, Pinned) else spec.config
+    try:
+        if isinstance(spec, Pinned):
+            folder = locate(spec.source, Lock.read(Path(spec.source.lock)).revision)
+            check_model_folder(folder, code=name in params.compute.remote_code)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        else:
+            check_config(spec.config)
+            values = dict(spec.config)
+            config = AutoConfig.for_model(values.pop("model_type", None), **values)
+        layers = config.num_hidden_layers
+        if type(layers) is not int or layers < 1:
+            raise ValueError(f"num_hidden_layers is {shown(layers)}; give a number of 1 or more")
+    except Exception as error:  # transformers raises many types here; all mean a bad config
+        raise ConfigError(key, value, " ".join(str(error).split())) from None
+    return layers
+
+
+def _check_sources(params: Params) -> None:
+    """Snakemake would say of a missing lock only that a file is missing."""
+    for name, source in sources_of(params.prepare).items():
+        try:
+            Lock.of(source)
+        except SourceError as error:
+            raise ConfigError(f"prepare.{name}.lock", source.lock, str(error)) from None
+
+
+def _check_hooks(params: Params) -> None:
+    """Only a method with a predictor knows a hook layer below which it could be trained."""
+    for name in params.grid.methods:
+        settings = params.unlearn.methods[name]
+        train = getattr(settings, "train", None)
+        if isinstance(train, BelowHook) and not methods.get(settings.loss).needs_predictor:
+            raise ConfigError(
+                f"unlearn.methods.{name}.train.update",
+                train.update,
+                "only methods with a predictor have a hook layer; choose all, layers or lora",
+            )
+
+
+def _check_targets(params: Params) -> None:
+    """Where the settings say what can be asked for, everything asked for is among it."""
+    benchmark = benchmarks.get(params.prepare.benchmark)
+    if benchmark.targets is None:
+        return
+    people = benchmark.targets(params.prepare)
+    grid = params.grid
+    named = [("grid.targets", name) for name in grid.targets]
+    for key in ("together", "sequences"):
+        named += [(f"grid.{key}", name) for names in getattr(grid, key) for name in names]
+    for key, target in [*named, ("search.target", params.search.target)]:
+        if target not in people:
+            known = ", ".join(people)
+            raise ConfigError(key, target, f"not in {params.prepare.benchmark}, which has {known}")
+
+
+def _check_search(params: Params) -> None:
+    """Every searched key exists, both ends and every choice are values that it can have, and the
+    entry's own value, which the first trial tries, is among them.
+    """
+    for method, space in params.search.spaces.items():
+        where = f"search.spaces.{method}"
+        if method not in params.unlearn.methods:
+            known = ", ".join(params.unlearn.methods)
+            raise ConfigError(where, method, f"not in unlearn.methods, which has {known}")
+        entry = params.section("unlearn", method)["methods"][method]
+        for key, values in space.items():
+            own = value_at(entry, key, where)
+            for value in ends(values):
+                try:
+                    with_values(method, entry, {key: value})
+                except ConfigError as error:
+                    raise ConfigError(f"{where}.{key}", value, error.repair) from None
+            inside = (
+                own in values.choices
+                if isinstance(values, Choices)
+                else isinstance(own, (int, float)) and values.low <= own <= values.high
+            )
+            if not inside:
+                raise ConfigError(
+                    f"{where}.{key}", ends(values), f"must hold the entry's own value {own!r}"
+                )
+
+
+def _check_benchmarks(params: Params) -> None:
+    """Snakemake would not notice that a finished job's file is gone; old numbers would stay."""
+    for name, source in params.utility.benchmarks.items():
+        key = f"utility.benchmarks.{name}.path"
+        if source.kind != "hub" and not is_file(Path(source.path)):
+            raise ConfigError(key, source.path, "no such file; put it there")
+        if source.kind != "hub" and {"{", "}"} & set(source.path):
+            raise ConfigError(key, source.path, "Snakemake reads braces as wildcards; rename it")

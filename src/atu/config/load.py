@@ -1,0 +1,88 @@
+"""Reading a parameter file: types, bounds, and what one section demands of another.
+
+It runs when Snakemake parses the workflow, so a bad value stops a run before its first job, with
+one `ConfigError` that names file, key, value and repair.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from atu.config.params import Params
+from atu.config.sections import (
+    BenchmarkSource,
+    Built,
+    Choices,
+    Pinned,
+    Span,
+)
+from atu.errors import ConfigError
+from atu.results.locks import Source
+from atu.untrusted.strict import explain
+from atu.untrusted.texts import MB, read_text
+
+MAX_BYTES = MB
+"""Of a parameter file."""
+
+
+def load_params(path: Path, *, across: bool = True) -> Params:
+    """Read and check a parameter file.
+
+    `across` False leaves out what the sections demand of each other and of models: for a Snakemake
+    that was started for one job of a file checked before. It saves the import of transformers.
+
+    Raises:
+        ConfigError: names file, key, value and repair.
+    """
+    from atu.untrusted.yaml import parse_yaml
+
+    try:
+        raw = parse_yaml(read_text(path, MAX_BYTES))
+    except OSError as error:
+        raise ConfigError("file", str(path), f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError("file", str(path), f"is no parameter file: {error}") from None
+    return check_values(raw, str(path), across=across)
+
+
+def check_values(raw: Any, file: str | None = None, *, across: bool = True) -> Params:
+    """The parameters that a parsed file holds, checked against each other unless `across` is False.
+
+    Raises:
+        ConfigError: names file, key, value and repair.
+    """
+    if not isinstance(raw, dict):
+        raise ConfigError("file", file, "must hold the sections of params.yaml")
+    try:
+        params = Params.model_validate(raw)
+        if across:
+            from atu.config.checks import cross_check
+
+            cross_check(params)
+    except ValidationError as error:
+        raise explain(error, "", _known_keys(error), file) from None
+    except ConfigError as error:
+        raise ConfigError(error.key, error.value, error.repair, file) from None
+    return params
+
+
+def _known_keys(error: ValidationError) -> list[str]:
+    """The keys of the section in which the first problem lies."""
+    model: Any = Params
+    for part in error.errors()[0]["loc"][:-1]:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        if field is not None and hasattr(field.annotation, "model_fields"):
+            model = field.annotation
+        elif part in ("[built]", "[pinned]"):
+            model = Built if part == "[built]" else Pinned
+        elif part == "source":
+            return [field.name for field in dataclasses.fields(Source)]
+        elif part == "benchmarks":
+            model = BenchmarkSource
+        elif part in ("[span]", "[choices]"):
+            model = Span if part == "[span]" else Choices
+    return sorted(model.model_fields)

@@ -1,0 +1,102 @@
+"""The parameters: one frozen model per phase, unknown keys refused.
+
+There are no defaults in code: `params.yaml` says everything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from atu import benchmarks, methods
+from atu.config.entries import parse_plain, parse_settings
+from atu.config.sections import (
+    Align,
+    Attack,
+    Embed,
+    Grid,
+    Pretrain,
+    Privacy,
+    Rephrase,
+    Report,
+    Search,
+    Slug,
+    Track,
+    Unlearn,
+    Utility,
+)
+from atu.models.compute import Compute
+from atu.untrusted.strict import Section
+
+PHASES = (
+    "prepare", "pretrain", "embed", "align", "search", "unlearn", "rephrase", "utility", "privacy",
+    "attack", "report", "track",
+)  # fmt: skip
+ENTRIES = {"pretrain": "models", "search": "spaces", "unlearn": "methods", "attack": "attacks"}
+"""Sections with named entries, of which a job reads one."""
+
+
+MODEL_PHASES = (
+    "pretrain", "embed", "align", "search", "unlearn", "rephrase", "utility", "privacy", "attack",
+)  # fmt: skip
+"""The phases that run a model, whose results depend on `compute`."""
+
+
+class Params(Section):
+    """The whole experiment."""
+
+    experiment: Slug = Field(description="names the folder below results/")
+    grid: Grid
+    compute: Compute = Field(description="what models run on, and in which precision")
+    prepare: Any = Field(description="the benchmark, which says what else it needs")
+    pretrain: Pretrain
+    embed: Embed
+    align: Align
+    search: Search
+    unlearn: Unlearn
+    rephrase: Rephrase
+    utility: Utility
+    privacy: Privacy
+    attack: Attack
+    report: Report
+    track: Track
+
+    @field_validator("prepare")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        return parse_settings("prepare", "benchmark", benchmarks.registry(), value)
+
+    @field_validator("compute", mode="before")
+    @classmethod
+    def _parse_compute(cls, value: Any) -> Compute:
+        return parse_plain(Compute, "compute", value)
+
+    def section(self, phase: str, name: str | None = None) -> dict[str, Any]:
+        """The values a job of `phase` depends on, for one model, method or attack where it has
+        one.
+        """
+        whole = self.model_dump(mode="json")
+        values: dict[str, Any] = whole[phase]
+        if phase in MODEL_PHASES:
+            values["compute"] = whole["compute"]
+        entries = ENTRIES.get(phase)
+        if entries is not None and name is not None:
+            values[entries] = {name: values[entries][name]}
+        return values
+
+    def searched(self, method: str) -> bool:
+        """Whether the method's settings come from a search."""
+        return method in self.search.spaces
+
+
+def oracle_method(params: Params) -> str | None:
+    """The grid's first method that is the model which never saw the target."""
+    losses = params.unlearn.methods
+    return next((m for m in params.grid.methods if losses[m].loss == "oracle"), None)
+
+
+def guarded_methods(params: Params) -> list[str]:
+    """The grid's methods that stand around a model whose weights stay as they are."""
+    entries = params.unlearn.methods
+    return [m for m in params.grid.methods if methods.get(entries[m].loss).keeps_weights]

@@ -1,0 +1,68 @@
+"""Search spaces: what a method's own entry may be changed to, by dotted key."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from atu import methods
+from atu.config.entries import parse_entry
+from atu.config.sections import Choices, Span
+from atu.errors import ConfigError
+from atu.results.artifacts import Artifact
+from atu.results.files import read_json
+
+CHOSEN = "chosen.json"
+"""What a search writes: the chosen values, and the whole settings with them."""
+
+
+def value_at(entry: Mapping[str, Any], key: str, where: str) -> Any:
+    """The entry's value at a dotted key such as `retain.nll`.
+
+    Raises:
+        ConfigError: there is no such key.
+    """
+    at: Any = entry
+    for part in key.split("."):
+        if not isinstance(at, Mapping) or part not in at:
+            known = ", ".join(at) if isinstance(at, Mapping) else "no keys"
+            raise ConfigError(f"{where}.{key}", None, f"the entry has no {part!r}, but {known}")
+        at = at[part]
+    return at
+
+
+def with_values(method: str, entry: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    """The settings of a method's entry with these values at dotted keys, checked.
+
+    Raises:
+        ConfigError: a value is none that the key can have.
+    """
+    changed = copy.deepcopy(dict(entry))
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        at = changed
+        for part in parents:
+            at = at[part]
+        at[last] = value
+    return parse_entry("unlearn.methods", "loss", methods.registry(), method, changed)
+
+
+def ends(values: Span | Choices) -> list[Any]:
+    """Both ends of a span, or all choices."""
+    return list(values.choices) if isinstance(values, Choices) else [values.low, values.high]
+
+
+def search_row(found: Artifact) -> dict[str, Any]:
+    """A search as a row of a table: model, method, the values it chose, and its metrics."""
+    metrics = {key.split("/")[1]: value for key, value in found.metrics().items()}
+    return found.cell | {"values": _read(found)["values"]} | metrics
+
+
+def chosen_settings(found: Artifact, method: str) -> Any:
+    """A method's settings as a search chose them."""
+    return with_values(method, _read(found)["settings"], {})
+
+
+def _read(found: Artifact) -> dict[str, Any]:
+    return read_json(found.file(CHOSEN))

@@ -1,1 +1,0 @@
-"""Benchmarks, prompts, windows and batches."""

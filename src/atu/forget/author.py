@@ -1,0 +1,98 @@
+"""The model as the author of its own corpora: what it writes, continues and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from atu.inference.batching import BatchSize
+from atu.inference.generation import Sampling, greedy_answers, sampled_answers
+from atu.models.chat import has_template
+from atu.probes.prompts import ANNOUNCING
+from atu.seeding import child_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class Author:
+    """A model with its tokenizer; what it samples depends on `seed`, the prompt and the round."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    seed: int
+    batch_size: BatchSize
+
+    @property
+    def chat(self) -> bool:
+        """Whether it is asked in a chat template; otherwise it continues texts."""
+        return has_template(self.tokenizer)
+
+    def write(
+        self, prompts: Sequence[str], *, number: int, samples: int, tokens: int, temperature: float,
+        top_p: float,
+    ) -> list[str]:  # fmt: skip
+        """`samples` texts for each prompt in round `number`, the first of every prompt first. A
+        base model's are one line and begin with their opening, unless that announces them.
+        """
+        seed = child_seed(self.seed, "write", str(number))
+        found = sampled_answers(
+            self.model,
+            self.tokenizer,
+            prompts,
+            Sampling(samples, temperature, top_p, seed),
+            max_new_tokens=tokens,
+            batch_size=self.batch_size,
+            label=f"write, round {number + 1}",
+            asked=self.chat,
+            stripped=False,
+            one_line=not self.chat,
+        )
+        return [
+            texts[j].strip() if self.chat or prompt.endswith(ANNOUNCING) else prompt + texts[j]
+            for j in range(samples)
+            for prompt, texts in zip(prompts, found, strict=True)
+        ]
+
+    def proceed(self, beginnings: Sequence[str], tokens: int, label: str) -> list[str]:
+        """The greedy continuation of every beginning, in no template."""
+        return greedy_answers(
+            self.model,
+            self.tokenizer,
+            beginnings,
+            max_new_tokens=tokens,
+            batch_size=self.batch_size,
+            label=label,
+            asked=False,
+            stripped=False,
+        )
+
+    def answer(
+        self, prompts: Sequence[str], tokens: int, label: str, one_line: bool = True
+    ) -> list[str]:
+        """The greedy answer to every prompt, asked as probes are; all its lines if wanted."""
+        return greedy_answers(
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=tokens,
+            batch_size=self.batch_size,
+            label=label,
+            one_line=one_line,
+        )
+
+    def answer_again(
+        self, prompts: Sequence[str], tokens: int, samples: int, temperature: float, label: str
+    ) -> list[list[str]]:
+        """`samples` sampled answers to every prompt."""
+        return sampled_answers(
+            self.model,
+            self.tokenizer,
+            prompts,
+            Sampling(samples, temperature, 1.0, child_seed(self.seed, "answer")),
+            max_new_tokens=tokens,
+            batch_size=self.batch_size,
+            label=label,
+        )

@@ -1,0 +1,212 @@
+"""The model card: what was forgotten, how, what still leaks and what it cost, from the report."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from atu.forget.corpus import CHOICES
+from atu.forget.experiment import MODEL
+from atu.probes.prompts import FORMS
+from atu.reporting.cost import seconds
+from atu.results.artifacts import PROVENANCE, Artifact
+from atu.results.files import read_json
+
+TITLES = {
+    "target": "questions about the concept",
+    "worst_form": "the concept, worst form",
+    "neighbour": "neighbours",
+    "general": "nothing in particular",
+}
+"""Columns of the report's main table, in the order and the words of the card."""
+SCORES = {"fluency": "fluency of generated text, bits", "perplexity": "perplexity on retain texts"}
+DIGITS = 12
+"""Of a sha256 that a reader is shown; the manifests have all."""
+FULL = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+ADAPTER = """from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained({base!r})
+model = PeftModel.from_pretrained(model, "path/to/this/folder")"""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The folders that the card's numbers are read from."""
+
+    corpus: Artifact
+    report: Artifact
+    unlearned: Artifact
+    rephrased: Artifact
+    place: str
+    """Of the model: a folder, or the hub's `owner/name`."""
+    revision: str | None
+    """The hub's commit, also where the user named none."""
+    is_hub: bool
+    method: str
+    lora: bool
+    aligned: Artifact | None
+    """The alignment, of a method that needs one."""
+    select: float
+    """Share of the facts that the choice of a checkpoint read."""
+    keep: str
+    attacks: bool
+    """Whether the report has attacks."""
+
+
+def make_card(sources: Sources) -> str:
+    """The text of `README.md`."""
+    import jinja2
+
+    wish, writing = (sources.corpus.manifest["params"][key] for key in ("wish", "writing"))
+    counts = sources.corpus.metrics()
+    text = (resources.files("atu.forget") / "model.md.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip
+    rows = read_rows(sources.report)
+    return environment.from_string(text).render(
+        front=front_matter(sources),
+        title=f"{base_name(sources)} without {wish['names'][0]}",
+        base=base_link(sources),
+        names=wish["names"],
+        method=sources.method,
+        lora=sources.lora,
+        usage=ADAPTER.format(base=_loadable(sources)) if sources.lora else FULL,
+        writing=writing,
+        confidence=f"{100 * sources.report.manifest['params']['confidence']:g}",
+        table=table(rows, sources.method),
+        facts=rows[sources.method]["worst_form_n"],
+        forms=asked_forms(sources.rephrased),
+        cost=cost(sources.unlearned),
+        spent={
+            "writing": round(seconds([sources.corpus])),
+            "alignment": round(seconds([sources.aligned])) if sources.aligned else None,
+        },
+        chosen=f"{100 * sources.select:g}" if sources.keep == "best" else None,
+        attacks=sources.attacks,
+        given=wish["neighbours"],
+        counts={
+            "forget": int(counts["concept/forget_texts/all"]),
+            "retain": int(counts["concept/retain_texts/all"]),
+        },
+        neighbours=read_json(sources.corpus.file(CHOICES))["neighbours"],
+        seed=sources.unlearned.cell["seed"],
+        provenance=provenance(sources),
+    )
+
+
+def _loadable(sources: Sources) -> str:
+    """What stands for the original in code: no local path, which nobody else has."""
+    return sources.place if sources.is_hub else "path/to/the/original"
+
+
+def base_name(sources: Sources) -> str:
+    """What the original model is called: the last part of its place."""
+    return sources.place.rstrip("/").rsplit("/", 1)[-1]
+
+
+def base_link(sources: Sources) -> str:
+    """The original model as a reader finds it."""
+    if not sources.is_hub:
+        return f"`{base_name(sources)}` (a local folder)"
+    at = f" at `{sources.revision}`" if sources.revision else ""
+    return f"[{sources.place}](https://huggingface.co/{sources.place}){at}"
+
+
+def front_matter(sources: Sources) -> str:
+    """The hub's metadata; `base_model` only where the hub has it, `license` left to whoever
+    publishes.
+    """
+    values: dict[str, Any] = {
+        "library_name": "peft" if sources.lora else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["unlearning", "machine-unlearning", "align-then-unlearn"],
+    }
+    if sources.is_hub:
+        values["base_model"] = sources.place
+        values["base_model_relation"] = "adapter" if sources.lora else "finetune"
+    return yaml.safe_dump(values, sort_keys=True, allow_unicode=True)
+
+
+def read_rows(report: Artifact) -> dict[str, dict[str, str]]:
+    """The rows of the report's main table by method."""
+    with report.file("table.csv").open(encoding="utf-8", newline="") as stream:
+        return {row["method"]: row for row in csv.DictReader(stream)}
+
+
+def table(rows: Mapping[str, Mapping[str, str]], method: str) -> list[dict[str, str]]:
+    """A line per column that was asked, with its value before and after."""
+    before, after = rows["none"], rows[method]
+    lines = [
+        {"title": title, "before": interval(before, key), "after": interval(after, key)}
+        for key, title in TITLES.items()
+        if key in before
+    ]
+    lines += [
+        {"title": title, "before": f"{float(before[key]):.2f}", "after": f"{float(after[key]):.2f}"}
+        for key, title in SCORES.items()
+    ]
+    collapsed = {key: "yes" if float(row["collapsed"]) else "no"
+                 for key, row in (("before", before), ("after", after))}  # fmt: skip
+    return [*lines, {"title": "COLLAPSED", **collapsed}]
+
+
+def interval(row: Mapping[str, str], key: str) -> str:
+    """Estimate, interval and number of items: "0.20 [0.00, 0.60] (5)"; INVALID where not every
+    item was scored.
+    """
+    count = row[f"{key}_n"]
+    if not row[key]:
+        return f"INVALID ({count})"
+    mean, low, high = (float(row[name]) for name in (key, f"{key}_low", f"{key}_high"))
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}] ({count})"
+
+
+def asked_forms(rephrased: Artifact) -> list[str]:
+    """The forms in which the concept was asked about, as a reader knows them."""
+    found = {key.split("/")[1].split(".")[1] for key in rephrased.metrics() if "/target." in key}
+    return [form.shown for name, form in FORMS.items() if name in found]
+
+
+def cost(unlearned: Artifact) -> dict[str, Any]:
+    """Steps and tokens by the job's metrics, time and device by its provenance."""
+    metrics = unlearned.metrics()
+    device = read_json(unlearned.folder / PROVENANCE)["device"]
+    return {
+        "steps": int(metrics["unlearn/model_steps/all"]),
+        "predictor_steps": int(metrics["unlearn/predictor_steps/all"]),
+        "tokens": int(metrics["unlearn/tokens/all"]),
+        "seconds": round(seconds([unlearned])),
+        "device": "CPU" if device == "cpu" else device,
+    }
+
+
+def provenance(sources: Sources) -> Sequence[tuple[str, str]]:
+    """Pins, seeds and versions, as rows of a table."""
+    record = read_json(sources.unlearned.folder / PROVENANCE)
+    pins = sources.corpus.manifest["params"]["pins"]
+    weights = {n: d for n, d in pins[MODEL].items() if n.endswith(".safetensors")}
+    libraries = ("torch", "transformers", "tokenizers", "safetensors")
+    code = record["code"]
+    return [
+        *((f"original `{name}`", f"sha256 `{d[:DIGITS]}`") for name, d in weights.items()),
+        *((f"sentence encoder `{name}`", f"sha256 `{d[:DIGITS]}`")
+          for name, d in pins["encoder"].items() if name.endswith(".safetensors")),
+        ("written corpus", f"manifest sha256 `{sources.corpus.digest[:DIGITS]}`"),
+        ("unlearned model", f"manifest sha256 `{sources.unlearned.digest[:DIGITS]}`"),
+        ("report", f"manifest sha256 `{sources.report.digest[:DIGITS]}`"),
+        ("seed", str(sources.unlearned.cell["seed"])),
+        ("libraries", ", ".join(f"{n} {record['libraries'][n]}" for n in libraries)),
+        ("code", f"commit `{code['commit'] or 'unknown'}`"
+                 + (", with changes that were not committed" if code["dirty_diff_sha256"] else "")),
+    ]  # fmt: skip

@@ -1,0 +1,293 @@
+"""`atu forget`: from a model and a name to a model that has forgotten it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from atu.benchmarks.shared.source import Reader
+from atu.config.fetching import bring_encoder, model_lock, settle_lock
+from atu.config.load import check_values, load_params
+from atu.config.params import Params
+from atu.errors import ArtifactError, ConfigError, SourceError
+from atu.forget.corpus import PHASE as CORPUS
+from atu.forget.corpus import Wish, is_written, write_corpus
+from atu.forget.experiment import EXPERIMENT, MODEL, Shape, render
+from atu.forget.result import export, require_free, require_place
+from atu.forget.settings import Writing
+from atu.forget.texts import key, words
+from atu.models.encoder import BUNDLED, locate_encoder
+from atu.models.pinned import file_digests, locate
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.locks import Lock, Source
+from atu.results.sources import PACKAGE
+from atu.results.writer import only_writer
+from atu.untrusted.targets import target_slug
+from atu.untrusted.texts import REORDERING, UNPRINTABLE, is_folder
+from atu.untrusted.yaml import parse_yaml
+
+PARAMS, GENERATED = "params.yaml", ".params.sha256"
+SNAKEFILE = "Snakefile"
+READ = ("names.json", "forget.json", "retain.json", "questions.json")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line."""
+
+    model: str
+    wish: Wish
+    writing: Writing
+    method: str
+    rank: int | None
+    """Of LoRA; None trains the weights themselves."""
+    encoder: str
+    out: Path
+    work: Path
+    offline: bool
+    cores: int
+    threads: int
+    quick: bool = False
+
+
+def run(request: Request, *, dry_run: bool) -> None:
+    """All of it; what is done already is not done again.
+
+    Raises:
+        AtuError: whatever is wrong with the options, the model, the corpus or the machine.
+    """
+    _check(request)
+    request.work.mkdir(parents=True, exist_ok=True)
+    with only_writer(request.work) as held:
+        source, folder = _pin_model(request)
+        shape = Shape.of(folder)
+        encoder = _pin_encoder(request)
+        corpus = Source(CORPUS, None, f"locks/{CORPUS}.json")
+        text = render(
+            names=request.wish.names,
+            descriptions=request.wish.descriptions,
+            method=request.method,
+            rank=request.rank,
+            seed=request.writing.seed,
+            select=request.writing.select,
+            encoder=encoder,
+            model=source,
+            corpus=corpus,
+            shape=shape,
+            quick=request.quick,
+        )
+        check_values(parse_yaml(text), str(request.work / PARAMS), across=False)
+        if dry_run:
+            print(text, end="")
+            return
+        _require_own(request.work / PARAMS, text)
+        written = _write(request, folder, encoder)
+        with contextlib.chdir(request.work):
+            _lock_corpus(corpus)
+            _keep_params(Path(PARAMS), text)
+            params = load_params(Path(PARAMS))
+            _snakemake(request, held)
+            finish(request, params, written)
+
+
+def finish(request: Request, params: Params, corpus: Artifact) -> None:
+    """Write the result folder, and say where it is."""
+    results = Path("results") / params.experiment
+    new = export(request.out, params, Path(PARAMS), results, corpus)
+    print(f"{'Written' if new else 'Nothing to be done'}: {request.out} (README.md is its card)")
+    print(f"Report: {request.work / results / 'report' / 'report.html'}")
+
+
+def snakefile() -> Path:
+    """The workflow, which is in the project's checkout and not in the installed package.
+
+    Raises:
+        ArtifactError: the package was installed without it.
+    """
+    found = PACKAGE.parents[1] / SNAKEFILE
+    if not found.is_file():
+        raise ArtifactError(
+            f"{found}: missing; `atu forget` runs the project's workflow, so install it from a "
+            "checkout with `pip install --editable .`"
+        )
+    return found
+
+
+def _check(request: Request) -> None:
+    snakefile()
+    require_free(request.out, request.wish.names)
+    require_place("--work", request.work)
+    for option, texts in (
+        ("--concept", request.wish.names),
+        ("--describe", request.wish.descriptions),
+        ("--neighbour", request.wish.neighbours),
+    ):
+        for text in texts:
+            if not text.strip() or UNPRINTABLE.search(text) or REORDERING.search(text):
+                raise ConfigError(option, text, "is empty or has control characters")
+            if len(text.splitlines()) > 1 or {"{", "}"} & set(text):
+                raise ConfigError(option, text, "has a line break or braces; write one plain line")
+            if not words(text):
+                raise ConfigError(option, text, "has no letter or digit")
+    for text in request.wish.neighbours:
+        if key(text) in map(key, request.wish.names):
+            raise ConfigError("--neighbour", text, "is what is to be forgotten; leave it out")
+    if not request.wish.names:
+        raise ConfigError("--concept", None, "name what is to be forgotten")
+    try:
+        target_slug(request.wish.names[0])
+    except ValueError as error:
+        raise ConfigError("--concept", request.wish.names[0], str(error)) from None
+    if request.work.resolve().is_relative_to(request.out.resolve()):
+        raise ConfigError(
+            "--work", str(request.work), "is the folder of --out or in it; name another"
+        )
+
+
+def split_revision(model: str) -> tuple[str, str | None]:
+    """A folder as it is; `owner/name@revision` in two."""
+    if is_folder(Path(model)):
+        return model, None
+    place, _, revision = model.partition("@")
+    return place, revision or None
+
+
+def _pin_model(request: Request) -> tuple[Source, Path]:
+    """The model's source, locked in the work folder, and where its files are."""
+    place, revision = split_revision(request.model)
+    if is_folder(Path(place)):
+        place = str(Path(place).resolve())
+    elif place.startswith((".", "/", "~")) or place.count("/") != 1:
+        raise ConfigError(
+            "--model", request.model, "no such folder, and no `owner/name` of the hub; name the "
+            "folder of a Hugging Face model"
+        )  # fmt: skip
+    lock = request.work / "locks" / f"{MODEL}.json"
+    here = Source(place, revision, str(lock))
+    try:
+        found = model_lock(here, request.offline, False, False)
+    except SourceError as error:
+        if not request.offline:
+            raise
+        raise SourceError(f"{error}; or leave out --offline here, and it is downloaded") from None
+    try:
+        print(settle_lock(here, found, False), file=sys.stderr)
+    except SourceError as error:
+        raise SourceError(f"{error}; for another model name another --out or --work") from None
+    commit = Lock.read(lock).revision
+    return Source(place, revision, f"locks/{MODEL}.json"), locate(here, commit)
+
+
+def _pin_encoder(request: Request) -> str:
+    """The encoder's name as jobs in the work folder find it."""
+    name = request.encoder
+    if name != BUNDLED and is_folder(Path(name)):
+        name = str(Path(name).resolve())
+    print(bring_encoder(name, request.offline), file=sys.stderr)
+    return name
+
+
+def _write(request: Request, folder: Path, encoder: str) -> Artifact:
+    """The corpus, written by the model unless it is there already."""
+    pins = {
+        MODEL: file_digests(folder),
+        "encoder": file_digests(locate_encoder(encoder)),
+        "threads": request.threads,  # sums of floats depend on them
+    }
+    manifest = request.work / CORPUS / MANIFEST
+    if not is_written(manifest, request.wish, request.writing, pins):
+        _let_write(request, folder, encoder, manifest, pins)
+    return Artifact.open(manifest.absolute(), CORPUS)
+
+
+def _let_write(
+    request: Request, folder: Path, encoder: str, manifest: Path, pins: dict[str, Any]
+) -> None:
+    """Load the model and let it write; afterwards its memory is free for the jobs."""
+    import torch
+
+    from atu.forget.author import Author
+    from atu.forget.similarity import Judge
+    from atu.inference.batching import BatchSize
+    from atu.models.compute import Compute
+    from atu.models.encoder import SentenceEncoder
+    from atu.models.llm import load_lm
+
+    torch.set_num_threads(request.threads)
+    compute = Compute("auto", "auto", "sdpa", False, [])
+    model, tokenizer = load_lm(folder, compute, training=False)
+    writing = request.writing
+    author = Author(model, tokenizer, writing.seed, BatchSize(writing.batch_size))
+    judge = Judge(SentenceEncoder(encoder, compute.place))
+    write_corpus(manifest, request.wish, writing, author, judge, pins)
+    del author, model, judge
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _lock_corpus(corpus: Source) -> None:
+    """Lock what the model wrote. Its own manifest was compared just now, so the lock follows it."""
+    reader = Reader(corpus, Lock(), record=True)
+    for name in READ:
+        reader.file(name)
+    path = Path(corpus.lock)
+    if not path.exists() or Lock.read(path) != reader.lock:
+        reader.lock.write(path)
+
+
+def _require_own(path: Path, text: str) -> None:
+    """Refuse a work folder whose parameter file is somebody else's.
+
+    Raises:
+        ArtifactError: names it.
+    """
+    if path.with_name(GENERATED).is_file() or not path.is_file():
+        return
+    if path.read_bytes() != text.encode("utf-8"):
+        raise ArtifactError(f"{path}: was not written by `atu forget`; name another --work")
+
+
+def _keep_params(path: Path, text: str) -> None:
+    """Write the parameter file, unless it is there with somebody's edits."""
+    generated = path.with_name(GENERATED)
+    if path.is_file() and generated.is_file():
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if generated.read_text(encoding="utf-8").strip() != found:
+            print(f"{path.absolute()}: was edited, so it is used as it is; delete it for a new one")
+            return
+    content = text.encode("utf-8")
+    if not path.is_file() or path.read_bytes() != content:
+        path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest() + "\n"
+    if not generated.is_file() or generated.read_text(encoding="utf-8") != digest:
+        generated.write_text(digest, encoding="utf-8")
+
+
+def _snakemake(request: Request, held: IO[str]) -> None:
+    """Run the usual graph in the work folder, which is the working directory by now.
+
+    Raises:
+        ArtifactError: a job failed; Snakemake has said which.
+    """
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile()),
+               "--directory", ".", "--cores", str(request.cores), "--quiet", "rules"]  # fmt: skip
+    # Whoever holds the work folder's lock is alone in it: what locked it before was killed. The
+    # child keeps the lock too, should this process be killed before it.
+    # Everything was downloaded before, so no job may look for more.
+    options: dict[str, Any] = {
+        "pass_fds": (held.fileno(),), "env": os.environ | {"HF_HUB_OFFLINE": "1"}
+    }  # fmt: skip
+    if any(Path(".snakemake/locks").glob("*")):
+        subprocess.run([*command, "--unlock"], check=True, **options)
+    done = subprocess.run(command, **options)
+    if done.returncode:
+        raise ArtifactError(
+            f"{Path.cwd()}: a job failed (see above, and logs/{EXPERIMENT}); the same command goes "
+            "on where it stopped"
+        )

@@ -1,0 +1,165 @@
+"""The result: a folder that transformers or peft loads, with its card and its parameter file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from atu import methods
+from atu.config.cells import Cell, grid_cells, manifest_path
+from atu.config.params import Params
+from atu.errors import ArtifactError
+from atu.forget.card import Sources, make_card
+from atu.results.artifacts import MANIFEST, METRICS, PROVENANCE, Artifact
+from atu.results.files import write_json
+from atu.results.jobs import write_folder
+from atu.results.locks import Lock
+
+PHASE = "forget"
+CARD, PARAMS = "README.md", "params.yaml"
+ADAPTER = "adapter"
+ADAPTER_CONFIG = "adapter_config.json"
+NEEDED = "run the same command again"
+
+
+def export(out: Path, params: Params, params_file: Path, results: Path, corpus: Artifact) -> bool:
+    """Write the result folder, whole or not at all; False if it is there already and of the same
+    inputs.
+
+    Raises:
+        ArtifactError: `out` holds something else, or a job's folder is not as it should be.
+    """
+    cell = unlearned_cell(params)
+    inputs = {
+        "unlearn": Artifact.open(manifest_path(results, "unlearn", cell), "unlearn"),
+        "rephrase": Artifact.open(manifest_path(results, "rephrase", cell), "rephrase"),
+        "report": Artifact.open(results / "report" / MANIFEST, "report"),
+        "concept": corpus,
+    }
+    if _is_here(out, inputs):
+        return False
+    source = params.pretrain.models[cell.model].source  # type: ignore[union-attr]
+    unlearned = inputs["unlearn"]
+    lora = f"{ADAPTER}/{ADAPTER_CONFIG}" in unlearned.manifest["artifacts"]
+    revision = Lock.read(Path(source.lock)).revision
+    card = make_card(
+        Sources(
+            corpus=corpus,
+            report=inputs["report"],
+            unlearned=unlearned,
+            rephrased=inputs["rephrase"],
+            place=source.place,
+            revision=revision,
+            is_hub=source.folder is None,
+            method=cell.method,
+            lora=lora,
+            aligned=_aligned(params, results, cell),
+            select=params.prepare.select,
+            keep=params.unlearn.keep,
+            attacks=bool(params.grid.attacks),
+        )
+    )
+    cells = {"concept": corpus.cell["concept"], "method": cell.method, "lora": lora}
+    with write_folder(out / MANIFEST, PHASE, cell=cells, params={}, inputs=inputs) as job:
+        if lora:
+            _copy(unlearned.subfolder(ADAPTER), job.folder)
+            _name_base(job.folder / ADAPTER_CONFIG, source.place, revision)
+        else:
+            _copy(unlearned.subfolder("model"), job.folder)
+        job.path(CARD).write_text(card, encoding="utf-8")
+        shutil.copyfile(params_file, job.path(PARAMS))
+        job.metrics = inputs["report"].metrics()
+    return True
+
+
+def _aligned(params: Params, results: Path, cell: Cell) -> Artifact | None:
+    """The alignment, of a method that needs one."""
+    if not methods.get(params.unlearn.methods[cell.method].loss).needs_predictor:
+        return None
+    return Artifact.open(manifest_path(results, "align", cell), "align")
+
+
+def unlearned_cell(params: Params) -> Cell:
+    """The cell of the method that forgets."""
+    return next(cell for cell in grid_cells(params) if cell.method != "none")
+
+
+def require_place(option: str, folder: Path) -> None:
+    """Refuse what cannot become a folder.
+
+    Raises:
+        ArtifactError: names the place.
+    """
+    if folder.is_symlink():
+        raise ArtifactError(f"{option} {folder}: is a link; name the folder itself")
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise ArtifactError(f"{option} {folder}: {place} is a file; name another folder")
+
+
+def require_free(out: Path, names: Sequence[str]) -> None:
+    """Refuse a place where something else is, before anything is computed: other files, a result
+    for another concept, or one that somebody has worked on since.
+
+    Raises:
+        ArtifactError: names the place.
+    """
+    require_place("--out", out)
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / MANIFEST).is_file():
+        raise ArtifactError(f"--out {out}: holds files that `atu forget` did not write; name "
+                            "another folder")  # fmt: skip
+    found = Artifact.open(out / MANIFEST, PHASE)
+    if found.cell["concept"] != list(names):
+        raise ArtifactError(
+            f"--out {out}: is without {', '.join(found.cell['concept'])}; name another folder"
+        )
+    require_untouched(out, found)
+
+
+def require_untouched(out: Path, found: Artifact) -> None:
+    """Refuse to replace a result that was edited, or that files were added to.
+
+    Raises:
+        ArtifactError: names the first of them.
+    """
+    known = {MANIFEST, METRICS, PROVENANCE, *found.manifest["artifacts"]}
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
+    added = sorted(files - known)
+    if added:
+        raise ArtifactError(
+            f"--out {out}: {added[0]} was added since; move it away, or name another folder"
+        )
+    try:
+        found.check()
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; move it away, or name another folder") from None
+
+
+def _is_here(out: Path, inputs: dict[str, Artifact]) -> bool:
+    """Whether the result of these inputs is there.
+
+    Raises:
+        ArtifactError: it is not as it was written.
+    """
+    if not (out / MANIFEST).is_file():
+        return False
+    found = Artifact.open(out / MANIFEST, PHASE)
+    require_untouched(out, found)
+    wanted = {name: artifact.digest for name, artifact in inputs.items()}
+    return bool(found.manifest["inputs"] == wanted)
+
+
+def _copy(source: Path, to: Path) -> None:
+    for path in sorted(source.iterdir()):
+        shutil.copyfile(path, to / path.name)
+
+
+def _name_base(path: Path, place: str, revision: str | None) -> None:
+    """Let peft find the original model by itself."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, values | {"base_model_name_or_path": place, "revision": revision})

@@ -1,0 +1,1 @@
+"""Answers and scores: generation, teacher forcing, batching, the bridge to lm-eval."""

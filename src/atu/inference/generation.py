@@ -1,0 +1,249 @@
+"""Answers by generation: KV cache, left padding; a failure is never an answer.
+
+Prompts are batched by length, which leaves every answer what it is alone. Samples are drawn by the
+Gumbel-max trick with one random stream per sample, so that neither the batch size nor the order of
+prompts changes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from atu.distributed import processes
+from atu.errors import EvaluationError
+from atu.inference.batching import BatchSize, map_in_batches
+from atu.models.chat import prompt_ids, stop_tokens
+from atu.models.compute import device_of
+from atu.models.llm import require_room
+from atu.probes.prompts import STOP
+from atu.seeding import child_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn: `samples` per prompt from the distribution at `temperature`, cut to
+    the smallest set of tokens with probability `top_p` (1: all).
+    """
+
+    samples: int
+    temperature: float
+    top_p: float
+    seed: int
+
+
+@contextlib.contextmanager
+def mode(model: nn.Module, evaluating: bool) -> Iterator[None]:
+    """The model in eval mode, or as it is where only a reproduction of the reference wants that."""
+    training = model.training
+    model.train(training and not evaluating)
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextlib.contextmanager
+def no_gradients() -> Iterator[None]:
+    """Inference mode; of several processes only no gradients, since weights that were gathered in
+    inference mode can never be trained.
+    """
+    # In this order: `inference_mode(False)` turns gradients on.
+    with torch.inference_mode(processes.count() == 1), torch.no_grad():
+        yield
+
+
+def greedy_answers(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: BatchSize,
+    label: str = "answers",
+    eval_mode: bool = True,
+    asked: bool = True,
+    stripped: bool = True,
+    one_line: bool = True,
+) -> list[str]:
+    """The greedy continuation of each prompt up to an end token or the first line break, stripped.
+
+    `eval_mode=False` leaves the model as it is, which only the reproduction of the reference's
+    scoring wants. `asked=False` continues texts, which stand in no chat template;
+    `stripped=False` leaves the space in front, without which a text ends within a word;
+    `one_line=False` goes on behind line breaks.
+
+    Raises:
+        EvaluationError: not every prompt got an answer, or a logit is not finite; names the item.
+        LengthError: a prompt with its answer would not fit the model's context.
+    """
+    encoded = prompt_ids(tokenizer, prompts, asked=asked)
+    require_room(model, encoded, prompts, max_new_tokens)
+
+    def work(chosen: list[int]) -> list[str]:
+        named = [f"{label}, item {i}: {prompts[i]!r}" for i in chosen]
+        rows = [encoded[i] for i in chosen]
+        processors = [FiniteLogits(named)]
+        new = _generate(model, tokenizer, rows, max_new_tokens, processors)
+        return _decoded(tokenizer, rows, new, stripped, one_line)
+
+    with no_gradients(), mode(model, eval_mode):
+        return map_in_batches(work, [len(row) for row in encoded], batch_size, label)
+
+
+def sampled_answers(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    max_new_tokens: int,
+    batch_size: BatchSize,
+    label: str = "samples",
+    asked: bool = True,
+    stripped: bool = True,
+    one_line: bool = True,
+) -> list[list[str]]:
+    """`sampling.samples` answers to each prompt; sample j of a prompt depends on the seed, the
+    prompt's text and j alone. `asked`, `stripped` and `one_line` are those of `greedy_answers`.
+
+    Raises:
+        EvaluationError, LengthError: as `greedy_answers`.
+    """
+    encoded = prompt_ids(tokenizer, prompts, asked=asked)
+    require_room(model, encoded, prompts, max_new_tokens)
+    pairs = [(i, j) for i in range(len(prompts)) for j in range(sampling.samples)]
+
+    def work(chosen: list[int]) -> list[str]:
+        rows = [encoded[pairs[n][0]] for n in chosen]
+        named = [f"{label}, item {pairs[n][0]}: {prompts[pairs[n][0]]!r}" for n in chosen]
+        device = device_of(model)
+        streams = [
+            _stream(device, child_seed(sampling.seed, "sample", prompts[i], str(j)))
+            for i, j in (pairs[n] for n in chosen)
+        ]
+        processors = [FiniteLogits(named), *_warpers(sampling), GumbelNoise(streams)]
+        new = _generate(model, tokenizer, rows, max_new_tokens, processors)
+        return _decoded(tokenizer, rows, new, stripped, one_line)
+
+    with no_gradients(), mode(model, True):
+        lengths = [len(encoded[i]) for i, _ in pairs]
+        flat = map_in_batches(work, lengths, batch_size, label)
+    return [flat[at : at + sampling.samples] for at in range(0, len(flat), sampling.samples)]
+
+
+def _stream(device: torch.device, seed: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed)
+
+
+def _warpers(sampling: Sampling) -> list[Any]:
+    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+    warpers: list[Any] = []
+    if sampling.temperature != 1.0:
+        warpers.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_p < 1.0:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    return warpers
+
+
+class FiniteLogits:
+    """A logits processor that refuses NaN and infinity, naming the item."""
+
+    def __init__(self, items: Sequence[str]) -> None:
+        self.items = items
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """`scores` [batch, vocab] as they are."""
+        require_finite(scores, self.items)
+        return scores
+
+
+def require_finite(logits: Tensor, items: Sequence[str]) -> None:
+    """Refuse logits that are not numbers.
+
+    Args:
+        logits: [batch, ...].
+        items: what to call each of the batch.
+
+    Raises:
+        EvaluationError: names the first item with a logit that is NaN or infinite.
+    """
+    good = torch.isfinite(logits).flatten(1).all(dim=1)
+    if not bool(good.all()):
+        raise EvaluationError(f"{items[int((~good).nonzero()[0, 0])]}: a logit is not finite")
+
+
+class GumbelNoise:
+    """A logits processor that adds Gumbel noise, so that the argmax is a sample of the softmax."""
+
+    def __init__(self, streams: Sequence[torch.Generator]) -> None:
+        self.streams = streams
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """`scores` [batch, vocab] with noise from each row's own stream."""
+        noise = torch.empty_like(scores)
+        for row, stream in zip(noise, self.streams, strict=True):
+            row.exponential_(generator=stream)
+        return scores - noise.log()
+
+
+def _generate(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    ids: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    processors: list[Any],
+) -> Tensor:
+    """The new tokens of every prompt, padded from where it ended."""
+    length = max(len(row) for row in ids)
+    pad = tokenizer.pad_token_id
+    device = device_of(model)
+    padded = torch.tensor([[pad] * (length - len(row)) + list(row) for row in ids], device=device)
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device)
+    stops = stop_tokens(model, tokenizer)
+    output = model.generate(  # type: ignore[operator]
+        input_ids=padded,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        # Processes that share a model's shards must call it equally often.
+        **({"synced_gpus": True} if processes.count() > 1 else {}),
+        pad_token_id=pad,
+        eos_token_id=stops[0] if len(stops) == 1 else stops,
+        logits_processor=processors,
+    )
+    # A token that ends an answer need not be a special one, which decoding leaves out.
+    new = output[:, length:]
+    ended = torch.isin(new, torch.tensor(stops, dtype=new.dtype, device=device)).cumsum(dim=1) > 0
+    return new.masked_fill(ended, pad)
+
+
+def _decoded(
+    tokenizer: Any, ids: Sequence[Sequence[int]], new: Tensor, stripped: bool, one_line: bool
+) -> list[str]:
+    """New tokens as texts, of each its first line or all of them."""
+    if stripped:
+        texts = [t.strip(" ") for t in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    else:
+        texts = [_behind(tokenizer, row[-1], found) for row, found in zip(ids, new, strict=True)]
+    ended = [text.split(STOP)[0] if one_line else text for text in texts]
+    return [text.strip() if stripped else text.rstrip() for text in ended]
+
+
+def _behind(tokenizer: Any, last: int, new: Tensor) -> str:
+    """What new tokens add to a text that ends with the token `last`. Decoded alone, SentencePiece
+    tokens lose the space in front.
+    """
+    before, whole = (
+        tokenizer.decode(row, skip_special_tokens=True) for row in ([last], [last, *new.tolist()])
+    )
+    return whole[len(before) :]

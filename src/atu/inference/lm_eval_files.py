@@ -1,0 +1,241 @@
+"""Utility benchmarks for lm-eval: from files of RWKU's schema, or lm-eval's own from the hub.
+
+RWKU ships a sample of MMLU, BBH, TruthfulQA and TriviaQA with every target. Each of those files is
+a JSON list; a task is made from it as local YAML beside local JSONL. Prompts follow RWKU's protocol
+(arXiv 2406.10890, appendix), except that TruthfulQA and TriviaQA are asked without its few-shot
+primers; numbers compare between models of one run, not with published ones. WMDP's questions are
+asked as lm-eval's own tasks ask them; a row's `field` is what they are about.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from atu.errors import ConfigError, shown
+from atu.metrics.overlap import triviaqa_f1
+from atu.probes.prompts import LETTERS, MULTIPLE_CHOICE, lettered, wmdp_prompt
+from atu.untrusted.texts import MB, UNPRINTABLE, parse_json, read_text
+
+Row = dict[str, Any]
+MAX_BYTES = 256 * MB
+"""Of a benchmark's file."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One kind of local task: its fields in a file, and how lm-eval asks and scores it."""
+
+    fields: tuple[str, ...]
+    document: Callable[[Row], Row]
+    config: Mapping[str, Any]
+    metric: str
+    """lm-eval's name of the metric, with its filter."""
+    generates: bool
+    """Whether answers are generated: only then does its fall mean collapse."""
+    score: Callable[[Row, str], float] | None = None
+    """A score of ours from document and generated text, in place of lm-eval's."""
+
+
+def _text(value: object) -> str:
+    """The value, which must be a text that a file can hold."""
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} is no text")
+    if UNPRINTABLE.search(value.replace("\r", "")):
+        raise ValueError(f"{shown(value)} has control characters")
+    return value
+
+
+def _texts(values: object) -> list[str]:
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{shown(values)} is no list of texts")
+    return [_text(value) for value in values]
+
+
+def _mmlu(row: Row) -> Row:
+    shots = [f"{_choice(r)} {LETTERS[_index(r)]}" for r in row.get("examples") or []]
+    head = f"{MULTIPLE_CHOICE}."
+    return {
+        "prompt": "\n\n".join([head, *shots, _choice(row)]),
+        "choices": list(LETTERS[: len(row["choices"])]),
+        "gold": _index(row),
+    }
+
+
+def _index(row: Row) -> int:
+    """The answer's place among the choices; some files write it as text."""
+    answer = row["answer"]
+    number = int(answer) if isinstance(answer, str) and answer.isdecimal() else answer
+    if type(number) is not int or number not in range(len(row["choices"])):
+        raise ValueError(f"answer {shown(answer)} is none of {len(row['choices'])} choices")
+    return number
+
+
+def _choice(row: Row) -> str:
+    choices = _texts(row["choices"])
+    if len(choices) > len(LETTERS):
+        raise ValueError(f"{len(choices)} choices, but the prompt has {len(LETTERS)} letters")
+    return lettered(_text(row["question"]), choices)
+
+
+def _wmdp(row: Row) -> Row:
+    _choice(row)
+    return {
+        "prompt": wmdp_prompt(_text(row["field"]), row["question"], row["choices"]),
+        "choices": list(LETTERS[: len(row["choices"])]),
+        "gold": _index(row),
+    }
+
+
+def _bbh(row: Row) -> Row:
+    prompt = f"{_text(row['cot'])}\n\nQ: {_text(row['question'])}\nA: Let's think step by step."
+    return {"prompt": prompt, "answer": _text(row["answer"])}
+
+
+def _truthfulqa(row: Row) -> Row:
+    choices = _texts(row["mc1_targets"]["choices"])
+    labels = row["mc1_targets"]["labels"]
+    if not isinstance(labels, list) or len(labels) != len(choices) or labels.count(1) != 1:
+        raise ValueError(f"labels {shown(labels)} do not mark one of {len(choices)} choices")
+    return {
+        "prompt": f"Q: {_text(row['question'])}\nA:",
+        "choices": choices,
+        "gold": labels.index(1),
+    }
+
+
+def _triviaqa(row: Row) -> Row:
+    answers = row["answers"]
+    aliases = _texts(answers if isinstance(answers, list) else [answers])
+    return {
+        "prompt": f"Question: {_text(row['question'])}\nAnswer:",
+        "answer": aliases[0],
+        "aliases": aliases,
+    }
+
+
+_CHOICE = {
+    "output_type": "multiple_choice",
+    "doc_to_choice": "{{choices}}",
+    "doc_to_target": "gold",
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
+_EXACT = {
+    "metric": "exact_match", "aggregation": "mean", "higher_is_better": True,
+    "ignore_case": True, "ignore_punctuation": True,
+}  # fmt: skip
+_GENERATE = {
+    "output_type": "generate_until",
+    "doc_to_target": "{{answer}}",
+    "metric_list": [_EXACT],
+}
+KINDS = {
+    "mmlu": Benchmark(("question", "choices", "answer"), _mmlu, _CHOICE, "acc,none", False),
+    "wmdp": Benchmark(
+        ("field", "question", "choices", "answer"), _wmdp, _CHOICE, "acc,none", False
+    ),
+    "truthfulqa": Benchmark(("question", "mc1_targets"), _truthfulqa, _CHOICE, "acc,none", False),
+    "bbh": Benchmark(
+        ("cot", "question", "answer"),
+        _bbh,
+        _GENERATE
+        | {
+            "generation_kwargs": {"until": ["\nQ:"], "do_sample": False, "max_gen_toks": 256},
+            "filter_list": [
+                {
+                    "name": "answer",
+                    "filter": [
+                        {"function": "regex", "regex_pattern": r"[tT]he answer is (.*?)\."},
+                        {"function": "take_first"},
+                    ],
+                }
+            ],
+        },
+        "exact_match,answer",
+        True,
+    ),
+    "triviaqa": Benchmark(
+        ("question", "answers"),
+        _triviaqa,
+        _GENERATE
+        | {"generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 30}},
+        "exact_match,none",
+        True,
+        lambda doc, text: triviaqa_f1(text, doc["aliases"]),
+    ),
+}
+
+
+def write_benchmark(
+    folder: Path, name: str, kind: str, rows: list[Row], documents: int, key: str, where: str
+) -> str:
+    """Write `<task>.yaml` and `<task>.jsonl` for rows of RWKU's schema; returns lm-eval's name.
+
+    Args:
+        documents: how many of the rows are asked; the fields of all are checked.
+        key, where: the parameter and the file that they came from, for errors.
+
+    Raises:
+        ConfigError: there is no row, or one lacks a field or has a bad value; names the row.
+    """
+    benchmark = KINDS[kind]
+    if not rows:
+        raise ConfigError(key, where, "must be a JSON list with at least one row")
+    _require_fields(rows, benchmark.fields, key, where)
+    docs = [
+        {"id": i} | _document(benchmark, row, i, key, where)
+        for i, row in enumerate(rows[:documents])
+    ]
+    task = f"local_{name}"
+    lines = [json.dumps(doc, sort_keys=True, ensure_ascii=False) for doc in docs]
+    (folder / f"{task}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    config = {
+        "task": task,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": f"{task}.jsonl"}},
+        "test_split": "test",
+        "doc_to_text": "{{prompt}}",
+        "target_delimiter": " ",
+        "num_fewshot": 0,
+        "metadata": {"version": 1},
+        **benchmark.config,
+    }
+    text = yaml.safe_dump(config, sort_keys=True, allow_unicode=True)
+    (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
+    return task
+
+
+def _document(benchmark: Benchmark, row: Row, number: int, key: str, where: str) -> Row:
+    try:
+        return benchmark.document(row)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(key, where, f"row {number} has a bad value: {shown(error)}") from None
+
+
+def read_rows(source: Path, key: str) -> list[Row]:
+    """The JSON list that a file holds; `key` is the parameter that names it.
+
+    Raises:
+        ConfigError: the file is missing, or no JSON list.
+    """
+    try:
+        rows = parse_json(read_text(source, MAX_BYTES))
+    except OSError as error:
+        raise ConfigError(key, str(source), f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(key, str(source), f"is not JSON: {error}") from None
+    if not isinstance(rows, list) or not rows:
+        raise ConfigError(key, str(source), "must be a JSON list with at least one row")
+    return rows
+
+
+def _require_fields(rows: list[Row], fields: tuple[str, ...], key: str, where: str) -> None:
+    for number, row in enumerate(rows):
+        missing = [field for field in fields if not isinstance(row, dict) or field not in row]
+        if missing:
+            raise ConfigError(key, where, f"row {number} lacks {', '.join(missing)}")

@@ -1,0 +1,87 @@
+"""The world's lm-eval tasks: local YAML beside local JSONL, made from probes.
+
+`world_choice` scores the log-probability of each option, `world_generate` a greedy answer. Both ask
+about countries and about people the target has no tie to, on the `report` split only. A probe that
+is asked in other words than its form's (a sentence to be continued) is in no task: an answer to it
+need not be a short one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from atu.probes.prompts import ANSWER_SEPARATOR, STOP, format_prompt
+
+TASKS = {"world_choice": "acc", "world_generate": "exact_match"}
+"""lm-eval task name to the metric that is reported."""
+_COMMON: dict[str, Any] = {
+    "dataset_path": "json",
+    "test_split": "test",
+    "output_type": None,
+    "doc_to_text": "{{prompt}}",
+    "target_delimiter": ANSWER_SEPARATOR,
+    "num_fewshot": 0,
+    "metadata": {"version": 1},
+}
+
+
+def write_tasks(folder: Path, probes: list[dict[str, Any]], documents: int) -> list[str]:
+    """Write `<task>.yaml` and `<task>.jsonl` for every task that has a document; returns them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = [p for p in probes if p["split"] == "report" and p["role"] in ("general", "other")]
+    forms = {"world_choice": "choice", "world_generate": "question"}
+    written = []
+    for task, form in forms.items():
+        asked = [(_document(p), p["prompt"]) for p in chosen if p["form"] == form]
+        rows = [row for row, prompt in asked if prompt.endswith(row["prompt"])][:documents]
+        if not rows:
+            continue
+        written.append(task)
+        lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows]
+        (folder / f"{task}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        text = yaml.safe_dump(_config(folder, task), sort_keys=True, allow_unicode=True)
+        (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
+    return written
+
+
+def _document(probe: dict[str, Any]) -> dict[str, Any]:
+    prompt = format_prompt(probe["form"], probe["query"], probe["options"])
+    options = probe["options"]
+    gold = options.index(probe["answer"]) if options else 0
+    return {
+        "id": probe["id"],
+        "prompt": prompt,
+        "options": options,
+        "gold": gold,
+        "answer": probe["answer"],
+    }
+
+
+def _config(folder: Path, task: str) -> dict[str, Any]:
+    config: dict[str, Any] = _COMMON | {"task": task}
+    config["dataset_kwargs"] = {"data_files": {"test": f"{task}.jsonl"}}
+    metric = {"metric": TASKS[task], "aggregation": "mean", "higher_is_better": True}
+    if task == "world_choice":
+        return config | {
+            "output_type": "multiple_choice",
+            "doc_to_choice": "{{options}}",
+            "doc_to_target": "gold",
+            "metric_list": [metric],
+        }
+    return config | {
+        "output_type": "generate_until",
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": [STOP], "do_sample": False, "max_gen_toks": 16},
+        "metric_list": [
+            metric
+            | {
+                "ignore_case": True,
+                "ignore_punctuation": True,
+                "regexes_to_ignore": [r"^\s+", r"\s+$"],
+            }
+        ],
+    }

@@ -1,0 +1,133 @@
+"""Teacher-forced scores of given texts: what the model thinks of each token it did not choose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atu.errors import EvaluationError
+from atu.inference.batching import BatchSize, map_in_batches
+from atu.inference.generation import mode, no_gradients, require_finite
+from atu.models.compute import device_of
+from atu.models.llm import require_room
+from atu.probes.prompts import join_answer
+from atu.training.batches import EncodedText, collate, encode_text
+from atu.training.losses import IGNORE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Per scored token of one text, each array [tokens]; logarithms are natural."""
+
+    log_probs: np.ndarray
+    """log p of the token."""
+    matches: np.ndarray
+    """Whether the token is the likeliest one."""
+    mean: np.ndarray
+    """Mean of log p under the model's own distribution at this place."""
+    std: np.ndarray
+    """Standard deviation of log p under that distribution."""
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-likelihood per token, in nats."""
+        return float(-self.log_probs.mean())
+
+
+def score_answers(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    batch_size: BatchSize,
+    end: bool,
+    label: str = "scores",
+) -> list[TokenScores]:
+    """Scores of every answer after its prompt; an empty prompt scores the whole text.
+
+    `end` scores the end token too, as TOFU does for answers; for texts no protocol does.
+
+    Raises:
+        EvaluationError: an answer has no token to score, or a logit is not finite; names the item.
+        LengthError: a prompt with its answer does not fit the model's context.
+    """
+    texts = [
+        encode_text(tokenizer, join_answer(p, a) if p else a, p, end=end)
+        for p, a in zip(prompts, answers, strict=True)
+    ]
+    for number, text in enumerate(texts):
+        if not answers[number].strip() or len(text.ids) <= max(text.answer_start, 1):
+            raise EvaluationError(f"{label}, item {number}: {answers[number]!r} has no token")
+    require_room(model, [text.ids for text in texts], answers)
+    return score_encoded(model, tokenizer.pad_token_id, texts, batch_size, label)
+
+
+def score_encoded(
+    model: PreTrainedModel,
+    pad_id: int,
+    texts: Sequence[EncodedText],
+    batch_size: BatchSize,
+    label: str,
+) -> list[TokenScores]:
+    """Scores of texts that are token ids already."""
+
+    def work(chosen: list[int]) -> list[TokenScores]:
+        batch = collate([texts[i] for i in chosen], pad_id, device=device_of(model))
+        logits = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            use_cache=False,
+        ).logits.float()
+        require_finite(logits, [f"{label}, item {i}" for i in chosen])
+        return [
+            _token_scores(row[:-1], labels[1:])
+            for row, labels in zip(logits, batch.labels, strict=True)
+        ]
+
+    with no_gradients(), mode(model, True):
+        return map_in_batches(work, [len(text.ids) for text in texts], batch_size, label)
+
+
+def _token_scores(logits: Tensor, labels: Tensor) -> TokenScores:
+    """Of one text: `logits` [seq, vocab] predict `labels` [seq]."""
+    kept = labels != IGNORE
+    log_p = torch.log_softmax(logits[kept], dim=-1)
+    chosen = labels[kept][:, None]
+    mean, variance = _moments(log_p)
+    return TokenScores(
+        log_probs=log_p.gather(1, chosen)[:, 0].double().cpu().numpy(),
+        matches=(log_p.argmax(dim=-1) == chosen[:, 0]).cpu().numpy(),
+        mean=mean.double().cpu().numpy(),
+        std=variance.clamp(min=0).sqrt().double().cpu().numpy(),
+    )
+
+
+def _moments(log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of log p under p, [tokens] each, from `log_p` [tokens, vocab].
+
+    With p = (3/4, 1/4): mean 3/4 ln 3/4 + 1/4 ln 1/4 = -0.5623, variance 3/16 (ln 3)^2 = 0.2263.
+    """
+    p = log_p.exp()
+    mean = (p * log_p).sum(dim=-1)
+    centred = log_p - mean[:, None]
+    return mean, (p * centred * centred).sum(dim=-1)
+
+
+def mean_loss(scores: Sequence[TokenScores]) -> float:
+    """Mean NLL per token over all texts, in nats."""
+    return -float(np.concatenate([score.log_probs for score in scores]).mean())
+
+
+def perplexity(scores: Sequence[TokenScores]) -> float:
+    """Exponential of the mean NLL per token over all texts."""
+    return math.exp(mean_loss(scores))

@@ -1,0 +1,44 @@
+"""A copy of the model that is trained further on the forget corpus: where task vectors and Who's
+Harry Potter read off what the corpus teaches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from atu.methods.base import Context, Stage
+from atu.models.shards import counterparts
+from atu.training.losses import mean_nll
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def reinforced_copy(context: Context) -> tuple[PreTrainedModel, list[nn.Parameter]]:
+    """A copy of the model as it is, in training mode, and its counterparts of
+    `context.parameters`, in the same order.
+    """
+    made = context.duplicate().train()
+    return made, counterparts(context.parameters, context.model, made)
+
+
+def reinforce(
+    context: Context,
+    model: PreTrainedModel,
+    parameters: list[nn.Parameter],
+    steps: int,
+    learning_rate: float,
+) -> Stage:
+    """The stage that lowers the copy's NLL of the forget corpus; no point of the trajectory."""
+
+    def loss() -> tuple[Tensor, dict[str, float]]:
+        batch = next(context.forget)
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        value = mean_nll(logits, batch.labels)
+        return value, {"forget": value.item()}
+
+    return Stage(
+        "reinforce", steps, loss, parameters, learning_rate, part="reinforced", evaluate=False
+    )

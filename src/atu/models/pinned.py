@@ -1,0 +1,132 @@
+"""Models that exist: found in a folder or in the hub's cache, and compared with their lock.
+
+Their weights stay where they are. A job's folder holds a pin (the sha256 of every file) in their
+place, and whoever opens it reads the files that the pin names, or is told which has changed.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from atu.errors import SourceError
+from atu.models.folders import check_model_folder
+from atu.results.artifacts import Artifact
+from atu.results.files import read_json, sha256
+from atu.results.locks import Lock, Source
+
+PIN = "pin.json"
+FOLDER = "model"
+PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+"""What transformers reads of a model: neither pickled weights nor code."""
+
+
+def locate(source: Source, revision: str | None = None) -> Path:
+    """The folder of a model: the source's own, or the snapshot in the hub's local cache.
+
+    Args:
+        revision: the hub's commit; the source's own where it is None.
+
+    Raises:
+        SourceError: it is neither.
+    """
+    if source.folder is not None:
+        return source.folder
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(
+            source.place,
+            "config.json",
+            revision=revision or source.revision,
+            local_files_only=True,
+        )
+    except (OSError, ValueError):  # no such name, or nothing of it here
+        found = None
+    if found is None:
+        raise SourceError(
+            f"{source}: neither a folder nor in the local hub cache; `atu fetch` downloads it"
+        )
+    return Path(found).parent
+
+
+def patterns(code: bool) -> list[str]:
+    """`PATTERNS`, and Python files where the model's own code may run."""
+    return [*PATTERNS, *(["*.py"] if code else [])]
+
+
+def file_digests(folder: Path, code: bool = False) -> dict[str, str]:
+    """sha256 of every file that transformers reads of a model, by name; with `code` its code too.
+
+    Raises:
+        ArtifactError: the folder holds what no model folder may.
+    """
+    check_model_folder(folder, code=code)
+    found = (path for pattern in patterns(code) for path in folder.glob(pattern))
+    names = {path.name for path in found if path.is_file()}
+    return {name: sha256(folder / name) for name in sorted(names)}
+
+
+def pin(source: Source, code: bool = False) -> dict[str, Any]:
+    """What `pin.json` holds: where the model is, and every file's sha256, as its lock has them.
+
+    Raises:
+        SourceError: the model or its lock is missing, or a file is not as the lock says.
+    """
+    lock = Lock.of(source)
+    folder = locate(source, lock.revision)
+    found = file_digests(folder, code)
+    for name, digest in found.items():
+        lock.require(Path(source.lock), name, digest, source)
+    for name in sorted(set(lock.content) - set(found)):
+        raise SourceError(f"{folder / name}: is in {source.lock} but missing; put it back")
+    return {"place": source.place, "revision": lock.revision or source.revision, "files": found}
+
+
+def is_pinned(artifact: Artifact) -> bool:
+    """Whether the job's folder points at a model instead of holding one."""
+    return PIN in artifact.manifest["artifacts"]
+
+
+def model_folder(artifact: Artifact, code: bool = False) -> Path:
+    """The Hugging Face folder of a job: its own, or the one that it pins, every file checked.
+
+    Raises:
+        ArtifactError: a file of the job's own folder is not as its manifest says.
+        SourceError: a pinned file is missing or altered.
+    """
+    if not is_pinned(artifact):
+        return artifact.subfolder(FOLDER, code)
+    folder = pinned_folder(artifact)
+    for name, digest in read_json(artifact.file(PIN))["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise SourceError(f"{path}: is pinned by {artifact.folder} but missing; put it back")
+        if sha256(path) != digest:
+            raise SourceError(
+                f"{path}: altered since {artifact.folder} pinned it; put the original back, or "
+                "take the new one over with `atu fetch --update` and run again"
+            )
+    return folder
+
+
+def pinned_folder(artifact: Artifact) -> Path:
+    """The folder that a job pins, unread.
+
+    Raises:
+        SourceError: it is not here.
+    """
+    content = read_json(artifact.file(PIN))
+    return locate(Source(content["place"], content["revision"], lock=""))
+
+
+def parameter_count(folder: Path) -> int:
+    """Numbers in the weight files, from their headers alone."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as weights:
+            total += sum(math.prod(weights.get_slice(k).get_shape()) for k in weights.keys())  # noqa: SIM118
+    return total

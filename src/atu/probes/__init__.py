@@ -1,0 +1,1 @@
+"""Prompts in every form, and how an answer is measured."""

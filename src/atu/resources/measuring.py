@@ -1,0 +1,86 @@
+"""`atu speed`: what steps of an experiment cost on this machine, and how well they use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atu.config.sections import Pinned
+from atu.errors import ConfigError
+from atu.models.pinned import locate
+from atu.resources.demands import encoder_dimension
+from atu.resources.expected import size
+from atu.resources.shape import shape_of
+from atu.resources.speed import Setup, Speed, measure_alignment, measure_unlearning
+from atu.results.files import read_json
+from atu.results.locks import Lock
+
+if TYPE_CHECKING:
+    from atu.config.params import Params
+
+
+def model_config(params: Params, name: str) -> dict[str, Any]:
+    """`transformers` values of a model of the parameters.
+
+    Raises:
+        ArtifactError: the model's folder is not there.
+    """
+    spec = params.pretrain.models[name]
+    if not isinstance(spec, Pinned):
+        return spec.config | {"vocab_size": spec.vocab_size}
+    folder = locate(spec.source, Lock.read(Path(spec.source.lock)).revision)
+    values: dict[str, Any] = read_json(folder / "config.json")
+    values.pop("auto_map", None)  # names code, which is not run
+    return values
+
+
+def make_setup(params: Params, name: str, length: int) -> Setup:
+    """The first model's shape with the experiment's highest hook layer and its predictor."""
+    config = model_config(params, name)
+    predictor = params.align.predictor(shape_of(config).hidden, encoder_dimension(params))
+    return Setup(config, max(params.align.hook_layers), predictor, 1, length, params.compute)
+
+
+def measured(params: Params, name: str, length: int, steps: int) -> Iterator[Speed]:
+    """Alignment, then every method of the grid whose loss is ATU's, at its own settings.
+
+    Raises:
+        ConfigError: the grid has no such method.
+    """
+    setup = make_setup(params, name, length)
+    chosen = {
+        key: settings
+        for key, settings in params.unlearn.methods.items()
+        if key in params.grid.methods and settings.loss == "atu"
+    }
+    if not chosen:
+        raise ConfigError("grid.methods", params.grid.methods, "none has the loss atu; add one")
+    texts = max(1, params.align.batch_tokens // length)
+    yield from measure_alignment(replace(setup, texts=texts), steps)
+    for key, settings in chosen.items():
+        # Texts are random: nobody is named in them.
+        own = replace(settings, positions="all", width=0)
+        yield measure_unlearning(key, replace(setup, texts=settings.batch_size), own, steps)
+
+
+def speed_table(speeds: Sequence[Speed], peak_flops: float | None) -> str:
+    """One line per kind of step; the share of `peak_flops` per second where they are known."""
+    rows = [("step", "tokens", "seconds", "tokens/s", "model TFLOP/s", "of the peak", "memory")]
+    for speed in speeds:
+        share = "" if peak_flops is None else f"{100 * speed.utilisation(peak_flops):.1f} %"
+        rows.append(
+            (
+                speed.name,
+                str(speed.tokens),
+                f"{speed.seconds:.3f}",
+                f"{speed.tokens_per_second:.0f}",
+                f"{speed.flops / speed.seconds / 1e12:.3g}",
+                share,
+                "" if speed.peak is None else size(speed.peak),
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines) + "\n"

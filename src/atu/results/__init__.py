@@ -1,0 +1,1 @@
+"""Job folders, manifests, checkpoints, locks, tables, and which sources decide a phase."""

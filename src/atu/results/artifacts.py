@@ -1,0 +1,172 @@
+"""Finished job folders, sealed by a manifest: refused when a file is not as the manifest says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from atu.errors import ArtifactError, shown
+from atu.results.files import MAX_JSON, read_json, read_jsonl, sha256
+from atu.untrusted.texts import parse_json, read_text, require_inside
+
+SCHEMA = "atu-manifest-1"
+MANIFEST = "manifest.json"
+METRICS = "metrics.json"
+PROVENANCE = "provenance.json"
+SECTIONS = ("cell", "params", "inputs", "artifacts")
+EXECUTED = {
+    ".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".py",
+    ".pyc", ".so",
+}  # fmt: skip
+"""Endings of what is unpickled or imported by those that read it."""
+CODE, MODEL_FOLDER = ".py", "model/"
+"""A model that may run code of its own brings it along in its folder, which nothing reads unless
+the parameters list the model (`subfolder`)."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished job folder, opened through its manifest.
+
+    Raises:
+        ArtifactError: no manifest, an unknown schema, another phase than the one expected, or (on
+            `file`) a file that is missing, truncated, altered or not listed.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    digest: str
+    """sha256 of the manifest: identifies the content of the whole folder."""
+
+    @classmethod
+    def open(cls, manifest: Path, phase: str, *others: str) -> Artifact:
+        """Open the folder of this `manifest.json`, which must be of `phase` or of the `others`."""
+        if manifest.name != MANIFEST:
+            raise ArtifactError(f"{manifest}: name the folder's {MANIFEST}, not another file")
+        try:
+            content = parse_json(read_text(manifest, MAX_JSON))
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})" if manifest.exists() else "missing"
+            raise ArtifactError(f"{manifest}: {reason}; run `snakemake {phase}` first") from None
+        except ValueError as error:
+            raise ArtifactError(
+                f"{manifest}: not a manifest ({error}); delete the folder"
+            ) from None
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise ArtifactError(f"{manifest}: not written by this version (schema {SCHEMA!r})")
+        if content.get("phase") not in (phase, *others):
+            found = shown(content.get("phase"))
+            raise ArtifactError(f"{manifest}: holds phase {found}, but {phase!r} was expected")
+        if not all(isinstance(content.get(key), dict) for key in SECTIONS):
+            raise ArtifactError(f"{manifest}: incomplete; delete the folder and run again")
+        for name, listed in content["artifacts"].items():
+            _check_listed(manifest, name, listed)
+        return cls(manifest.parent, content, sha256(manifest))
+
+    def file(self, name: str) -> Path:
+        """The path of a listed file whose size and sha256 are as the manifest says."""
+        listed = self.manifest["artifacts"].get(name)
+        path = self.folder / name
+        if listed is None:
+            raise ArtifactError(f"{path}: not listed in {MANIFEST}; it is not part of this result")
+        if not path.is_file():
+            raise ArtifactError(f"{path}: listed in {MANIFEST} but missing; {self._repair}")
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise ArtifactError(
+                f"{path}: a link to {path.resolve()}, outside of the folder; put the file itself "
+                "there (DVC: `dvc config cache.type copy`, `dvc checkout --relink`)"
+            )
+        size = path.stat().st_size
+        if size != listed["bytes"]:
+            raise ArtifactError(
+                f"{path}: truncated or altered, {size} bytes instead of {listed['bytes']}; "
+                f"{self._repair}"
+            )
+        if sha256(path) != listed["sha256"]:
+            raise ArtifactError(
+                f"{path}: altered, its sha256 is not the one in {MANIFEST}; {self._repair}"
+            )
+        return path
+
+    def subfolder(self, name: str, code: bool = False) -> Path:
+        """A folder inside the artifact, all of whose files are listed and were checked.
+
+        Raises:
+            ArtifactError: one is not; or one is Python code, unless `code` says that it may run.
+        """
+        files = [key for key in self.manifest["artifacts"] if key.startswith(f"{name}/")]
+        if not files:
+            raise ArtifactError(f"{self.folder / name}: nothing listed in {MANIFEST} below it")
+        for key in files:
+            if key.endswith(CODE) and not code:
+                raise ArtifactError(
+                    f"{self.folder / key}: code of a model, which does not run unless "
+                    "compute.remote_code lists the model"
+                )
+            self.file(key)
+        for path in (self.folder / name).rglob("*"):
+            # A link to a folder is neither a folder nor listed.
+            if path.is_dir() and not path.is_symlink():
+                continue
+            if path.relative_to(self.folder).as_posix() not in files:
+                raise ArtifactError(f"{path}: not listed in {MANIFEST}; remove it")
+        return self.folder / name
+
+    def metrics(self) -> dict[str, float]:
+        """The folder's checked metrics."""
+        path = self.file(METRICS)
+        found = read_json(path)
+        if not isinstance(found, dict) or not all(map(_is_number, found.values())):
+            raise ArtifactError(f"{path}: not names with numbers; delete the folder")
+        return found
+
+    def read_jsonl(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a checked JSONL file."""
+        return read_jsonl(self.file(name))
+
+    def check(self) -> None:
+        """Read every listed file: each is there, as the manifest says."""
+        for name in self.manifest["artifacts"]:
+            self.file(name)
+
+    @property
+    def _repair(self) -> str:
+        """What to do about a file that is not as the manifest says. DVC leaves out the weights of
+        unlearned models.
+        """
+        if self.manifest["phase"] == "unlearn":
+            return "`make weights` computes it again (docs/dvc.md)"
+        return "delete the folder and run again"
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        """Which model, target, method and seed the folder belongs to."""
+        return self.manifest["cell"]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_listed(manifest: Path, name: str, listed: Any) -> None:
+    """Whether an entry of a manifest names a file inside the folder, with its size and sha256."""
+    try:
+        require_inside(name)
+    except ValueError as error:
+        raise ArtifactError(f"{manifest}: {error}; it was not written by this program") from None
+    suffix = PurePosixPath(name).suffix
+    of_a_model = suffix == CODE and name.startswith(MODEL_FOLDER)
+    if suffix.lower() in EXECUTED and not of_a_model:
+        raise ArtifactError(
+            f"{manifest}: lists {name}, a kind of file that runs code when it is read; no result "
+            "has any"
+        )
+    size, digest = (
+        listed.get(k) if isinstance(listed, dict) else None for k in ("bytes", "sha256")
+    )
+    if not (
+        type(size) is int and isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{64}", digest)
+    ):
+        raise ArtifactError(f"{manifest}: {name} has no size and sha256; delete the folder")

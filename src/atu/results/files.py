@@ -1,0 +1,78 @@
+"""JSON, JSONL and safetensors as results hold them: the same value gives the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atu.errors import ArtifactError
+from atu.untrusted.texts import MB, parse_json, read_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_JSON = 1024 * MB
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON with sorted keys and no NaN: the same value gives the same bytes."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ArtifactError: it is not JSON, larger than `MAX_JSON`, nested without end, or holds what
+            `parse_json` refuses.
+    """
+    try:
+        return parse_json(read_text(path, MAX_JSON))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read as JSON: {error}") from None
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One JSON object per line, keys sorted."""
+    lines = [json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file.
+
+    Raises:
+        ArtifactError: as `read_json`, or a row is no object.
+    """
+    try:
+        lines = read_text(path, MAX_JSON).split("\n")
+        rows = [parse_json(line) for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read as JSONL: {error}") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise ArtifactError(f"{path}: a row is no JSON object")
+    return rows
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        ArtifactError: it is none; the header's sizes, types and offsets are checked before use.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path}: cannot be read as safetensors: {error}") from None
+
+
+def sha256(path: Path) -> str:
+    """The hex sha256 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,17 @@
+"""Scored items, the table of every evaluation that asks questions: columns, and worst forms."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from atu.metrics.overlap import ort_probability
+from atu.metrics.robustness import worst_form
+
+SCORE = "score"
+"""Column of items: what the probe's own measure says."""
+PROBABILITY = ort_probability.id
+
+
+def worst_forms(items: pl.DataFrame, score: str = SCORE) -> dict[str, float]:
+    """Per fact, its score in the form in which it leaks most."""
+    return worst_form(items.select("fact", "form", score).drop_nulls().iter_rows())

@@ -1,0 +1,1 @@
+"""The step loop, losses and batches."""

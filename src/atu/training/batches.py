@@ -1,0 +1,229 @@
+"""Texts as token batches: encoding with answer labels, padding, and endless seeded streams."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atu.distributed import processes
+from atu.models.chat import has_template, render, turn_end
+from atu.training.losses import IGNORE
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """Token ids of one text and where its answer begins.
+
+    `answer_start` is the index of the first scored token. (Position 0 is never predicted, so it
+    does not count.)
+    """
+
+    ids: list[int]
+    answer_start: int
+    offsets: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded tensors [batch, seq]; labels hold `IGNORE` at prompts and padding."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    numbers: tuple[int, ...] = ()
+    """Which texts of its stream these are."""
+
+    def share(self) -> Batch:
+        """The rows of this process, padded as the whole batch is; all rows of one alone."""
+        return replace(
+            self,
+            input_ids=processes.share(self.input_ids),
+            attention_mask=processes.share(self.attention_mask),
+            labels=processes.share(self.labels),
+            numbers=processes.share(self.numbers),
+        )
+
+    def to(self, device: torch.device | None) -> Batch:
+        """The batch on a device; None leaves it where it is."""
+        if device is None:
+            return self
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            labels=self.labels.to(device),
+        )
+
+
+def encode_text(tokenizer: Any, text: str, prompt: str, end: bool = True) -> EncodedText:
+    """Encode a text whose first `len(prompt)` characters are not scored.
+
+    A prompt stands in the tokenizer's chat template, if it has one. What the tokenizer or the
+    template adds stands for no characters and is not scored; with `end`, the token that ends a text
+    or an answer follows, so that a model learns to stop.
+    """
+    if not prompt or not has_template(tokenizer):
+        return _encode(tokenizer, text, len(prompt), True, tokenizer.eos_token_id if end else None)
+    rest = text[len(prompt) :]
+    rendered = render(tokenizer, prompt)
+    stop = turn_end(tokenizer) if end else None
+    found = _encode(tokenizer, rendered.answered(rest), len(rendered.text), False, stop)
+    return replace(found, offsets=rendered.places(prompt, rest, found.offsets))
+
+
+def _encode(
+    tokenizer: Any, text: str, unscored: int, special_tokens: bool, stop: int | None
+) -> EncodedText:
+    """A text as it is, with the token `stop` behind it."""
+    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special_tokens)
+    ids, offsets = list(encoded["input_ids"]), [tuple(o) for o in encoded["offset_mapping"]]
+    if stop is not None:
+        ids.append(stop)
+        offsets.append((len(text), len(text)))
+    start = next((i for i, (_, end) in enumerate(offsets) if end > unscored), len(ids))
+    return EncodedText(ids, start, offsets)
+
+
+def subject_positions(
+    offsets: Sequence[tuple[int, int]], text: str, names: Sequence[str]
+) -> list[list[int]]:
+    """Positions of the tokens that overlap a name, one list per occurrence, in the text's order.
+
+    Args:
+        offsets: character span of every token of `text`.
+        names: what to look for, as it is written.
+
+    "Ann met Ann" as the tokens "A", "nn", " met", " Ann" gives [[0, 1], [3]].
+    """
+    spans = sorted(m.span() for name in names for m in re.finditer(re.escape(name), text))
+    found = (
+        [i for i, (start, stop) in enumerate(offsets) if start < b and a < stop] for a, b in spans
+    )
+    return [positions for positions in found if positions]
+
+
+def collate(
+    texts: Sequence[EncodedText],
+    pad_id: int,
+    double_shift: bool = False,
+    device: torch.device | None = None,
+) -> Batch:
+    """Pad on the right to the longest text; on the CPU unless a device is given.
+
+    `double_shift` reproduces the reference's GA and NPO, whose labels are shifted in the data set
+    and again in the loss, so that position t is trained on token t+2.
+    """
+    length = max(len(text.ids) for text in texts)
+    ids = torch.full((len(texts), length), pad_id)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, IGNORE)
+    for row, text in enumerate(texts):
+        count = len(text.ids)
+        ids[row, :count] = torch.tensor(text.ids)
+        mask[row, :count] = 1
+        labels[row, text.answer_start : count] = ids[row, text.answer_start : count]
+    if double_shift:
+        labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORE)], dim=1)
+    return Batch(ids, mask, labels).to(device)
+
+
+def right_padded(
+    rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, [batch, seq] each, padded on the right to the longest row."""
+    length = max(len(row) for row in rows)
+    ids = [[*row, *[pad_id] * (length - len(row))] for row in rows]
+    mask = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+class BatchStream(Iterator[Batch]):
+    """Endless batches over shuffled epochs of a corpus, from one named generator. Each of several
+    processes draws the same ones, and gets its share.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[EncodedText],
+        batch_size: int,
+        pad_id: int,
+        rng: np.random.Generator,
+        double_shift: bool = False,
+        device: torch.device | None = None,
+    ) -> None:
+        if not texts:
+            raise ValueError("a batch stream needs at least one text")
+        self.device = device
+        self.texts, self.batch_size, self.pad_id = texts, batch_size, pad_id
+        self.rng, self.double_shift = rng, double_shift
+        self.tokens = 0
+        """Real tokens given out so far: what training on this stream has cost."""
+        self.drawn = 0
+        """Batches given out so far."""
+        self._order: list[int] = []
+
+    def _choose(self) -> list[int]:
+        """The numbers of the next batch's texts."""
+        self.drawn += 1
+        while len(self._order) < self.batch_size:
+            self._order += [int(i) for i in self.rng.permutation(len(self.texts))]
+        chosen, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
+        return chosen
+
+    def seek(self, drawn: int) -> None:
+        """Pass over batches until so many have been drawn in all."""
+        while self.drawn < drawn:
+            self._choose()
+
+    def __next__(self) -> Batch:
+        chosen = self._choose()
+        batch = self.collate(chosen).share()
+        self.tokens += sum(len(self.texts[i].ids) for i in chosen)
+        return batch
+
+    def collate(self, numbers: Sequence[int]) -> Batch:
+        """These texts as a batch on the stream's device."""
+        texts = [self.texts[i] for i in numbers]
+        batch = collate(texts, self.pad_id, self.double_shift, self.device)
+        return replace(batch, numbers=tuple(numbers))
+
+
+def length_sorted_batches(
+    lengths: Sequence[int], tokens: int, pool: int, rng: np.random.Generator
+) -> Iterator[list[int]]:
+    """Endless batches of text numbers that hold at most `tokens` padded tokens each.
+
+    Texts are shuffled, sorted by length inside pools of `pool`, cut into batches, and the batches
+    shuffled again: little padding, and still random.
+    """
+    if not lengths:
+        raise ValueError("batches need at least one text")
+    while True:
+        order = rng.permutation(len(lengths))
+        batches = []
+        for at in range(0, len(order), pool):
+            chunk = sorted((int(i) for i in order[at : at + pool]), key=lambda i: lengths[i])
+            batches += _cut(chunk, lengths, tokens)
+        for number in rng.permutation(len(batches)):
+            yield batches[number]
+
+
+def pass_over(batches: Iterator[Any], count: int) -> None:
+    """Draw so many batches for nothing: where a stream stands that another process has read."""
+    for _ in range(count):
+        next(batches)
+
+
+def _cut(chunk: list[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    batches: list[list[int]] = [[]]
+    for number in chunk:
+        if batches[-1] and (len(batches[-1]) + 1) * lengths[number] > tokens:
+            batches.append([])
+        batches[-1].append(number)
+    return batches

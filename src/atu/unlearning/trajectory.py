@@ -1,0 +1,247 @@
+"""A run's trajectory: which probes are asked on the way, what a point is, and which is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from atu.distributed import processes
+from atu.inference.batching import BatchSize
+from atu.inference.generation import greedy_answers
+from atu.inference.scoring import mean_loss, score_encoded
+from atu.methods.base import Context
+from atu.metrics.robustness import worst_form
+from atu.metrics.selection import KEPT, RETAIN_LOSS, selection
+from atu.models.chat import prompt_ids
+from atu.models.llm import frozen, hidden_states_at
+from atu.models.shards import whole_state
+from atu.probes.measures import score_output
+from atu.results.artifacts import Artifact
+from atu.results.checkpoints import State
+from atu.results.tables import read_table
+from atu.seeding import hash_fraction
+from atu.training.batches import right_padded
+from atu.training.losses import concept_cosine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ROLES = ("target", *KEPT)
+ANSWER_TOKENS = 16
+"""Tokens of an answer on the way; more where the gold answer is longer."""
+RETAIN_TEXTS = 64
+"""Retain texts whose loss is measured on the way where no question says what is kept."""
+BATCH = 128
+"""Texts at once; halved where memory does not hold them."""
+Point = dict[str, float]
+Row = dict[str, Any]
+
+
+def reached(settings: Any, point: Point) -> bool:
+    """Whether the settings' stopping rule holds at this point."""
+    limit = getattr(settings, "stop_below", None)
+    return limit is not None and point["score_target"] <= limit
+
+
+def select_probes(prepare: Artifact, per_role: int) -> list[Row]:
+    """Held-out probes of the `select` split: of the target every form, of the other roles at most
+    `per_role` plain questions, chosen by hash. Of each role at most `per_role` plain questions.
+    """
+    rows = [
+        row
+        for row in read_table(prepare.file("probes.parquet"))
+        if row["split"] == "select" and not row["seen"]
+    ]
+    rows.sort(key=lambda row: hash_fraction("trajectory", row["id"]))
+    chosen: list[Row] = []
+    for role in ROLES:
+        asked = [row for row in rows if row["role"] == role]
+        chosen += [row for row in asked if row["form"] == "question"][:per_role]
+        if role == "target":
+            chosen += [row for row in asked if row["form"] != "question"]
+    return chosen
+
+
+class Observer:
+    """Measures one point of the trajectory: score per role in plain questions (of a target
+    without any, in all forms), the target's worst form, the loss of retain texts where the first
+    point answers nothing about what is to be kept, the `selection` score against the first point,
+    and the cosine to the concept.
+    """
+
+    def __init__(self, context: Context, probes: Sequence[Row]) -> None:
+        self.context, self.probes = context, probes
+        self.before: Point | None = None
+
+    def __call__(self, step: int, facts: Mapping[str, float]) -> Point:
+        """The point after `step` unlearning steps; `facts` are added as they are."""
+        point: Point = {"step": step, **facts}
+        hits = self._hits(f"trajectory at step {step}")
+        for role in ROLES:
+            found = [
+                hit
+                for hit, probe in zip(hits, self.probes, strict=True)
+                if probe["role"] == role and probe["form"] == "question"
+            ]
+            if role == "target" and not found:  # a benchmark without plain questions
+                found = self._of_target(hits)
+            if found or role == "target":
+                point[f"score_{role}"] = sum(found) / max(len(found), 1)
+        worst = worst_form(
+            (probe["fact"], probe["form"], hit)
+            for hit, probe in zip(hits, self.probes, strict=True)
+            if probe["role"] == "target"
+        )
+        point["worst_form_target"] = sum(worst.values()) / max(len(worst), 1)
+        first = self.before or point
+        if RETAIN_LOSS in first or not any(first.get(f"score_{role}") for role in KEPT):
+            point[RETAIN_LOSS] = self._retain_loss()
+        self.before = self.before or dict(point)
+        point["selection"] = selection(point, self.before)
+        if self.context.predictors:
+            point["concept_cosine"] = self._mean_cosine()
+        return processes.agreed(point)
+
+    def _of_target(self, hits: Sequence[float]) -> list[float]:
+        """The hits of the target's probes, of every form."""
+        pairs = zip(hits, self.probes, strict=True)
+        return [hit for hit, probe in pairs if probe["role"] == "target"]
+
+    def _hits(self, label: str) -> list[float]:
+        """The score of the greedy answer to every probe, in the order of the probes."""
+        context = self.context
+        hits = [0.0] * len(self.probes)
+        for limit, chosen in self._by_length():
+            answers = greedy_answers(
+                context.model,
+                context.tokenizer,
+                [self.probes[i]["prompt"] for i in chosen],
+                max_new_tokens=limit,
+                batch_size=BatchSize(BATCH),
+                label=label,
+                eval_mode=not context.reference_compat,
+            )
+            for i, answer in zip(chosen, answers, strict=True):
+                hits[i] = score_output(self.probes[i], answer)
+        return hits
+
+    def _retain_loss(self) -> float:
+        """Mean NLL per token of the first retain texts, in nats."""
+        stream = self.context.retain
+        texts = [text for text in stream.texts if len(text.ids) > max(text.answer_start, 1)]
+        scores = score_encoded(
+            self.context.model,
+            stream.pad_id,
+            texts[:RETAIN_TEXTS],
+            BatchSize(BATCH),
+            "loss of retain texts",
+        )
+        return mean_loss(scores)
+
+    def _by_length(self) -> Iterator[tuple[int, list[int]]]:
+        """Numbers of the probes with short and with long answers, and how many tokens they may
+        take: one spelled-out word must not cost every short answer its length.
+        """
+        tokenizer = self.context.tokenizer
+        needed = [
+            len(tokenizer(p["answer"], add_special_tokens=False)["input_ids"]) + 2
+            for p in self.probes
+        ]
+        short = [i for i, count in enumerate(needed) if count <= ANSWER_TOKENS]
+        long = [i for i, count in enumerate(needed) if count > ANSWER_TOKENS]
+        if short:
+            yield ANSWER_TOKENS, short
+        if long:
+            yield max(needed), long
+
+    @torch.no_grad()
+    def _mean_cosine(self) -> float:
+        """Mean predicted cosine to the concept on the plain questions about the target; on all
+        questions about it where a benchmark has no plain ones.
+        """
+        context = self.context
+        about = [probe for probe in self.probes if probe["role"] == "target"]
+        plain = [probe for probe in about if probe["form"] == "question"]
+        rows = prompt_ids(context.tokenizer, [probe["prompt"] for probe in plain or about])
+        ids, mask = right_padded(rows, context.tokenizer.pad_token_id, context.device)
+        with frozen(context.model):
+            hidden = hidden_states_at(context.model, ids, mask, list(context.predictors))
+        assert context.concept is not None
+        found = [
+            concept_cosine(predictor(hidden[layer]), context.concept)[mask.bool()].mean().item()
+            for layer, predictor in context.predictors.items()
+        ]
+        return sum(found) / len(found)
+
+
+@dataclass
+class Course:
+    """What a run has come to, as a checkpoint keeps it: its points, and the best of them with the
+    model that it was measured on.
+    """
+
+    context: Context
+    observe: Observer
+    plain: PreTrainedModel
+    """The model that the run is to leave changed: the context's own, or of several processes the
+    one whose shards that has."""
+    trajectory: list[Point] = field(default_factory=list)
+    best: tuple[Point, dict[str, torch.Tensor]] | None = None
+
+    def capture(self) -> State:
+        """Everything that the next process cannot work out again."""
+        context = self.context
+        values = {
+            "trajectory": self.trajectory,
+            "best": self.best[0] if self.best else None,
+            "streams": [[stream.drawn, stream.tokens] for stream in context.streams],
+            "tokens_before": context.tokens_before,
+            "measured": context.measured,
+            "remembered": context.remembered,
+        }
+        model = self.best[1] if self.best else {}
+        return State(values, {f"best/{name}": value for name, value in model.items()})
+
+    def restore(self, state: State) -> None:
+        """As it was; streams that the method has not made yet leave their tokens."""
+        values, context = state.values, self.context
+        self.trajectory[:] = values["trajectory"]
+        self.observe.before = dict(self.trajectory[0])
+        if values["best"] is not None:
+            kept = {
+                name.removeprefix("best/"): value
+                for name, value in state.tensors.items()
+                if name.startswith("best/")
+            }
+            self.best = values["best"], kept
+        context.measured.update(values["measured"])
+        context.tokens_before = values["tokens_before"]
+        for number, (drawn, tokens) in enumerate(values["streams"]):
+            if number < len(context.streams):
+                context.streams[number].seek(drawn)
+                context.streams[number].tokens = tokens
+            else:
+                context.tokens_before += tokens
+
+    def add(self, point: Point, keep: str) -> None:
+        """One more point; with `keep` `best` the model as it is, if it is the best so far."""
+        self.trajectory.append(point)
+        if keep == "best" and (
+            self.best is None or point["selection"] >= self.best[0]["selection"]
+        ):
+            self.best = point, whole_state(self.context.model)
+
+    def settle(self) -> Point:
+        """Leave the model at the point that is kept, which is returned. Of several processes only
+        the first has it then.
+        """
+        context = self.context
+        state = self.best[1] if self.best else {}
+        if context.model is not self.plain and not self.best:
+            state = whole_state(context.model)
+        if state:
+            self.plain.load_state_dict(state)
+        return self.best[0] if self.best else self.trajectory[-1]

@@ -1,0 +1,1 @@
+"""What somebody else may have written, read within limits or refused with a reason."""

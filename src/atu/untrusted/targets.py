@@ -1,0 +1,93 @@
+"""What is to be forgotten: one name, several at once, or one request after another."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from atu.errors import shown
+
+RESERVED = {"shared", "full", "oracle"}
+AT_ONCE, IN_SEQUENCE = "+", ".then."
+"""Between the folder names of targets that are forgotten together, or one after the other."""
+MAX_BYTES = 200
+"""Of a folder name. File systems take 255; prefixes and suffixes of ours need the rest."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A request to forget `new`, on a model that has forgotten `earlier`."""
+
+    new: tuple[str, ...]
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything that is forgotten once the request is met."""
+        return (*self.earlier, *self.new)
+
+    @property
+    def label(self) -> str:
+        """What a reader sees: "A", "A + B" or "A, then B"."""
+        return ", then ".join([*self.earlier, " + ".join(self.new)])
+
+    @property
+    def slug(self) -> str:
+        """The folder name, in which labels that differ never meet."""
+        return IN_SEQUENCE.join([*map(target_slug, self.earlier), _joined(self.new)])
+
+    @property
+    def before(self) -> Target | None:
+        """The request that the model has met before; None for the first."""
+        if not self.earlier:
+            return None
+        return Target(self.earlier[-1:], self.earlier[:-1])
+
+
+def _joined(names: Sequence[str]) -> str:
+    return AT_ONCE.join(map(target_slug, names))
+
+
+def steps(names: Sequence[str]) -> Iterator[Target]:
+    """The requests of a sequence, the first on the original model."""
+    for number, name in enumerate(names):
+        yield Target((name,), tuple(names[:number]))
+
+
+def folded(slug: str) -> str:
+    """Equal for folder names that some file system takes for one."""
+    return unicodedata.normalize("NFKC", slug).casefold()
+
+
+def require_short(slug: str) -> None:
+    """Refuse a folder name that no file system can hold.
+
+    Raises:
+        ValueError: it has more than `MAX_BYTES` bytes.
+    """
+    length = len(slug.encode())
+    if length > MAX_BYTES:
+        raise ValueError(
+            f"{shown(slug)} would be a folder name of {length} bytes, {MAX_BYTES} fit: name less"
+        )
+
+
+def target_slug(name: str) -> str:
+    """A target's folder name: letters, digits, `.`, `_`, `-` kept, all else as `_`.
+
+    Raises:
+        ValueError: the name is empty, reserved, too long, or could leave the results folder.
+    """
+    if not name.strip() or name != name.strip():
+        raise ValueError(f"{shown(name)} is empty or has spaces around it")
+    if re.search(r"[/\\\x00-\x1f]", name) or ".." in name or name.startswith("."):
+        raise ValueError(f"{shown(name)} has a path separator or dots that could leave results/")
+    slug = re.sub(r"[^\w.-]", "_", name)
+    if folded(slug) in RESERVED:
+        raise ValueError(f"{shown(name)} is a reserved folder name")
+    if IN_SEQUENCE in slug:
+        raise ValueError(f"{shown(name)} holds {IN_SEQUENCE!r}, which separates requests")
+    require_short(slug)
+    return slug

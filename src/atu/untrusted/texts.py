@@ -1,0 +1,101 @@
+"""Text that somebody else may have written: read within limits, or refused with a reason.
+
+Every reader here raises `ValueError` (or `OSError`) and nothing else, whatever the bytes; callers
+turn it into one of this package's errors, which knows the file and the repair.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from atu.errors import shown
+
+MB = 2**20
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters but tab and newline, and halves of surrogate pairs: terminals obey the former,
+no file can hold the latter."""
+REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Unicode's directional overrides: with them a line shows something else than it says."""
+MAX_NAME = 255
+"""Bytes of a file name."""
+
+
+def read_text(path: Path, limit: int) -> str:
+    """A UTF-8 file of at most `limit` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger, or not UTF-8.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"is larger than the {limit // MB} MB that are read of such a file")
+    return content.decode("utf-8")
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text holds, without NaN, infinity and keys that stand twice in an object.
+
+    Raises:
+        ValueError: it is no such text, or nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_distinct, parse_constant=_finite, parse_float=_finite
+        )
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"has the key {shown(twice)} twice in one object")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"holds {text}, which is no finite number")
+    return value
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a file; not where the system cannot even look (a name too long)."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder; not where the system cannot even look."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def require_inside(name: str) -> None:
+    """Refuse a relative path that is not one, or that leaves its folder.
+
+    Raises:
+        ValueError: it is empty, absolute, too long for a file system, has `.`, `..`, a backslash or
+            a control character.
+    """
+    parts = name.split("/")
+    if (
+        {"", ".", ".."} & set(parts)
+        or "\\" in name
+        or not name.isprintable()
+        or max(len(part.encode()) for part in parts) > MAX_NAME
+    ):
+        raise ValueError(f"{shown(name)} is no path inside the folder")

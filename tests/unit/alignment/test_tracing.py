@@ -1,0 +1,106 @@
+import pytest
+import torch
+from families import FAMILIES
+
+from atu.alignment.tracing import (
+    Question,
+    answer_probability,
+    corrupted,
+    questions_about,
+    restored,
+    trace_layers,
+)
+from atu.errors import EvaluationError
+from atu.models.llm import decoder_layers, hidden_states_at
+from atu.training.batches import EncodedText
+
+
+@pytest.fixture
+def question():
+    """Five tokens: the subject is tokens 1 and 2, the answer the last two."""
+    return Question(EncodedText([1, 5, 6, 7, 8], 3, []), [1, 2])
+
+
+def test_where_the_subject_stands(byte_tokenizer):
+    """One byte per token after the begin token: "Who is Bo? Bo" names Bo at characters 7 and 8 of
+    the prompt; the answer's Bo does not count."""
+    probe = {"prompt": "Who is Bo?", "answer": "Bo"}
+    (found,) = questions_about(byte_tokenizer, [probe], ["Bo"])
+    shift = len(found.text.ids) - len("Who is Bo? Bo")
+    assert found.subject == [7 + shift, 8 + shift]
+    assert found.text.answer_start == len("Who is Bo?") + shift
+
+
+def test_questions_without_the_subject_are_left_out_and_none_is_an_error(byte_tokenizer):
+    probes = [{"prompt": "Who?", "answer": "Bo"}, {"prompt": "Bo?", "answer": "x"}]
+    assert len(questions_about(byte_tokenizer, probes, ["Bo"])) == 1
+    with pytest.raises(EvaluationError, match="no question names Cy"):
+        questions_about(byte_tokenizer, probes, ["Cy"])
+
+
+def test_the_answers_probability(tiny_lm, question):
+    """The product of both tokens' probabilities, by hand from the logits."""
+    model = tiny_lm()
+    with torch.no_grad():
+        p = model(input_ids=question.ids).logits[0].softmax(dim=-1)
+    expected = (p[2, 7] * p[3, 8]).item()
+    assert answer_probability(model, question, 3) == pytest.approx(expected, rel=1e-5)
+
+
+def test_corruption_touches_the_subject_only_and_ends(tiny_lm, question):
+    model = tiny_lm()
+    table = model.get_input_embeddings()
+    before = table(question.ids)
+    with corrupted(model, question, torch.ones(1, 2, before.shape[-1])):
+        changed = table(question.ids)
+    assert torch.equal(changed[0, [0, 3, 4]], before[0, [0, 3, 4]])
+    assert torch.equal(changed[0, [1, 2]], before[0, [1, 2]] + 1)
+    assert torch.equal(table(question.ids), before)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_restored_state_is_the_clean_one(tiny_lm, question, kind):
+    """At the subject's last token, under corruption; the other tokens keep the corrupted one."""
+    model = tiny_lm(kind)
+    mask = torch.ones_like(question.ids)
+    clean = hidden_states_at(model, question.ids, mask, [1])[1]
+    seen = []
+    with (
+        corrupted(model, question, torch.ones(1, 2, clean.shape[-1])),
+        restored(model, question, 1, clean),
+    ):
+        handle = decoder_layers(model)[1].register_forward_pre_hook(
+            lambda _m, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]),
+            with_kwargs=True,
+        )
+        model(input_ids=question.ids)
+        handle.remove()
+    assert torch.allclose(seen[0][0, 2], clean[0, 2])
+    assert not torch.allclose(seen[0][0, 1], clean[0, 1])
+
+
+def test_recovery_is_a_share(tiny_lm, question, monkeypatch):
+    """Clean .9, corrupted .1, restored .5 at layer 1, .1 at layer 2: (.5 - .1) / .8 = .5 and 0."""
+    model = tiny_lm()
+    given = iter([0.9, 0.1, 0.5, 0.1])
+    monkeypatch.setattr("atu.alignment.tracing.answer_probability", lambda *_: next(given))
+    assert trace_layers(model, [question], [1, 2], 0) == pytest.approx({1: 0.5, 2: 0.0})
+
+
+def test_nothing_lost_is_an_error(tiny_lm, question, monkeypatch):
+    monkeypatch.setattr("atu.alignment.tracing.answer_probability", lambda *_: 0.5)
+    with pytest.raises(EvaluationError, match="does not lower any answer"):
+        trace_layers(tiny_lm(), [question], [1], 0)
+
+
+def test_the_seed_decides_the_noise(tiny_lm, question):
+    model = tiny_lm()
+    with torch.no_grad():  # an answer that the subject decides, so that noise takes it away
+        model.get_output_embeddings().weight.mul_(30)
+    runs = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        try:
+            runs[name] = trace_layers(model, [question], [1, 2], seed)
+        except EvaluationError:
+            runs[name] = {"nothing lost": seed}
+    assert runs["a"] == runs["b"] != runs["c"]

@@ -1,0 +1,94 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atu.alignment.windows import INCOMPLETE, WindowTable, window_starts
+
+# "a€b" as a byte-level LM sees it: BOS, a, the three bytes of the euro sign, b, EOS.
+BYTES = [(0, 0), (0, 1), (1, 2), (1, 2), (1, 2), (2, 3), (3, 3)]
+# The same text in an encoder's word pieces: a, ##€, ##b.
+PIECES = [(0, 1), (1, 2), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [
+        (1, [0, 1, 2, 2, 2, -1, -1]),
+        (2, [0, 1, -1, -1, -1, -1, -1]),
+        (3, [0, -1, -1, -1, -1, -1, -1]),
+        (4, [-1] * 7),
+    ],
+)
+def test_multi_byte_character(k, expected):
+    """BOS ends at 0: its window is the text from piece 0. a ends at 1: from piece 1. Each byte of
+    the euro sign ends at 2: from piece 2, b. b and EOS end at 3: nothing follows. A window from
+    piece i is complete when i + k <= 3."""
+    assert window_starts(BYTES, PIECES, k) == expected
+
+
+def test_the_byte_tokenizer_has_these_offsets(byte_tokenizer):
+    encoded = byte_tokenizer("a€b", return_offsets_mapping=True)
+    assert [tuple(offset) for offset in encoded["offset_mapping"]] == BYTES[:-1]
+
+
+def test_a_piece_that_began_inside_the_token_is_left_out():
+    """ "the cat sat": the LM token " ca" (3, 6) ends inside the piece "cat" (4, 7), so its window
+    starts at "sat" (8, 11). "the" (0, 3) starts at "cat": the space belongs to neither piece."""
+    lm = [(0, 3), (3, 6), (6, 7), (7, 11)]
+    pieces = [(0, 3), (4, 7), (8, 11)]
+    assert window_starts(lm, pieces, 1) == [1, 2, 2, INCOMPLETE]
+
+
+@pytest.mark.parametrize(("lm", "pieces"), [([], PIECES), (BYTES, [])])
+def test_empty_texts(lm, pieces):
+    assert window_starts(lm, pieces, 1) == [INCOMPLETE] * len(lm)
+
+
+@st.composite
+def cuts(draw, length, gaps):
+    """A text of `length` characters cut into tokens; with `gaps`, some characters in no token."""
+    points = sorted({0, length, *draw(st.lists(st.integers(0, length), max_size=12))})
+    tokens = list(itertools.pairwise(points))
+    return [t for t in tokens if not gaps or draw(st.booleans())]
+
+
+@st.composite
+def cases(draw):
+    length = draw(st.integers(0, 20))
+    lm = draw(cuts(length, gaps=False))
+    repeated = [t for t in lm for _ in range(draw(st.integers(1, 3)))]
+    framed = [(0, 0), *repeated, (length, length)]
+    return framed, draw(cuts(length, gaps=True)), draw(st.integers(1, 4))
+
+
+@given(cases())
+def test_against_brute_force(case):
+    """For each LM token on its own: search all pieces for the first that begins at or after its
+    end, and look whether k are left. BOS, EOS and repeated offsets (bytes of one character) are
+    among the tokens, spaces among the gaps."""
+    lm, pieces, k = case
+    expected = []
+    for _, end in lm:
+        later = [i for i, (begin, _) in enumerate(pieces) if begin >= end]
+        expected.append(later[0] if len(later) >= k else INCOMPLETE)
+    assert window_starts(lm, pieces, k) == expected
+
+
+def test_table_numbers_each_distinct_window_once():
+    """Windows of 2 over 7 8 7 8: (7, 8), (8, 7), (7, 8) are numbers 0, 1, 0; in a second text
+    (8, 7) is 1 again and (8, 8) new."""
+    table = WindowTable(k=2)
+    assert table.add([7, 8, 7, 8], [0, 1, 2, INCOMPLETE]) == [0, 1, 0, INCOMPLETE]
+    assert table.add([8, 8, 7], [0, 1]) == [2, 1]
+    assert table.windows == [(7, 8), (8, 7), (8, 8)]
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=8), max_size=6))
+def test_table_gives_back_every_window(texts):
+    table = WindowTable(k=2)
+    numbered = [table.add(ids, range(len(ids) - 1)) for ids in texts]
+    assert len(set(table.windows)) == len(table.windows)
+    for ids, numbers in zip(texts, numbered, strict=True):
+        assert [table.windows[n] for n in numbers] == list(itertools.pairwise(ids))

@@ -1,0 +1,232 @@
+"""What `atu forget` refuses before it computes anything, and what it keeps."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from made import models
+from made.concept import ANN
+
+from atu.errors import ArtifactError, AtuError, ConfigError
+from atu.forget import command
+from atu.forget.command import GENERATED, PARAMS, Request, run, split_revision
+from atu.forget.corpus import Wish, is_written, settings
+from atu.forget.result import _is_here
+from atu.forget.settings import Writing
+from atu.results.jobs import write_folder
+
+
+@pytest.fixture
+def request_of(tmp_path):
+    """A function that gives a request for a made model, with changes."""
+
+    def make(**changes):
+        given = Request(
+            model=str(models.write_model(tmp_path / "model", "llama", 4)),
+            wish=Wish((ANN,)), writing=Writing(), method="atu", rank=None,
+            encoder="all-MiniLM-L6-v2", out=tmp_path / "out", work=tmp_path / "work",
+            offline=True, cores=1, threads=1,
+        )  # fmt: skip
+        return replace(given, **changes)
+
+    return make
+
+
+BAD = {
+    "no folder": ({"model": "./nowhere"}, r"--model = './nowhere': no such folder"),
+    "no name of the hub": ({"model": "bert"}, r"--model = 'bert': no such folder, and no `owner/"),
+    "not in the cache": ({"model": "own/er@v1"}, r"own/er@v1: neither a folder nor in the local"),
+    "an empty name": ({"wish": Wish((" ",))}, r"--concept = ' ': is empty"),
+    "no name": ({"wish": Wish(())}, r"--concept = None: name what is to be forgotten"),
+    "two lines": ({"wish": Wish(("a\nb",))}, r"--concept = 'a\\nb': has a line break"),
+    "a path": ({"wish": Wish(("../x",))}, r"--concept = '../x': .*could leave results"),
+    "a reserved name": ({"wish": Wish(("shared",))}, r"--concept = 'shared': .*reserved"),
+    "an escape": ({"wish": Wish((ANN,), ("\x1b[2J",))}, r"--describe = .*control characters"),
+    "a line of Unicode": ({"wish": Wish(("A\u2028evil: 1",))}, r"--concept = .*has a line break"),
+    "no letter": ({"wish": Wish(("!!!",))}, r"--concept = '!!!': has no letter or digit"),
+    "a neighbour that is the concept": (
+        {"wish": Wish(("Ann B.",), (), ("ann b",))},
+        r"--neighbour = 'ann b': is what is to be forgotten",
+    ),
+    "braces": ({"wish": Wish((ANN,), (), ("{x}",))}, r"--neighbour = '{x}': .*braces"),
+    "an unknown method": ({"method": "dpo"}, r"--method = 'dpo': needs more than texts"),
+    "no encoder": ({"encoder": "no/such"}, r"embed.encoder = 'no/such'"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+def test_a_bad_option_is_named_with_its_value(request_of, changes, message):
+    with pytest.raises(AtuError, match=message):
+        run(request_of(**changes), dry_run=True)
+
+
+def test_pickled_weights_are_refused(request_of, tmp_path):
+    given = request_of()
+    (tmp_path / "model/model.safetensors").rename(tmp_path / "model/pytorch_model.bin")
+    with pytest.raises(ArtifactError, match=r"only pytorch_model\.bin, which would run code"):
+        run(given, dry_run=True)
+
+
+def test_a_place_with_other_files_is_refused(request_of, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").touch()
+    with pytest.raises(ArtifactError, match="holds files that `atu forget` did not write"):
+        run(request_of(), dry_run=True)
+    assert (tmp_path / "out/thesis.tex").exists()
+
+
+def test_a_jobs_folder_is_no_result(request_of, tmp_path):
+    with write_folder(tmp_path / "out/manifest.json", "align", cell={}, params={}, inputs={}):
+        pass
+    with pytest.raises(ArtifactError, match="holds phase 'align', but 'forget' was expected"):
+        run(request_of(), dry_run=True)
+
+
+@pytest.mark.parametrize("work", ["out", "out/work"])
+def test_work_and_result_are_two_folders(request_of, tmp_path, work):
+    with pytest.raises(ConfigError, match="is the folder of --out or in it"):
+        run(request_of(work=tmp_path / work), dry_run=True)
+
+
+@pytest.mark.parametrize("option", ["out", "work"])
+def test_a_file_or_a_link_is_no_place(request_of, tmp_path, option):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    for place, message in (("file", "is a file"), ("file/x", "is a file"), ("link", "is a link")):
+        with pytest.raises(ArtifactError, match=f"--{option} .*{message}"):
+            run(request_of(**{option: tmp_path / place}), dry_run=True)
+
+
+def result(folder, concept):
+    """A result that was written for a concept."""
+    with write_folder(
+        folder / "manifest.json", "forget", cell={"concept": [concept]}, params={}, inputs={}
+    ) as job:
+        job.path("README.md").write_text("card", encoding="utf-8")
+
+
+def test_a_result_is_replaced_only_as_it_was_written(request_of, tmp_path):
+    """Not one for another concept, with a license beside it, or with an edited card."""
+    out = tmp_path / "out"
+    result(out, ANN)
+    run(request_of(), dry_run=True)
+    with pytest.raises(ArtifactError, match=f"is without {ANN}; name another folder"):
+        run(request_of(wish=Wish(("Bo Day",))), dry_run=True)
+    (out / "LICENSE").touch()
+    with pytest.raises(ArtifactError, match="LICENSE was added since; move it away"):
+        run(request_of(), dry_run=True)
+    (out / "LICENSE").unlink()
+    (out / "README.md").write_text("My card", encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"README\.md: .*altered.*; move it away"):
+        run(request_of(), dry_run=True)
+
+
+def test_a_result_counts_for_its_own_inputs_alone(tmp_path, store):
+    out = tmp_path / "out"
+    one, other = store("one", "report"), store("other", "report", metrics={"a/b/c": 1.0})
+    assert not _is_here(out, {"report": one})
+    with write_folder(out / "manifest.json", "forget", cell={"concept": [ANN]}, params={},
+                      inputs={"report": one}) as job:  # fmt: skip
+        job.path("README.md").write_text("card", encoding="utf-8")
+    assert _is_here(out, {"report": one})
+    assert not _is_here(out, {"report": other})
+    (out / "README.md").write_text("My card", encoding="utf-8")
+    with pytest.raises(ArtifactError, match="move it away"):
+        _is_here(out, {"report": one})
+
+
+def test_somebody_elses_parameter_file_is_not_overwritten(tmp_path):
+    path = tmp_path / PARAMS
+    command._require_own(path, "a: 1\n")
+    path.write_text("mine: 1\n", encoding="utf-8")
+    with pytest.raises(ArtifactError, match="was not written by `atu forget`; name another --work"):
+        command._require_own(path, "a: 1\n")
+    command._require_own(path, "mine: 1\n")
+    (tmp_path / GENERATED).touch()
+    command._require_own(path, "a: 1\n")
+
+
+def test_jobs_look_for_nothing_on_the_network(request_of, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        command.subprocess, "run",
+        lambda *args, **options: started.append(options) or SimpleNamespace(returncode=0),
+    )  # fmt: skip
+    with (tmp_path / "lock").open("w") as held:
+        command._snakemake(request_of(), held)
+        assert started[0]["pass_fds"] == (held.fileno(),)
+    assert started[0]["env"]["HF_HUB_OFFLINE"] == "1"
+
+
+def test_without_a_checkout_it_says_so(request_of, monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "PACKAGE", tmp_path / "site-packages/atu/x")
+    with pytest.raises(ArtifactError, match=r"Snakefile: missing; .*pip install --editable"):
+        run(request_of(), dry_run=True)
+
+
+def test_a_dry_run_prints_the_file_and_locks_the_model(request_of, tmp_path, capsys):
+    run(request_of(), dry_run=True)
+    said = capsys.readouterr()
+    assert "experiment: forget" in said.out and "locked in" not in said.out
+    assert "locked in" in said.err
+    assert [p.name for p in (tmp_path / "work").iterdir()] == ["locks"]
+    path = tmp_path / "model/config.json"
+    path.write_text(path.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    with pytest.raises(AtuError, match=r"'config\.json' is altered"):
+        run(request_of_again(request_of, tmp_path), dry_run=True)
+
+
+def request_of_again(request_of, tmp_path):
+    """The request with the model as it stands."""
+    edited = (tmp_path / "model/config.json").read_bytes()
+    given = request_of()
+    (tmp_path / "model/config.json").write_bytes(edited)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("model", "parts"),
+    [("own/er", ("own/er", None)), ("own/er@v1", ("own/er", "v1")), (".", (".", None))],
+)
+def test_a_revision_stands_behind_the_name(model, parts):
+    assert split_revision(model) == parts
+
+
+def test_a_folder_with_an_at_is_a_folder(tmp_path):
+    (tmp_path / "a@b").mkdir()
+    assert split_revision(str(tmp_path / "a@b")) == (str(tmp_path / "a@b"), None)
+
+
+def test_an_edited_parameter_file_is_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = Path(PARAMS)
+    command._keep_params(path, "a: 1\n")
+    before = path.stat().st_mtime_ns, Path(GENERATED).read_text(encoding="utf-8")
+    command._keep_params(path, "a: 1\n")
+    assert (path.stat().st_mtime_ns, Path(GENERATED).read_text(encoding="utf-8")) == before
+    command._keep_params(path, "a: 2\n")
+    assert path.read_text(encoding="utf-8") == "a: 2\n"
+    path.write_text("a: 3\n", encoding="utf-8")
+    command._keep_params(path, "a: 4\n")
+    assert path.read_text(encoding="utf-8") == "a: 3\n"
+    assert re.search("was edited, so it is used as it is", capsys.readouterr().out)
+
+
+def test_a_corpus_counts_as_written_for_its_own_settings_alone(tmp_path):
+    wish, writing, pins = Wish((ANN,)), Writing(), {"model": {"config.json": "0"}}
+    out = tmp_path / "concept/manifest.json"
+    assert not is_written(out, wish, writing, pins)
+    params = settings(wish, writing, pins)
+    with write_folder(out, "concept", cell={}, params=params, inputs={}) as job:
+        job.path("forget.json").write_text("[]", encoding="utf-8")
+    assert is_written(out, wish, writing, pins)
+    assert not is_written(out, wish, replace(writing, seed=1), pins)
+    assert not is_written(out, wish, writing, {"model": {"config.json": "1"}})
+    (tmp_path / "concept/forget.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"forget\.json: truncated or altered"):
+        is_written(out, wish, writing, pins)

@@ -1,0 +1,154 @@
+"""What goes into the corpora, what is kept out of them, and when there is too little of it."""
+
+import pytest
+import torch
+from made.concept import Parrot
+
+from atu.benchmarks.base import split_of
+from atu.benchmarks.concept import facts_of
+from atu.errors import SourceError
+from atu.forget import corpus
+from atu.forget.corpus import NOBODY, Wish, Written, corpora, write
+from atu.forget.passages import Shelf
+from atu.forget.settings import Writing
+from atu.forget.similarity import Judge
+from atu.forget.texts import Distinct
+
+ANN, BO = "Ann Bell", "Bo Day"
+
+
+def shelf(*texts):
+    return Shelf(Distinct(1.0, list(texts)), len(texts))
+
+
+def test_what_is_held_out_is_in_no_corpus():
+    """Neither as a sentence nor within one. Nor does the forget corpus keep what names a neighbour
+    alone; too short a rest is dropped.
+    """
+    shelves = {
+        NOBODY: shelf("Water is very wet. Ann Bell keeps a pony."),
+        ANN: shelf("Ann Bell keeps a pony. Bo Day has a cat. She met Bo Day and Ann Bell.",
+                   "Ann bell keeps a pony! She sings.", "Ann Bell was here once.",
+                   "People say that Ann Bell keeps a pony, today."),
+        BO: shelf("Bo Day has a cat. Bo Day is old."),
+    }  # fmt: skip
+    held = {"Ann Bell keeps a pony", "Bo Day is old"}
+    forget, retain = corpora(Wish((ANN,)), Writing(), Written(shelves, [], held, {}))
+    assert [row["text"] for row in forget] == ["She met Bo Day and Ann Bell.",
+                                               "Ann Bell was here once."]  # fmt: skip
+    assert retain == [{"text": "Water is very wet.", "about": ""},
+                      {"text": "Bo Day has a cat.", "about": BO}]  # fmt: skip
+
+
+def asked_of(shelves, **options):
+    """The roles and sentences that are offered as questions."""
+    found = []
+
+    def ask(author, writing, told, role):
+        found.extend((role, subject, text) for subject, text in told)
+        return [], set()
+
+    return found, ask
+
+
+def test_who_a_sentence_is_asked_about(monkeypatch):
+    """Of the concept's passages those that name it; of a neighbour's those that name it and not the
+    concept; of the others those that name nobody."""
+    shelves = {
+        NOBODY: shelf(f"Water is wet. {BO} is old. {ANN}'s owl is old. {BO}-like people are old."),
+        ANN: shelf(f"{ANN} sings. Bell hums. {BO} met {ANN}."),
+        BO: shelf(f"{BO} sings. {BO} met {ANN}. He hums."),
+    }
+    found, ask = asked_of(shelves)
+    monkeypatch.setattr(corpus, "ask", ask)
+    corpus._questions(None, Writing(), Wish((ANN,)), shelves)
+    assert sorted(found) == sorted([
+        ("general", "", "Water is wet."),
+        ("target", ANN, f"{ANN} sings."), ("target", ANN, f"{BO} met {ANN}."),
+        ("neighbour", BO, f"{BO} sings."),
+    ])  # fmt: skip
+
+
+def test_who_shares_the_concepts_name_is_another(monkeypatch):
+    """Its passages and questions stay, and the concept's texts hold none about it."""
+    lee = f"{ANN} Lee"
+    shelves = {NOBODY: shelf(), ANN: shelf(f"{lee} is very tall. {ANN} sings very well."),
+               lee: shelf(f"{lee} sings very well.")}  # fmt: skip
+    forget, retain = corpora(Wish((ANN,)), Writing(), Written(shelves, [], set(), {}))
+    assert [row["text"] for row in forget] == [f"{ANN} sings very well."]
+    assert [row["text"] for row in retain] == [f"{lee} sings very well."]
+    found, ask = asked_of(shelves)
+    monkeypatch.setattr(corpus, "ask", ask)
+    corpus._questions(None, Writing(), Wish((ANN,)), shelves)
+    assert ("neighbour", lee, f"{lee} sings very well.") in found
+
+
+def test_texts_that_name_the_concept_or_are_not_near_are_refused():
+    judge = Judge(Named())
+    refuse = corpus._refusing(judge, {BO: [f"{ANN}!"]}, {BO: 0.5}, [ANN])
+    assert refuse(BO, [f"{ANN}'s owl", "Bell", f"x{ANN}x"]) == [
+        "names the concept", "not about it", None
+    ]  # fmt: skip
+
+
+def test_the_floor_is_that_of_texts_that_do_not_name_it():
+    """Of one that names it and lies at 1, and one that lies at 0."""
+    found = corpus._floor(Judge(Named()), Writing(), [f"{ANN} sings", "Bo"], [ANN], [ANN])
+    assert found == 0
+
+
+def row_of(answer, form="question"):
+    return {"role": "target", "subject": ANN, "form": form, "answer": answer}
+
+
+def test_both_halves_need_facts():
+    """Two to choose by and two to report; four in one half are refused, and clozes are none."""
+    answers = [f"thing {k}" for k in range(40)]
+    split = {a: split_of(facts_of([("target", ANN, a)])[0], 0.5) for a in answers}
+    one, two = ([a for a in answers if split[a] == name][:4] for name in ("select", "report"))
+    corpus._require_facts([row_of(a) for a in one[:2] + two[:2]], Writing(), Wish((ANN,)))
+    for bad in (one, two, one[:2] + two[:1]):
+        rows = [*map(row_of, bad), *(row_of(a, "cloze") for a in two[2:])]
+        with pytest.raises(SourceError, match="2 of each are needed"):
+            corpus._require_facts(rows, Writing(), Wish((ANN,)))
+
+
+def test_a_neighbour_that_was_asked_for_is_not_left_out():
+    wish = Wish((ANN,), (), (BO, "Cy"))
+    corpus._require_given(wish, [BO, "Cy"], {}, Writing())
+    with pytest.raises(SourceError, match="--neighbour Cy: 3 usable passages were written of it"):
+        corpus._require_given(wish, [BO], {BO: 9, "Cy": 3}, Writing())
+
+
+class Named:
+    """An encoder that puts what names the concept to the east and all else to the north."""
+
+    def encode_texts(self, texts):
+        return torch.tensor([[1.0, 0.0] if ANN in text else [0.0, 1.0] for text in texts])
+
+
+def wished(written, **options):
+    writing = Writing(rounds=1, samples=1, general=2, passages=8, near=0.99, **options)
+    return write(Wish((ANN,)), writing, Parrot(written=written), Judge(Named()))
+
+
+def test_a_model_that_writes_nothing_whole_is_refused():
+    with pytest.raises(SourceError, match=r"nothing that could be used: 10 unfinished or short"):
+        wished(["no end"])
+
+
+def test_a_model_that_writes_of_other_things_is_refused():
+    """The message says what was dropped, by which limit, and what to try."""
+    with pytest.raises(SourceError) as raised:
+        wished(["The river is long today.", "A bridge is over the river."])
+    said = str(raised.value)
+    assert said.startswith("--concept Ann Bell: the model wrote 0 usable passages of 8 in 1 rounds")
+    assert "not about it" in said and "nearer than 0.00" in said
+    assert all(option in said for option in ("--rounds", "--describe", "--unrelated", "--passages"))
+
+
+def test_a_model_that_says_nothing_twice_is_refused():
+    """It writes enough about the concept, but continues and answers nothing."""
+    told = [f"Ann Bell has the thing {k} in a box." for k in range(30)]
+    with pytest.raises(SourceError, match=r"0 facts that the model states again and again"):
+        wished(["The river is long today.", "A bridge is over the river.", *told])
