@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,16 @@ Given = str | Path | Iterable[Any]
 PAIR = ("question", "answer")
 
 
-def text_rows(key: str, given: Given) -> Rows:
+def text_rows(key: str, given: Given, names: Sequence[str] = ()) -> Rows:
     """Rows of `TEXTS`. A text is a string; `(question, answer)` or an object with both, of which
     the answer is scored; or an object with `text` and, where its beginning is not scored, `prompt`.
+    A text that does not say which `names` it holds is searched for them.
 
     Raises:
         ConfigError: there is none, or one is not as above; names its number.
         ArtifactError: the file cannot be read.
     """
-    rows = [_text_row(f"{key}[{n}]", item) for n, item in enumerate(_read(key, given))]
+    rows = [_text_row(f"{key}[{n}]", item, names) for n, item in enumerate(_read(key, given))]
     if not rows:
         raise ConfigError(key, None, "holds no text; give at least one")
     return rows
@@ -84,14 +85,15 @@ def _is_pair(item: Any) -> bool:
     return isinstance(item, tuple | list) and len(item) == len(PAIR)
 
 
-def _text_row(key: str, item: Any) -> dict[str, Any]:
+def _text_row(key: str, item: Any, names: Sequence[str]) -> dict[str, Any]:
     item = {"text": item} if isinstance(item, str) else _pair(item)
     if isinstance(item, Mapping) and "text" not in item and set(PAIR) <= set(item):
         prompt = format_prompt("question", _text(key, item, "question"))
         answer = _text(key, item, "answer")
         item = {"text": join_answer(prompt, answer), "prompt": prompt, "answer": answer}
     text = _text(key, item, "text")
-    row = sentence_row(text, kind="given") | {
+    held = [name for name in names if name in text]
+    row = sentence_row(text, kind="given", names=held) | {
         name: item[name] for name in TEXTS if item.get(name) is not None
     }
     if not text.startswith(row["prompt"]):

@@ -142,14 +142,14 @@ def _tables(
     names = (concept,) if isinstance(concept, str) else tuple(concept)
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise ConfigError("concept", concept, "name what is to be forgotten")
-    rows = text_rows("forget", forget)
+    rows = text_rows("forget", forget, names)
     probes = asked_by(rows) if questions is None else probe_rows("questions", questions)
     if not any(p["role"] == "target" and p["split"] == "select" for p in probes):
         raise ConfigError(
             "questions", None, "none is about the concept; give (question, answer) pairs, by which "
             "the point that is kept is chosen"
         )  # fmt: skip
-    kept = text_rows("retain", retain)
+    kept = text_rows("retain", retain, names)
     return Target(names[:1]), Prepared(names, rows, kept, holdout=[], members=[], probes=probes)
 
 
@@ -157,8 +157,11 @@ def _require_fit(
     model: LoadedModel, name: str, settings: Any, alignment: Align, tables: Prepared
 ) -> None:
     """Refuse what the model or the texts do not have, before anything is computed."""
-    method, layers = methods.get(settings.loss), len(decoder_layers(model.model))
-    called = str(model.model.config.model_type)
+    method, called = methods.get(settings.loss), str(model.model.config.model_type)
+    try:
+        layers = len(decoder_layers(model.model))
+    except TypeError as error:
+        raise ConfigError("model", called, f"{error}; take one of docs/models.md") from None
     require_trained(name, settings, layers, called)
     if method.needs_predictor:
         require_layers("align.hook_layers", alignment.hook_layers, layers, called)

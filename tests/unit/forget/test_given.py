@@ -22,6 +22,12 @@ def test_a_text_is_a_string_a_pair_or_an_object():
     assert all(set(row) == set(TEXTS) for row in rows)
 
 
+def test_names_are_looked_for_where_nobody_says_them():
+    given = ["Ann met Bo.", "Snow", {"text": "Bo", "names": ["Cy"]}]
+    rows = text_rows("retain", given, names=("Bo", "Ann"))
+    assert [row["names"] for row in rows] == [["Bo", "Ann"], [], ["Cy"]]
+
+
 def test_files_and_frames_hold_the_same(tmp_path):
     rows = [sentence_row("Ann sings.", kind="x", fact="f", names=["Ann"]),
             sentence_row("Bo", kind="y")]  # fmt: skip

@@ -70,6 +70,13 @@ def test_what_cannot_be_done_is_refused_before_anything_is(forget, tmp_path, opt
     assert not (tmp_path / "work").exists()
 
 
+def test_a_family_without_known_layers_is_refused(forget, model, monkeypatch):
+    """As in the pipeline, which says where it looks for them."""
+    monkeypatch.setattr("atu.models.llm.LAYER_PATHS", ())
+    with pytest.raises(ConfigError, match=r"model = 'llama': LlamaForCausalLM: no decoder layers"):
+        forget()
+
+
 def test_the_model_stays_and_its_copy_is_changed(forget, model):
     before = state(model)
     done = forget(**SHORT)
