@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AtuError(Exception):
     """Base of every error this package raises on purpose; the CLI prints it without a traceback."""
@@ -71,6 +74,18 @@ class ResourceError(AtuError):
         if _mentions(error, "No space left", "quota exceeded"):
             return cls(f"disk full: {reason}\nfree some space, and run again")
         return None
+
+
+@contextmanager
+def resource_errors() -> Iterator[None]:
+    """Where memory or disk runs out, the library's error becomes a `ResourceError`."""
+    try:
+        yield
+    except Exception as error:
+        known = None if isinstance(error, AtuError) else ResourceError.of(error)
+        if known is None:
+            raise
+        raise known from error
 
 
 def _mentions(error: Exception, *words: str) -> bool:

@@ -50,6 +50,21 @@ def attack_manifest(results: Path, cell: Cell, attack: str) -> Path:
     return manifest_path(results, "attack", cell).parent / attack / MANIFEST
 
 
+def pretrained_manifest(results: Path, model: str, variant: str = "full") -> Path:
+    """The manifest of a model before unlearning; the variant is `full`, or `oracle-<slug>`."""
+    return results / "pretrain" / model / variant / MANIFEST
+
+
+def finished_cells(results: Path, phase: str) -> list[Artifact]:
+    """Every finished folder of a phase that has cells, whatever grid it was made for."""
+    depth = 5 if phase == "attack" else 4
+    return [
+        Artifact.open(path, phase)
+        for path in sorted(results.glob("/".join([phase, *"*" * depth, MANIFEST])))
+        if not any(part.startswith(".") for part in path.relative_to(results).parts)
+    ]
+
+
 def require_writable(results: Path) -> None:
     """Refuse a results folder that no job could write.
 
@@ -100,7 +115,7 @@ def open_models(params: Params, results: Path) -> list[Artifact]:
     if oracle_method(params) is not None:
         variants += [f"oracle-{target.slug}" for target in params.grid.requests()]
     return [
-        Artifact.open(results / "pretrain" / model / variant / MANIFEST, "pretrain")
+        Artifact.open(pretrained_manifest(results, model, variant), "pretrain")
         for model in params.grid.models
         for variant in variants
     ]

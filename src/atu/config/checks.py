@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from atu import benchmarks, methods
 from atu.benchmarks.shared.source import sources_of
@@ -128,28 +130,37 @@ def _check_model(params: Params, name: str) -> None:
     """The layers that methods, attacks and alignment name exist."""
     layers = _layers(params, name)
     for attack in params.grid.attacks:
-        wrong = [k for k in getattr(params.attack.attacks[attack], "layers", []) if k >= layers]
-        if wrong:
-            raise ConfigError(
-                f"attack.attacks.{attack}.layers",
-                wrong,
-                f"must be below the {layers} layers of model {name!r}; choose 1 to {layers - 1}",
-            )
+        read = getattr(params.attack.attacks[attack], "layers", [])
+        require_layers(f"attack.attacks.{attack}.layers", read, layers, name)
     for method in params.grid.methods:
-        train = getattr(params.unlearn.methods[method], "train", None)
-        wrong = [k for k in getattr(train, "layers", []) if k >= layers]
-        if wrong:
-            raise ConfigError(
-                f"unlearn.methods.{method}.train.layers",
-                wrong,
-                f"must be below the {layers} layers of model {name!r}; choose 0 to {layers - 1}",
-            )
-    wrong = [layer for layer in params.align.hook_layers if layer >= layers]
+        require_trained(method, params.unlearn.methods[method], layers, name)
+    require_layers("align.hook_layers", params.align.hook_layers, layers, name)
+
+
+def require_trained(method: str, settings: Any, layers: int, name: str) -> None:
+    """Refuse settings that train a layer which the model `name` does not have.
+
+    Raises:
+        ConfigError: as `require_layers`.
+    """
+    trained = getattr(getattr(settings, "train", None), "layers", [])
+    require_layers(f"unlearn.methods.{method}.train.layers", trained, layers, name, first=0)
+
+
+def require_layers(
+    key: str, numbers: Sequence[int], layers: int, name: str, *, first: int = 1
+) -> None:
+    """Refuse numbers of layers that the model `name`, of so many layers, does not have.
+
+    Raises:
+        ConfigError: names the key, the numbers and those that there are.
+    """
+    wrong = [number for number in numbers if number >= layers]
     if wrong:
         raise ConfigError(
-            "align.hook_layers",
+            key,
             wrong,
-            f"must be below the {layers} layers of model {name!r}; choose 1 to {layers - 1}",
+            f"must be below the {layers} layers of model {name!r}; choose {first} to {layers - 1}",
         )
 
 

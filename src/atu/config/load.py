@@ -29,7 +29,7 @@ MAX_BYTES = MB
 """Of a parameter file."""
 
 
-def load_params(path: Path, *, across: bool = True) -> Params:
+def load_params(path: str | Path = "params.yaml", *, across: bool = True) -> Params:
     """Read and check a parameter file.
 
     `across` False leaves out what the sections demand of each other and of models: for a Snakemake
@@ -41,7 +41,7 @@ def load_params(path: Path, *, across: bool = True) -> Params:
     from atu.untrusted.yaml import parse_yaml
 
     try:
-        raw = parse_yaml(read_text(path, MAX_BYTES))
+        raw = parse_yaml(read_text(Path(path), MAX_BYTES))
     except OSError as error:
         raise ConfigError("file", str(path), f"cannot be read: {error.strerror}") from None
     except ValueError as error:

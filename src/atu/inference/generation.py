@@ -71,6 +71,7 @@ def greedy_answers(
     label: str = "answers",
     eval_mode: bool = True,
     asked: bool = True,
+    system: str | None = None,
     stripped: bool = True,
     one_line: bool = True,
 ) -> list[str]:
@@ -78,14 +79,14 @@ def greedy_answers(
 
     `eval_mode=False` leaves the model as it is, which only the reproduction of the reference's
     scoring wants. `asked=False` continues texts, which stand in no chat template;
-    `stripped=False` leaves the space in front, without which a text ends within a word;
-    `one_line=False` goes on behind line breaks.
+    `system` is a turn before each question; `stripped=False` leaves the space in front, without
+    which a text ends within a word; `one_line=False` goes on behind line breaks.
 
     Raises:
         EvaluationError: not every prompt got an answer, or a logit is not finite; names the item.
         LengthError: a prompt with its answer would not fit the model's context.
     """
-    encoded = prompt_ids(tokenizer, prompts, asked=asked)
+    encoded = prompt_ids(tokenizer, prompts, asked=asked, system=system)
     require_room(model, encoded, prompts, max_new_tokens)
 
     def work(chosen: list[int]) -> list[str]:
@@ -109,16 +110,18 @@ def sampled_answers(
     batch_size: BatchSize,
     label: str = "samples",
     asked: bool = True,
+    system: str | None = None,
     stripped: bool = True,
     one_line: bool = True,
 ) -> list[list[str]]:
     """`sampling.samples` answers to each prompt; sample j of a prompt depends on the seed, the
-    prompt's text and j alone. `asked`, `stripped` and `one_line` are those of `greedy_answers`.
+    prompt's text and j alone. `asked`, `system`, `stripped` and `one_line` are those of
+    `greedy_answers`.
 
     Raises:
         EvaluationError, LengthError: as `greedy_answers`.
     """
-    encoded = prompt_ids(tokenizer, prompts, asked=asked)
+    encoded = prompt_ids(tokenizer, prompts, asked=asked, system=system)
     require_room(model, encoded, prompts, max_new_tokens)
     pairs = [(i, j) for i in range(len(prompts)) for j in range(sampling.samples)]
 

@@ -74,19 +74,24 @@ def has_template(tokenizer: Any) -> bool:
     return getattr(tokenizer, "chat_template", None) is not None
 
 
-def render(tokenizer: Any, prompt: str) -> Rendered:
-    r"""A prompt as a user's turn, up to where the answer goes on.
+def render(tokenizer: Any, prompt: str, system: str | None = None) -> Rendered:
+    r"""A prompt as a user's turn, behind the `system` turn if there is one, up to where the answer
+    goes on.
 
     "Question: Who?\\nAnswer:" in Phi-3's template:
     "<|user|>\\nQuestion: Who?<|end|>\\n<|assistant|>\\nAnswer:".
 
     Raises:
-        ConfigError: the template does not write the prompt as it is, or cannot be filled in.
+        ConfigError: the template does not write the prompt as it is, or cannot be filled in; or
+            there is a system turn and no template.
     """
     if not has_template(tokenizer):
+        if system is not None:
+            raise ConfigError("system", system, "the tokenizer has no chat template; leave it out")
         return Rendered(prompt, True, (0, len(prompt)), "")
     question, opening = split_opening(prompt)
-    text = _fill(tokenizer, [{"role": "user", "content": question}], True)
+    first = [] if system is None else [{"role": "system", "content": system}]
+    text = _fill(tokenizer, [*first, {"role": "user", "content": question}], True)
     words = question.strip()
     start = text.rfind(words)
     if start < 0:
@@ -111,15 +116,18 @@ def _fill(tokenizer: Any, messages: list[dict[str, str]], asking: bool) -> str:
         ) from None
 
 
-def prompt_ids(tokenizer: Any, prompts: Sequence[str], *, asked: bool = True) -> list[list[int]]:
+def prompt_ids(
+    tokenizer: Any, prompts: Sequence[str], *, asked: bool = True, system: str | None = None
+) -> list[list[int]]:
     """Token ids of every prompt, up to where the answer goes on.
 
     Args:
         asked: whether they are questions; texts to be continued stand in no template.
+        system: the turn before each question; needs a template.
     """
-    if not asked or not has_template(tokenizer):
+    if not asked or (system is None and not has_template(tokenizer)):
         return [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
-    texts = [render(tokenizer, prompt).text for prompt in prompts]
+    texts = [render(tokenizer, prompt, system).text for prompt in prompts]
     return [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from atu.alignment.loop import (
 from atu.alignment.tracing import questions_about, trace_layers
 from atu.config.sections import Align
 from atu.distributed import processes
+from atu.errors import ConfigError
 from atu.models.compute import Compute, device_of
 from atu.models.llm import open_lm
 from atu.models.predictor import (
@@ -107,6 +108,7 @@ def align_layer(
     order = [int(i) for i in generator(seed, "align", "split").permutation(len(data))]
     cut = max(1, int(len(order) * section.held_out))
     test, train = order[:cut], order[cut:]
+    require_windows(data, {"training": train, "held-out": test})
     predictor = make_predictor(section, states[0].shape[-1], data.windows.shape[-1], seed)
     predictor.to(device_of(model))
     params, label = section.model_dump(), f"{PHASE}, layer {layer}"
@@ -118,6 +120,20 @@ def align_layer(
         for split, texts in (("train", train), ("held_out", test))
         for name, value in evaluate_alignment(predictor, data, states, train, texts).items()
     }
+
+
+def require_windows(data: AlignmentData, parts: Mapping[str, Sequence[int]]) -> None:
+    """Refuse texts that are all too short, of which nothing could be learned or measured.
+
+    Raises:
+        ConfigError: none of a part's texts holds a whole window.
+    """
+    for part, texts in parts.items():
+        if not any(bool((data.window_numbers[i] >= 0).any()) for i in texts):
+            raise ConfigError(
+                "embed.k", None, f"none of the {len(texts)} {part} texts is as long as a window; "
+                "give longer texts, more of them, or a smaller k"
+            )  # fmt: skip
 
 
 def make_predictor(

@@ -6,6 +6,7 @@ on, and probes of everything); a target's folder holds its forget corpus, retain
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,17 +52,24 @@ def run_target(out: Path, settings: Any, target: Target, shared: Artifact) -> No
     benchmark = benchmarks.get(settings.benchmark)
     found = benchmark.prepare(settings, target, corpus, open_readers(settings))
     require_content(found, target)
-    with write_folder(
-        out,
-        PHASE,
-        cell={
-            "target": target.label,
-            "names": list(target.names),
-            "new": list(found.concepts),
-        },
-        params=asdict(settings),
-        inputs={"shared": shared},
-    ) as job:
+    write_target(out, target, found, params=asdict(settings), inputs={"shared": shared})
+
+
+def write_target(
+    out: Path,
+    target: Target,
+    found: Prepared,
+    *,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
+) -> None:
+    """Write one request's tables, whoever has made them."""
+    cell = {
+        "target": target.label,
+        "names": list(target.names),
+        "new": list(found.concepts),
+    }
+    with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs) as job:
         for name in ("forget", "retain", "holdout"):
             write_table(job.path(f"{name}.parquet"), getattr(found, name), TEXTS)
         if found.oracle is not None:

@@ -232,3 +232,16 @@ def test_lm_eval_generates_in_the_template(chat, kind, tiny_lm, monkeypatch):
     assert harness.generate_until([request]) == ["Bob"]
     assert asked == [(TURN[kind] + "Answer:", {"until": ["\n"]})]
     assert request.args[0] == PROMPT
+
+
+SYSTEM = {
+    "phi": "<|system|>\nBe brief.<|end|>\n" + TURN["phi"],
+    "llama": TURN["llama"].replace("<bos>", "<bos><|start|>system<|sep|>\n\nBe brief.<|eot|>"),
+}
+
+
+def test_a_system_turn_stands_first(chat, kind, byte_tokenizer):
+    (ids,) = prompt_ids(chat, [PROMPT], system="Be brief.")
+    assert decoded(chat, ids) == SYSTEM[kind] + "Answer:"
+    with pytest.raises(ConfigError, match="the tokenizer has no chat template"):
+        prompt_ids(byte_tokenizer, [PROMPT], system="Be brief.")

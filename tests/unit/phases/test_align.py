@@ -3,6 +3,7 @@ import torch
 from machines import CPU
 
 from atu.alignment.loop import AlignmentData, load_predictors
+from atu.errors import ConfigError
 from atu.models.predictor import CONFIG_FILE, WEIGHTS_FILE
 from atu.phases import align
 from atu.phases.align import make_predictor
@@ -70,6 +71,16 @@ def test_held_out_texts_are_not_trained_on(monkeypatch, chain, aligned, share, h
     assert used["train"] == used["fitted"] == train
     assert len(test) == held_out
     assert sorted(train + test) == list(range(226))
+
+
+def test_texts_without_a_whole_window_are_refused():
+    """Their mean would be no number. The third text has a window, at its second token."""
+    empty = torch.empty(0, 4)
+    numbers = [torch.tensor(row) for row in ([-1, -1], [-1], [-1, 0])]
+    data = AlignmentData(empty, empty, [torch.zeros(2)] * 3, numbers)
+    align.require_windows(data, {"training": [0, 2], "held-out": [2]})
+    with pytest.raises(ConfigError, match="none of the 2 held-out texts is as long as a window"):
+        align.require_windows(data, {"training": [2], "held-out": [0, 1]})
 
 
 def test_skill_is_where_the_cosine_lies_above_the_constant(chain):

@@ -1,0 +1,93 @@
+"""Questions to a loaded model, asked as the pipeline asks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from string import Formatter
+from typing import Any
+
+from atu.errors import ConfigError, resource_errors
+from atu.inference.batching import BatchSize
+from atu.inference.generation import Sampling, greedy_answers, sampled_answers
+from atu.models.loaded import LoadedModel
+from atu.probes.prompts import FORMS, format_prompt
+
+
+def ask(
+    model: LoadedModel,
+    questions: str | Sequence[str],
+    *,
+    form: str | None = "question",
+    system: str | None = None,
+    raw: bool = False,
+    sampling: Sampling | None = None,
+    max_new_tokens: int = 48,
+    batch_size: int = 128,
+    options: Sequence[str] = (),
+    **details: str,
+) -> Any:
+    """The greedy answer to a question (a string), or to each of several (a list): its first line.
+
+    A question is written in `form` and stands in the tokenizer's chat template if it has one, as
+    everywhere in the pipeline.
+
+    Args:
+        form: a key of `atu.probes.prompts.FORMS`; None asks the words as they are.
+        system: the turn before each question; needs a chat template.
+        raw: continue texts instead: no form, no template, all lines.
+        sampling: draw answers instead: a list of them for each question.
+        max_new_tokens: tokens of an answer at most.
+        batch_size: questions at once; halved where memory does not hold them.
+        options, details: what some forms need besides the question: `name`, `hint`, `example` and
+            `example_answer`, the `options`, or the `second` question of a pair.
+
+    Raises:
+        ConfigError: a form, or what it needs, is missing or unknown.
+        EvaluationError: the model failed at a question; a failure is never an empty answer.
+        LengthError: a question with its answer does not fit the model's context.
+        ResourceError: one question alone does not fit the memory.
+    """
+    single = isinstance(questions, str)
+    asked = [questions] if isinstance(questions, str) else list(questions)
+    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise ConfigError(name, value, "give at least 1")
+    if raw and system is not None:
+        raise ConfigError("system", system, "raw texts stand in no template; leave one of both out")
+    prompts = _prompts(asked, None if raw else form, tuple(options), details)
+    shared: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens, "batch_size": BatchSize(batch_size), "system": system,
+        "asked": not raw, "stripped": not raw, "one_line": not raw,
+    }  # fmt: skip
+    answers: Callable[..., list[Any]] = greedy_answers
+    given = [model.model, model.tokenizer, prompts]
+    if sampling is not None:
+        answers, given = sampled_answers, [*given, sampling]
+    with resource_errors():
+        found = answers(*given, **shared) if prompts else []
+    return found[0] if single else found
+
+
+def _prompts(
+    questions: Sequence[str], form: str | None, options: Sequence[str], details: dict[str, str]
+) -> list[str]:
+    """Every question in its form.
+
+    Raises:
+        ConfigError: as `ask`.
+    """
+    for question in questions:
+        if not isinstance(question, str) or not question.strip():
+            raise ConfigError("questions", question, "is no text; give a question or several")
+    if form is not None and form not in FORMS:
+        raise ConfigError("form", form, f"unknown; known are {', '.join(FORMS)}")
+    template = FORMS[form].template if form else "{query}"
+    needed = {name for _, name, _, _ in Formatter().parse(template) if name} - {"query", "first"}
+    given = {**details, **({"options": options} if options else {})}
+    for name in sorted(needed - set(given)):
+        raise ConfigError(name, None, f"the form {form!r} needs it; pass it by this name")
+    for name in sorted(set(given) - needed):
+        raise ConfigError(name, given[name], f"the form {form!r} has no place for it")
+    if form is None:
+        return list(questions)
+    return [format_prompt(form, q, options, **details, first=q) for q in questions]
