@@ -66,7 +66,7 @@ def test_the_module_runs_and_fails_as_a_command():
 def test_a_job_of_snakemake_reads_checked_parameters_without_transformers():
     """A cluster job starts Snakemake twice; importing transformers is half of such a start."""
     code = (
-        "import sys; from pathlib import Path; from atu.config.params import load_params\n"
+        "import sys; from pathlib import Path; from atu.config.load import load_params\n"
         "load_params(Path('params.yaml'), across=False); print('transformers' in sys.modules)\n"
         "load_params(Path('params.yaml')); print('transformers' in sys.modules)"
     )
