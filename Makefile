@@ -85,11 +85,8 @@ weights: install  ## compute again the unlearned weights that DVC left out, noth
 	  "make sync first after a pull or checkout, snakemake unlearn first after an edit"; exit 1; fi; \
 	snakemake --cores $(CORES) $$damaged --forcerun $$damaged
 
-experiment: install  ## make experiments/$(NAME).yaml the experiment
-	@test -f experiments/$(NAME).yaml || { echo "usage: make experiment NAME=...; there are:"; \
-	  ls experiments | sed 's/.yaml//'; exit 1; }
-	atu check --params experiments/$(NAME).yaml
-	cp experiments/$(NAME).yaml $(PARAMS)
+experiment: install  ## write experiments/$(NAME).yaml, whole, as params.yaml
+	atu experiment "$(NAME)"
 
 readme: install  ## put the run's tables into README.md
 	python workflow/readme_table.py $(RESULTS)/report

@@ -42,24 +42,13 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
 
 
-def _merge(values, change):
-    """`values` with the nested entries of `change` laid over."""
-    for key, value in change.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
-        else:
-            values[key] = value
-    return values
-
-
 @pytest.fixture(scope="session")
 def mini_values():
-    """`params.yaml` with `tests/miniature.yaml` laid over it."""
-    shipped, change = (
-        yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
-        for name in ("params.yaml", "tests/miniature.yaml")
-    )
-    return _merge(shipped, change)
+    """`tests/miniature.yaml` over its base, one of experiments/."""
+    from atu.config.overlays import merged, stack
+
+    change = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text(encoding="utf-8"))
+    return merged(stack(change, "miniature", ROOT / "experiments"))
 
 
 @pytest.fixture(scope="session")

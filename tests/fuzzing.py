@@ -292,6 +292,19 @@ def config_tree(values):
     return judged(act, ConfigError)
 
 
+def overlay_tree(values):
+    """`atu check` on an overlay over the small experiment."""
+    scratch().folder.joinpath("small.yaml").write_text(dumped(small_params), encoding="utf-8")
+    return config_text(json.dumps(values))
+
+
+OVERLAY = {
+    "experiment": "x", "base": "small",
+    "keep": {"unlearn.methods": ["none", "oracle"], "search.spaces": []},
+    "grid": {"seeds": [1]}, "align": {"steps": 2, "hook_layers": [1]},
+}  # fmt: skip
+
+
 def yaml_text(text):
     """The strict reader refuses, or reads the same as PyYAML's safe loader."""
     try:
@@ -470,6 +483,7 @@ PROPERTIES = {
         lambda rng: text(rng, YAML_BITS, dumped(small_params)), config_text, 3
     ),
     "config_tree": Property(lambda rng: tree(rng, small_params(), full_params()), config_tree, 3),
+    "overlay_tree": Property(lambda rng: tree(rng, OVERLAY), overlay_tree, 1),
     "yaml_text": Property(
         lambda rng: text(rng, YAML_BITS, "a: 1\nb: [x, y]\n", "k:\n- &a {b: 1}\n- *a\n"),
         yaml_text, 2,

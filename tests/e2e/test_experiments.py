@@ -18,7 +18,7 @@ RUN = {"none", "oracle", "atu"}
 
 def test_every_experiment_is_here():
     found = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
-    assert found == {*HUB, "comparison"}
+    assert found == {*HUB, "comparison", "world", "hub"}
 
 
 @pytest.mark.parametrize("name", HUB)

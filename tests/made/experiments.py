@@ -1,9 +1,9 @@
 """The shipped experiments, shrunk: the same file with generated sources, a tiny model of the same
 architecture and depth, and few steps."""
 
-import yaml
 from trees import ROOT
 
+from atu.config.overlays import merged, read_layers
 from made import models, muse, rwku, tofu, wmdp
 
 TARGETS = {"rwku": rwku.PEOPLE[0], "tofu": "forget01", "muse": "forget", "wmdp": "bio"}
@@ -30,7 +30,7 @@ SMALL = {
 
 def shipped(name):
     """The values of a shipped experiment."""
-    return yaml.safe_load((ROOT / f"experiments/{name}.yaml").read_text(encoding="utf-8"))
+    return merged(read_layers(ROOT / f"experiments/{name}.yaml"))
 
 
 def sources(folder, name):

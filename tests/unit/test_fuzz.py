@@ -14,7 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 TESTS = Path(__file__).parents[1]
-EXAMPLES = {"config_text": 60, "config_tree": 100, "world_text": 60, "world_tree": 100}
+EXAMPLES = {
+    "config_text": 60,
+    "config_tree": 100,
+    "overlay_tree": 40,
+    "world_text": 60,
+    "world_tree": 100,
+}
 
 
 @pytest.mark.parametrize("name", PROPERTIES)

@@ -21,7 +21,7 @@ export_package()
 if config:
     raise WorkflowError(
         f"--config and --configfile are refused: jobs read {PARAMS_FILE}, so a result would carry "
-        f"the wrong label. Edit {PARAMS_FILE}, or copy one of experiments/ over it."
+        f"the wrong label. Edit {PARAMS_FILE}, or `make experiment NAME=...`."
     )
 try:
     PARAMS = load_params(Path(PARAMS_FILE), across=workflow.is_main_process)

@@ -115,6 +115,14 @@ def check(params: ParamsFile = DEFAULT_PARAMS) -> None:
 
 
 @app.command()
+def experiment(name: str, params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Write an experiment of experiments/, whole, as the parameter file."""
+    from atu.config.written import write_experiment
+
+    print(f"{params}: written from {write_experiment(name, params)}")
+
+
+@app.command()
 def memory(
     params: ParamsFile = DEFAULT_PARAMS,
     tokens: Annotated[

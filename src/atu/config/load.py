@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from atu.config.overlays import merged, placed, read_layers
 from atu.config.params import Params
 from atu.config.sections import (
     BenchmarkSource,
@@ -23,14 +24,10 @@ from atu.config.sections import (
 from atu.errors import ConfigError
 from atu.results.locks import Source
 from atu.untrusted.strict import explain
-from atu.untrusted.texts import MB, read_text
-
-MAX_BYTES = MB
-"""Of a parameter file."""
 
 
 def load_params(path: str | Path = "params.yaml", *, across: bool = True) -> Params:
-    """Read and check a parameter file.
+    """Read and check a parameter file, which may be an overlay.
 
     `across` False leaves out what the sections demand of each other and of models: for a Snakemake
     that was started for one job of a file checked before. It saves the import of transformers.
@@ -38,15 +35,17 @@ def load_params(path: str | Path = "params.yaml", *, across: bool = True) -> Par
     Raises:
         ConfigError: names file, key, value and repair.
     """
-    from atu.untrusted.yaml import parse_yaml
-
+    layers = read_layers(Path(path))
+    values = merged(layers)
+    if len(layers) > 1 and "experiment" not in layers[-1].values:
+        raise ConfigError(
+            "experiment", values.get("experiment"), "is the base's, whose results would be "
+            "overwritten; give this experiment a name of its own", str(path),
+        )  # fmt: skip
     try:
-        raw = parse_yaml(read_text(Path(path), MAX_BYTES))
-    except OSError as error:
-        raise ConfigError("file", str(path), f"cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError("file", str(path), f"is no parameter file: {error}") from None
-    return check_values(raw, str(path), across=across)
+        return check_values(values, across=across)
+    except ConfigError as error:
+        raise placed(error, layers) from None
 
 
 def check_values(raw: Any, file: str | None = None, *, across: bool = True) -> Params:

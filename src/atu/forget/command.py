@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import subprocess
 import sys
@@ -15,10 +14,11 @@ from atu.benchmarks.shared.source import Reader
 from atu.config.fetching import bring_encoder, model_lock, settle_lock
 from atu.config.load import check_values, load_params
 from atu.config.params import Params
+from atu.config.written import Origin, origin
 from atu.errors import ArtifactError, ConfigError, SourceError
 from atu.forget.corpus import PHASE as CORPUS
 from atu.forget.corpus import Wish, is_written, write_corpus
-from atu.forget.experiment import EXPERIMENT, MODEL, Shape, render
+from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, Shape, render
 from atu.forget.result import export, require_free, require_place
 from atu.forget.settings import Writing
 from atu.forget.texts import key, words
@@ -32,7 +32,7 @@ from atu.untrusted.targets import target_slug
 from atu.untrusted.texts import REORDERING, UNPRINTABLE, is_folder
 from atu.untrusted.yaml import parse_yaml
 
-PARAMS, GENERATED = "params.yaml", ".params.sha256"
+PARAMS = "params.yaml"
 SNAKEFILE = "Snakefile"
 READ = ("names.json", "forget.json", "retain.json", "questions.json")
 
@@ -86,7 +86,7 @@ def run(request: Request, *, dry_run: bool) -> None:
         if dry_run:
             print(text, end="")
             return
-        _require_own(request.work / PARAMS, text)
+        _require_own(request.work / PARAMS)
         written = _write(request, folder, encoder)
         with contextlib.chdir(request.work):
             _lock_corpus(corpus)
@@ -241,32 +241,24 @@ def _lock_corpus(corpus: Source) -> None:
         reader.lock.write(path)
 
 
-def _require_own(path: Path, text: str) -> None:
+def _require_own(path: Path) -> None:
     """Refuse a work folder whose parameter file is somebody else's.
 
     Raises:
         ArtifactError: names it.
     """
-    if path.with_name(GENERATED).is_file() or not path.is_file():
-        return
-    if path.read_bytes() != text.encode("utf-8"):
-        raise ArtifactError(f"{path}: was not written by `atu forget`; name another --work")
+    here = origin(path) if path.exists() else Origin(COMMAND, edited=False)
+    if here is None or here.command != COMMAND:
+        raise ArtifactError(f"{path}: was not written by `{COMMAND}`; name another --work")
 
 
 def _keep_params(path: Path, text: str) -> None:
     """Write the parameter file, unless it is there with somebody's edits."""
-    generated = path.with_name(GENERATED)
-    if path.is_file() and generated.is_file():
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if generated.read_text(encoding="utf-8").strip() != found:
-            print(f"{path.absolute()}: was edited, so it is used as it is; delete it for a new one")
-            return
-    content = text.encode("utf-8")
-    if not path.is_file() or path.read_bytes() != content:
-        path.write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest() + "\n"
-    if not generated.is_file() or generated.read_text(encoding="utf-8") != digest:
-        generated.write_text(digest, encoding="utf-8")
+    here = origin(path) if path.exists() else None
+    if here is not None and here.edited:
+        print(f"{path.absolute()}: was edited, so it is used as it is; delete it for a new one")
+    elif here is None or path.read_bytes() != text.encode("utf-8"):
+        path.write_text(text, encoding="utf-8")
 
 
 def _snakemake(request: Request, held: IO[str]) -> None:

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from importlib import resources
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from atu.config.overlays import merged, stack
+from atu.config.written import EXPERIMENTS, params_text
 from atu.errors import ConfigError
 from atu.results.files import read_json
 from atu.results.locks import Source
+from atu.results.sources import PACKAGE
 
+COMMAND = "atu forget"
+BASE = "world"
+"""The experiment whose settings hold wherever nothing else is said here."""
 EXPERIMENT = "forget"
 MODEL = "model"
 """Its key in the parameter file."""
-METHODS: dict[str, dict[str, Any]] = {
-    "atu": {"loss": "atu"},
-    "ga": {"loss": "ga", "retain": "{nll: 0.0, kl: 0.0, states: 0.0, layer: null}"},
-    "graddiff": {"loss": "ga", "retain": "{nll: 5.0, kl: 0.0, states: 0.0, layer: null}"},
-    "npo_retain": {
-        "loss": "npo",
-        "retain": "{nll: 0.0, kl: 20.0, states: 0.0, layer: null}",
-        "extra": {"beta": 0.1},
-    },
-}
-"""Methods that need nothing but texts, with the settings of `params.yaml` that are their own."""
+METHODS = ("atu", "ga", "graddiff", "npo_retain")
+"""Methods that need nothing but texts."""
 HOOK_SHARE = 29 / 32
 """Depth of the paper's hook layer in Phi-3-mini (arXiv 2506.13181)."""
 TINY_WIDTH, TINY_RATE = 128, 2e-3
-"""Hidden size and ATU's learning rate of the embedded world's model (`params.yaml`)."""
+"""Hidden size and ATU's learning rate of the embedded world's model (`experiments/world.yaml`)."""
 RATE_EXPONENT = 1.5
 """The rate falls with this power of the hidden size: 128 gives 2e-3, and Phi-3-mini's 3072 1.7e-5,
 between the 1e-5 of `experiments/rwku_phi3.yaml` and what AdamW is fine-tuned with elsewhere."""
@@ -40,7 +34,7 @@ LORA_FACTOR = 10
 LORA_LIMIT = 4e-3
 """Adapters of small models at most: ten times their rate (5.7e-2 at hidden size 64) ruined one."""
 WITHOUT_PREDICTOR = 0.1
-"""Methods on the output learn at a tenth of ATU's rate, as in `params.yaml`."""
+"""Methods on the output learn at a tenth of ATU's rate, as in the embedded world."""
 LORA_ALPHA = 2
 """Times the rank."""
 LARGE = 1024
@@ -142,46 +136,102 @@ def render(
     shape: Shape,
     quick: bool = False,
 ) -> str:
-    """The text of `params.yaml`.
+    """The text of `params.yaml`: the embedded world's experiment with what is other here.
 
     Raises:
         ConfigError: the method is none of `METHODS`.
     """
-    import jinja2
-
     if method not in METHODS:
         raise ConfigError(
             "--method", method, f"needs more than texts; known are {', '.join(METHODS)}"
         )
-    text = (resources.files("atu.forget") / "params.yaml.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, autoescape=False,
-    )  # fmt: skip
-    # jinja's own `tojson` writes what is beyond 16 bits as halves, which YAML reads as two.
-    environment.filters["json"] = partial(json.dumps, ensure_ascii=False)
-    return environment.from_string(text).render(
-        experiment=EXPERIMENT, names=list(names), descriptions=list(descriptions), method=method,
-        seed=seed, select=select, encoder=encoder, model=model, corpus=corpus.place,
-        corpus_lock=corpus.lock, shape=shape, steps=steps_for(shape, quick), large=shape.large,
-        rate=_rate(shape, rank, method), train=_train(shape, rank, method),
-        batch=4 if shape.large else 16, asked_batch=16 if shape.large else 128,
-        **{"extra": {}, "retain": "", **METHODS[method]},
-    )  # fmt: skip
+    steps = steps_for(shape, quick)
+    change = {
+        "base": BASE,
+        "keep": {
+            "prepare": [],
+            "pretrain.models": [],
+            "search.spaces": [],
+            "unlearn.methods": ["none", method],
+            f"unlearn.methods.{method}.train": [],
+            "attack.attacks": [],
+        },
+        "experiment": EXPERIMENT,
+        # No oracle: nobody has trained this model without the concept.
+        "grid": {
+            "models": [MODEL], "targets": [names[0]], "methods": ["none", method],
+            "seeds": [seed], "attacks": [],
+        },
+        # The texts and questions that the model wrote itself.
+        "prepare": {"benchmark": "concept", "source": asdict(corpus), "select": select},
+        "pretrain": _pinned(model, seed),
+        "embed": {"encoder": encoder, "descriptions": [*descriptions], "retain_texts": 2000},
+        "align": _alignment(shape, steps),
+        "search": {"target": names[0], "seed": seed, "trials": 1},
+        "unlearn": {"methods": {method: _unlearning(shape, steps, rank, method)}},
+        "report": {"compare": method},
+        "track": {"experiment": EXPERIMENT},
+        **_evaluation(shape),
+    }  # fmt: skip
+    return params_text(merged(stack(change, COMMAND, PACKAGE.parents[1] / EXPERIMENTS)), COMMAND)
 
 
-def _rate(shape: Shape, rank: int | None, method: str) -> str:
-    """The method's learning rate, with the point without which YAML 1.1 reads a text."""
+def _pinned(model: Source, seed: int) -> dict[str, Any]:
+    """The model; the numbers are for models that are trained here, which this one is not."""
+    return {
+        "seed": seed,
+        "models": {MODEL: {"source": asdict(model), "finetune": False}},
+        "steps": 1, "learning_rate": 1e-5, "matrix_learning_rate": 1e-3, "warmup": 0.0,
+    }  # fmt: skip
+
+
+def _alignment(shape: Shape, steps: Steps) -> dict[str, Any]:
+    return {
+        "hook_layers": [shape.hook],
+        "width": shape.width,
+        "layers": shape.predictor_layers,
+        "heads": shape.heads,
+        "feedforward": 2 * shape.width,
+        "steps": steps.align,
+        "learning_rate": shape.align_rate,
+    }
+
+
+def _unlearning(shape: Shape, steps: Steps, rank: int | None, method: str) -> dict[str, Any]:
+    own = {"realign_steps": steps.realign, "retain": {"layer": shape.hook}}
+    return {
+        **(own if method == "atu" else {}),
+        "steps": steps.unlearn,
+        "learning_rate": _rate(shape, rank, method),
+        "batch_size": 4 if shape.large else 16,
+        "train": _train(shape, rank, method),
+    }
+
+
+def _evaluation(shape: Shape) -> dict[str, Any]:
+    """The machine's settings with those of the phases that ask."""
+    batch = {"batch_size": 16 if shape.large else 128}
+    return {
+        "compute": {"checkpointing": shape.large},
+        "rephrase": batch,
+        "utility": batch | {"fluency_tokens": 64},
+        "privacy": batch | {"retain_texts": 100, "gradient_texts": 30, "verbatim_tokens": 64},
+        "attack": batch | {"max_new_tokens": 32},
+    }
+
+
+def _rate(shape: Shape, rank: int | None, method: str) -> float:
+    """The method's learning rate, of two digits."""
     rate = min(LORA_FACTOR * shape.rate, LORA_LIMIT) if rank else shape.rate
-    return f"{rate * (1 if method == 'atu' else WITHOUT_PREDICTOR):.1e}"
+    return float(f"{rate * (1 if method == 'atu' else WITHOUT_PREDICTOR):.1e}")
 
 
-def _train(shape: Shape, rank: int | None, method: str) -> str:
+def _train(shape: Shape, rank: int | None, method: str) -> dict[str, Any]:
     """Which parameters are updated: adapters; or for ATU the layers below the hook, embeddings left
     alone, which tied models use as their output head.
     """
     if rank:
-        return f"{{update: lora, rank: {rank}, alpha: {LORA_ALPHA * rank}}}"
+        return {"update": "lora", "rank": rank, "alpha": LORA_ALPHA * rank}
     if method == "atu":
-        return f"{{update: layers, layers: {list(range(shape.hook))}}}"
-    return "{update: all}"
+        return {"update": "layers", "layers": list(range(shape.hook))}
+    return {"update": "all"}

@@ -112,6 +112,16 @@ def test_check_says_what_would_run(atu):
     assert "6 cells" in done.stdout
 
 
+def test_an_experiment_becomes_the_parameter_file(atu, tmp_path):
+    """Whole: an overlay says nothing of the report."""
+    path = tmp_path / "params.yaml"
+    done = atu("experiment", "comparison", "--params", str(path))
+    assert done.stdout == f"{path}: written from experiments/comparison.yaml\n"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert (values["experiment"], values["report"]["compare"]) == ("comparison", "atu")
+    assert atu("check", "--params", str(path)).returncode == 0
+
+
 def test_memory_lists_the_grid(atu):
     """Two lines for phases that train the model or the predictor, one per method, three
     evaluations, six attacks, and the head."""

@@ -2,16 +2,16 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from made import models
 from made.concept import ANN
 
+from atu.config.written import params_text
 from atu.errors import ArtifactError, AtuError, ConfigError
 from atu.forget import command
-from atu.forget.command import GENERATED, PARAMS, Request, run, split_revision
+from atu.forget.command import PARAMS, Request, run, split_revision
 from atu.forget.corpus import Wish, is_written, settings
 from atu.forget.result import _is_here
 from atu.forget.settings import Writing
@@ -138,15 +138,17 @@ def test_a_result_counts_for_its_own_inputs_alone(tmp_path, store):
         _is_here(out, {"report": one})
 
 
-def test_somebody_elses_parameter_file_is_not_overwritten(tmp_path):
+@pytest.mark.parametrize(
+    "text", ["mine: 1\n", params_text({"a": 1}, "make experiment NAME=world"), "\0"]
+)
+def test_somebody_elses_parameter_file_is_not_overwritten(tmp_path, text):
     path = tmp_path / PARAMS
-    command._require_own(path, "a: 1\n")
-    path.write_text("mine: 1\n", encoding="utf-8")
+    command._require_own(path)
+    path.write_text(params_text({"a": 1}, "atu forget") + "b: 2\n", encoding="utf-8")
+    command._require_own(path)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ArtifactError, match="was not written by `atu forget`; name another --work"):
-        command._require_own(path, "a: 1\n")
-    command._require_own(path, "mine: 1\n")
-    (tmp_path / GENERATED).touch()
-    command._require_own(path, "a: 1\n")
+        command._require_own(path)
 
 
 def test_jobs_look_for_nothing_on_the_network(request_of, tmp_path, monkeypatch):
@@ -202,18 +204,19 @@ def test_a_folder_with_an_at_is_a_folder(tmp_path):
     assert split_revision(str(tmp_path / "a@b")) == (str(tmp_path / "a@b"), None)
 
 
-def test_an_edited_parameter_file_is_kept(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    path = Path(PARAMS)
-    command._keep_params(path, "a: 1\n")
-    before = path.stat().st_mtime_ns, Path(GENERATED).read_text(encoding="utf-8")
-    command._keep_params(path, "a: 1\n")
-    assert (path.stat().st_mtime_ns, Path(GENERATED).read_text(encoding="utf-8")) == before
-    command._keep_params(path, "a: 2\n")
-    assert path.read_text(encoding="utf-8") == "a: 2\n"
-    path.write_text("a: 3\n", encoding="utf-8")
-    command._keep_params(path, "a: 4\n")
-    assert path.read_text(encoding="utf-8") == "a: 3\n"
+def test_an_edited_parameter_file_is_kept(tmp_path, capsys):
+    path = tmp_path / PARAMS
+    first, second = (params_text({"a": value}, "atu forget") for value in (1, 2))
+    command._keep_params(path, first)
+    before = path.stat().st_mtime_ns
+    command._keep_params(path, first)
+    assert path.stat().st_mtime_ns == before
+    command._keep_params(path, second)
+    assert path.read_text(encoding="utf-8") == second
+    edited = second.replace("a: 2", "a: 3")
+    path.write_text(edited, encoding="utf-8")
+    command._keep_params(path, first)
+    assert path.read_text(encoding="utf-8") == edited
     assert re.search("was edited, so it is used as it is", capsys.readouterr().out)
 
 

@@ -106,19 +106,6 @@ def test_adapters_learn_faster_within_a_limit(sources, hidden, rate):
     assert found["train"] == {"update": "lora", "rank": 8, "alpha": 16}
 
 
-@pytest.mark.parametrize("hidden", [64, 896, 2048, 2756, 3072, 8192])
-def test_rates_are_numbers_in_yaml(sources, hidden):
-    """2e-05 without a point would be a text."""
-    model, corpus = sources
-    text = render(
-        names=["A"], descriptions=[], method="ga", rank=None, seed=0, select=0.5, encoder="e",
-        model=model, corpus=corpus, shape=Shape(4, hidden),
-    )  # fmt: skip
-    values = yaml.safe_load(text)
-    assert 0 < values["unlearn"]["methods"]["ga"]["learning_rate"] < 1
-    assert 0 < values["align"]["learning_rate"] < 1
-
-
 def test_a_method_that_needs_more_is_refused(sources):
     with pytest.raises(
         ConfigError, match=r"--method = 'dpo': needs more than texts; known are atu"
