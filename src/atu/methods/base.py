@@ -24,8 +24,9 @@ from atu.models.predictor import EmbeddingPredictor
 from atu.models.trainable import Trainable
 from atu.probes.prompts import join_answer
 from atu.seeding import generator
-from atu.training import losses
 from atu.training.batches import Batch, BatchStream, EncodedText, encode_text
+from atu.training.likelihood import mean_nll
+from atu.training.losses import activation_error, kl_to_reference
 from atu.untrusted.bounds import STRICT, Count, Fraction, NonNegative, Positive
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ class Method:
     """Whether it stands around the model, so that anyone with the weights can take it away."""
     processes: Literal["one", "first", "all"] = "one"
     """What it does where its job has several processes. `all`: it trains the model, of which each
-    holds a part, by losses whose means are those of `training.losses` (`masked_mean`,
+    holds a part, by losses whose means are those of `training.means` (`masked_mean`,
     `batch_mean`), hence over the batches of all. `first`: it trains nothing, and the first process
     does it alone. `one`: it is refused there."""
 
@@ -352,15 +353,15 @@ def retain_terms(context: Context, batch: Batch) -> dict[str, Tensor]:
     logits, states = _forward(context.model, batch, layer)
     found: dict[str, Tensor] = {}
     if "nll" in weights:
-        found["nll"] = losses.mean_nll(logits, batch.labels)
+        found["nll"] = mean_nll(logits, batch.labels)
     if "kl" in weights or "states" in weights:
         assert context.reference is not None
         with torch.no_grad():
             original, held = _forward(context.reference, batch, layer)
         if "kl" in weights:
-            found["kl"] = losses.kl_to_reference(logits, original, batch.attention_mask)
+            found["kl"] = kl_to_reference(logits, original, batch.attention_mask)
         if "states" in weights:
-            found["states"] = losses.activation_error(states, held, batch.attention_mask)
+            found["states"] = activation_error(states, held, batch.attention_mask)
     return found
 
 

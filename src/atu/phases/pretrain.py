@@ -27,8 +27,8 @@ from atu.results.tables import ORACLE, read_table
 from atu.seeding import child_seed, generator
 from atu.training.batches import collate, encode_text, length_sorted_batches, pass_over
 from atu.training.keeper import Keeper, Trace
+from atu.training.likelihood import mean_nll
 from atu.training.loop import make_optimizers, run_steps, split_matrices, warmup_linear
-from atu.training.losses import mean_nll
 
 if TYPE_CHECKING:
     import torch

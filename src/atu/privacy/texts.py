@@ -19,7 +19,7 @@ from atu.results.artifacts import Artifact
 from atu.results.tables import read_table
 from atu.seeding import hash_fraction
 from atu.training.batches import collate, encode_text
-from atu.training.losses import mean_nll
+from atu.training.likelihood import mean_nll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from atu.alignment.cosine import concept_cosine
 from atu.distributed import processes
 from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
@@ -24,7 +25,6 @@ from atu.results.checkpoints import State
 from atu.results.tables import read_table
 from atu.seeding import hash_fraction
 from atu.training.batches import right_padded
-from atu.training.losses import concept_cosine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

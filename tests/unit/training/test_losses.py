@@ -3,18 +3,11 @@ import math
 import pytest
 import torch
 
-from atu.training.losses import (
-    IGNORE,
-    activation_error,
-    alignment_loss,
-    concept_cosine,
-    cosine,
-    distillation_loss,
-    kl_to_reference,
-    masked_mean,
-    mean_nll,
-    sequence_nll,
-)
+from atu.alignment.cosine import alignment_loss, concept_cosine, cosine
+from atu.training.batches import IGNORE
+from atu.training.likelihood import mean_nll, sequence_nll
+from atu.training.losses import activation_error, distillation_loss, kl_to_reference
+from atu.training.means import masked_mean
 
 LN2 = math.log(2)
 SCORED = torch.tensor([[-100, 0, -100]])
