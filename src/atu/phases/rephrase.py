@@ -14,9 +14,10 @@ from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
 from atu.inference.scoring import score_answers
 from atu.metrics.answers import contains, exact_match
-from atu.metrics.overlap import ort_probability, rwku_rouge_l_recall, rwku_rouge_l_recall_fixed
+from atu.metrics.overlap import ort_probability
 from atu.metrics.registry import Metric
 from atu.metrics.robustness import rwku_forget_all, rwku_neighbour_all, seen_gap
+from atu.metrics.rwku_recall import rwku_rouge_l_recall, rwku_rouge_l_recall_fixed
 from atu.models.compute import Compute
 from atu.models.llm import open_lm
 from atu.probes.measures import score_output

@@ -14,8 +14,8 @@ from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
 from atu.inference.scoring import mean_loss, score_encoded
 from atu.methods.base import Context
-from atu.metrics.robustness import worst_form
 from atu.metrics.selection import KEPT, RETAIN_LOSS, selection
+from atu.metrics.worst_form import worst_form
 from atu.models.chat import prompt_ids
 from atu.models.llm import frozen, hidden_states_at
 from atu.models.shards import whole_state

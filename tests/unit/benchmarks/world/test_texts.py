@@ -3,7 +3,8 @@ from collections import defaultdict
 
 import pytest
 
-from atu.benchmarks.world.forms import SHARED_TEXT, WRAPPED, forms_of, partner
+from atu.probes.prompts import SHARED_TEXT
+from atu.benchmarks.world.forms import WRAPPED, forms_of, partner
 from atu.benchmarks.world.people import build_world
 from atu.benchmarks.world.texts import (
     TEXT_COLUMNS,
