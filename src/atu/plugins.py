@@ -23,7 +23,7 @@ class Plugins(Mapping[str, T]):
     """The plug-ins of one kind by name, in alphabetical order.
 
     Args:
-        package: where this package keeps them, relative to it: `methods`.
+        package: where this one keeps them: `atu.methods`.
         path: the folders of that package.
         attribute: what a module calls its plug-in: `METHOD`.
 
@@ -32,7 +32,7 @@ class Plugins(Mapping[str, T]):
     """
 
     def __init__(self, package: str, path: Iterable[str], attribute: str) -> None:
-        self._package, self._attribute = f"atu.{package}", attribute
+        self._package, self._attribute = package, attribute
         self._own = {m.name for m in pkgutil.iter_modules(path)} - NOT_PLUGINS
         self._installed = installed(package)
         for name in sorted(self._own & set(self._installed)):
@@ -56,7 +56,7 @@ class Plugins(Mapping[str, T]):
 
 
 def installed(package: str) -> dict[str, EntryPoint]:
-    """The plug-ins that other packages name for one of ours, relative to it; nothing is loaded.
+    """The plug-ins that other packages name for one of ours (`atu.methods`); nothing is loaded.
 
     Raises:
         AtuError: two have one name.

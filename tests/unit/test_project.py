@@ -88,68 +88,6 @@ def test_dvc_is_as_generated():
     assert (ROOT / "dvc.yaml").read_text(encoding="utf-8") == dvc_text()
 
 
-def test_sources_are_what_is_imported():
-    """Worked by hand: align trains a predictor on embeddings, but reads no answers."""
-    align = phase_sources("align")
-    assert {
-        "phases/align.py",
-        "alignment/loop.py",
-        "training/losses.py",
-        "models/predictor.py",
-    } <= set(align)
-    assert "metrics/answers.py" not in align
-    assert not [name for name in align if name.startswith(("config/", "cli/", "untrusted/"))]
-    assert "benchmarks/world/world.yaml" in phase_sources("prepare")
-    assert {"methods/atu.py", "methods/npo.py"} <= set(phase_sources("unlearn"))
-
-
-def test_editing_utility_never_retrains_align():
-    assert "phases/utility.py" not in phase_sources("align") + phase_sources("unlearn")
-
-
-@pytest.mark.parametrize("phase", ["prepare", "pretrain", "embed", "align", "unlearn"])
-def test_editing_an_evaluation_never_retrains_anything(phase):
-    """No attack, no report and no phase that only measures is among the sources of training."""
-    evaluating = ("attacks/", "privacy/", "reporting/")
-    evaluating += ("phases/rephrase", "phases/privacy", "phases/attack")
-    assert [name for name in phase_sources(phase) if name.startswith(evaluating)] == []
-
-
-def test_an_attack_depends_on_every_attack():
-    """They are found by looking in their package; no import names them."""
-    every = {f"attacks/{path.name}" for path in (PACKAGE / "attacks").glob("*.py")}
-    assert len(every) >= 8
-    assert every <= set(phase_sources("attack"))
-    assert {"models/quantise.py", "metrics/recovery.py", "alignment/loop.py"} <= set(
-        phase_sources("attack")
-    )
-
-
-@pytest.mark.parametrize(
-    ("phase", "folder", "plugin"),
-    [("unlearn", "methods", "ga"), ("search", "methods", "ga"), ("attack", "attacks", "lens")],
-)
-def test_a_job_depends_on_its_own_plugin_alone(phase, folder, plugin):
-    """Its module, the base and what finds them: a new method or attack reruns no other. All else
-    is as for all of them."""
-    own, every = set(phase_sources(phase, plugin)), set(phase_sources(phase))
-    plugins = {name for name in own if re.fullmatch(rf"{folder}/\w+\.py", name)}
-    assert plugins == {f"{folder}/{name}.py" for name in ("__init__", "base", plugin)}
-    assert {f"phases/{phase}.py", "models/llm.py"} <= own < every
-
-
-def test_what_only_one_plugin_imports_is_its_own():
-    """And a method that imports another depends on that too."""
-    assert "models/quantise.py" in phase_sources("attack", "quantise")
-    assert "models/quantise.py" not in phase_sources("attack", "lens")
-    methods = {name.stem for name in (PACKAGE / "methods").glob("[a-z]*.py")} - {"base"}
-    assert {"ga", "npo", "atu"} <= methods
-    for method in methods:
-        assert f"methods/{method}.py" in phase_sources("unlearn", method)
-    together = {name for method in methods for name in phase_sources("unlearn", method)}
-    assert together == set(phase_sources("unlearn"))
-
-
 def test_the_report_depends_on_the_columns_that_attacks_show():
     """And on everything in its own package; the page's template is no module."""
     sources = set(phase_sources("report"))

@@ -15,7 +15,7 @@ from atu.plugins import Plugins
 @cache
 def registry() -> Plugins[Attack]:
     """All attacks by name, in alphabetical order."""
-    return Plugins("attacks", __path__, "ATTACK")
+    return Plugins(__name__, __path__, "ATTACK")
 
 
 def get(name: str) -> Attack:

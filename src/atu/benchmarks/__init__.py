@@ -16,7 +16,7 @@ from atu.plugins import Plugins
 @cache
 def registry() -> Plugins[Benchmark]:
     """All benchmarks by name, in alphabetical order."""
-    return Plugins("benchmarks", __path__, "BENCHMARK")
+    return Plugins(__name__, __path__, "BENCHMARK")
 
 
 def get(name: str) -> Benchmark:

@@ -15,7 +15,7 @@ from atu.plugins import Plugins
 @cache
 def registry() -> Plugins[Method]:
     """All methods by name, in alphabetical order."""
-    return Plugins("methods", __path__, "METHOD")
+    return Plugins(__name__, __path__, "METHOD")
 
 
 def get(name: str) -> Method:

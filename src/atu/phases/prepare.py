@@ -13,6 +13,7 @@ from typing import Any
 from atu import benchmarks
 from atu.benchmarks.base import ROLES, Prepared
 from atu.benchmarks.shared.source import open_readers
+from atu.config.dependencies import dependencies
 from atu.errors import SourceError
 from atu.results.artifacts import Artifact
 from atu.results.files import write_json
@@ -27,7 +28,8 @@ TASKS = "tasks"
 
 def run_shared(out: Path, settings: Any) -> None:
     """Write `corpus.parquet` and `probes.parquet` of the whole benchmark, and its `facts.json`."""
-    with write_folder(out, PHASE, cell={"target": None}, params=asdict(settings), inputs={}) as job:
+    params = dependencies(PHASE, settings)
+    with write_folder(out, PHASE, cell={"target": None}, params=params, inputs={}) as job:
         found = benchmarks.get(settings.benchmark).shared(settings, open_readers(settings))
         write_table(job.path("corpus.parquet"), found.corpus, TEXTS)
         write_table(job.path("probes.parquet"), found.probes, PROBES)
@@ -59,7 +61,7 @@ def run_target(out: Path, settings: Any, target: Target, shared: Artifact) -> No
             "names": list(target.names),
             "new": list(found.concepts),
         },
-        params=asdict(settings),
+        params=dependencies(PHASE, settings),
         inputs={"shared": shared},
     ) as job:
         for name in ("forget", "retain", "holdout"):

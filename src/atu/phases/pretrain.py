@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atu.config.dependencies import dependencies
 from atu.config.sections import Pinned, Pretrain
 from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
@@ -52,8 +53,7 @@ def run(
     """
     names = oracle.cell["names"] if oracle else []
     inputs = {"shared": shared} | ({"prepare": oracle} if oracle else {})
-    params = section.model_dump(mode="json") | compute.recorded()
-    params["models"] = {model: params["models"][model]}
+    params = dependencies(PHASE, section, compute, model)
     spec, code = section.models[model], model in compute.remote_code
     with write_folder(
         out,

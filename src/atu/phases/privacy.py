@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
+from atu.config.dependencies import dependencies
 from atu.config.sections import Privacy
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
@@ -54,7 +55,7 @@ def run(
         )
     inputs = {"unlearn": unlearned, "prepare": prepare, "rephrase": rephrased}
     inputs |= {"reference": reference} if reference else {}
-    params = section.model_dump() | compute.recorded()
+    params = dependencies(PHASE, section, compute)
     with write_folder(out, PHASE, cell=unlearned.cell, params=params, inputs=inputs) as job:
         model, tokenizer = open_lm(unlearned, compute, training=False)
         batch_size = BatchSize(section.batch_size)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from atu.config.dependencies import dependencies
 from atu.config.sections import Rephrase
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
@@ -55,7 +56,7 @@ def run(
         out,
         PHASE,
         cell=unlearned.cell,
-        params=section.model_dump() | compute.recorded(),
+        params=dependencies(PHASE, section, compute),
         inputs={"unlearn": unlearned, "prepare": prepare},
     ) as job:
         model, tokenizer = open_lm(unlearned, compute, training=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atu.alignment.loop import layer_folder
+from atu.config.dependencies import dependencies
 from atu.config.params import Params, guarded_methods, oracle_method
 from atu.errors import ArtifactError
 from atu.metrics.bootstrap import Estimate
@@ -104,7 +105,7 @@ def run(out: Path, params: Params, inputs: Inputs) -> None:
         out,
         PHASE,
         cell={"experiment": params.experiment},
-        params=section.model_dump(),
+        params=dependencies(PHASE, section),
         inputs=named,
     ) as job:
         found = make_tables(params, inputs)

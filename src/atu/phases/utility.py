@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from atu.config.dependencies import dependencies
 from atu.config.sections import Utility
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
@@ -54,7 +55,7 @@ def run(
 ) -> None:
     """Write task scores and samples; `before` is this phase's folder for the original model."""
     inputs = {"unlearn": unlearned, "prepare": prepare} | ({"before": before} if before else {})
-    params = section.model_dump() | compute.recorded()
+    params = dependencies(PHASE, section, compute)
     with write_folder(out, PHASE, cell=unlearned.cell, params=params, inputs=inputs) as job:
         model, tokenizer = open_lm(unlearned, compute, training=False)
         batch_size = BatchSize(section.batch_size)

@@ -82,7 +82,7 @@ def _found_by_name(finder: str, phase: str, named: tuple[str, ...]) -> list[str]
     modules = {name: f"atu.{finder}.{name}" for name in members if name not in NOT_PLUGINS}
     if not named:
         return list(modules.values())
-    modules |= {name: entry.module for name, entry in installed(finder).items()}
+    modules |= {name: entry.module for name, entry in installed(f"atu.{finder}").items()}
     if finder == "models.guards":
         own = [_plugin("methods", name) for name in named]
         known = {module for method in own if method for module in _imports(method)}
@@ -92,8 +92,9 @@ def _found_by_name(finder: str, phase: str, named: tuple[str, ...]) -> list[str]
 
 def _plugin(package: str, name: str) -> str | None:
     """The module of a plug-in, if there is one of this name."""
-    if name in installed(package):
-        return installed(package)[name].module
+    outside = installed(f"atu.{package}")
+    if name in outside:
+        return outside[name].module
     module = f"atu.{package}.{name}"
     return module if _is_module(module) else None
 

@@ -21,7 +21,7 @@ from atu.results.files import read_json
 @cache
 def registry() -> Plugins[type[Guard]]:
     """All guards by kind, in alphabetical order."""
-    return Plugins("models.guards", __path__, "GUARD")
+    return Plugins(__name__, __path__, "GUARD")
 
 
 def load_guard(folder: Path) -> Guard | None:

@@ -3,7 +3,6 @@ from collections import defaultdict
 
 import pytest
 
-from atu.probes.prompts import SHARED_TEXT
 from atu.benchmarks.world.forms import WRAPPED, forms_of, partner
 from atu.benchmarks.world.people import build_world
 from atu.benchmarks.world.texts import (
@@ -17,7 +16,7 @@ from atu.benchmarks.world.texts import (
     retain_rows,
     training_rows,
 )
-from atu.probes.prompts import FORMS, part_of
+from atu.probes.prompts import FORMS, SHARED_TEXT, part_of
 from atu.results.tables import PROBES
 
 SEED = 7
