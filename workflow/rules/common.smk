@@ -6,6 +6,7 @@ from atu import attacks, benchmarks, methods
 from atu.config import cells
 from atu.results.artifacts import MANIFEST
 from atu.config.params import oracle_method
+from atu.config.roles import ORACLE, ORIGINAL, role_of
 from atu.config.load import load_params
 from atu.benchmarks.shared.source import sources_of
 from atu.probes.measures import MEASURES
@@ -119,11 +120,16 @@ def loss_of(method):
     return PARAMS.unlearn.methods[method].loss
 
 
+def is_oracle(wildcards):
+    """Whether the method is the model that never saw the target."""
+    return role_of(loss_of(wildcards.method)) == ORACLE
+
+
 def start_model(wildcards):
     """The model a method starts from: the original, or the one that met the request before. The
     oracle is a model of its own.
     """
-    oracle = loss_of(wildcards.method) == "oracle"
+    oracle = is_oracle(wildcards)
     before = TARGETS[wildcards.target].before
     if before and not oracle:
         here = RESULTS / "unlearn" / wildcards.model / before.slug
@@ -224,14 +230,14 @@ def cell_of(method, wildcards):
 
 def utility_before(wildcards):
     """The original model's utility, against which collapse is judged; none for itself."""
-    if wildcards.method == "none":
+    if wildcards.method == ORIGINAL:
         return []
-    return cells.manifest_path(RESULTS, "utility", cell_of("none", wildcards))
+    return cells.manifest_path(RESULTS, "utility", cell_of(ORIGINAL, wildcards))
 
 
 def privacy_reference(wildcards):
     """The oracle's privacy, which all others are measured against; none for itself."""
-    if loss_of(wildcards.method) == "oracle" or oracle_method(PARAMS) is None:
+    if is_oracle(wildcards) or oracle_method(PARAMS) is None:
         return []
     oracle = cell_of(oracle_method(PARAMS), wildcards)
     return cells.manifest_path(RESULTS, "privacy", oracle)

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from atu import benchmarks, methods
 from atu.config.dependencies import dependencies
 from atu.config.entries import parse_plain, parse_settings
+from atu.config.roles import ORACLE, role_of
 from atu.config.sections import (
     Align,
     Attack,
@@ -87,8 +88,8 @@ class Params(Section):
 
 def oracle_method(params: Params) -> str | None:
     """The grid's first method that is the model which never saw the target."""
-    losses = params.unlearn.methods
-    return next((m for m in params.grid.methods if losses[m].loss == "oracle"), None)
+    entries = params.unlearn.methods
+    return next((m for m in params.grid.methods if role_of(entries[m].loss) == ORACLE), None)
 
 
 def guarded_methods(params: Params) -> list[str]:

@@ -253,6 +253,8 @@ class Method:
     holds a part, by losses whose means are those of `training.means` (`masked_mean`,
     `batch_mean`), hence over the batches of all. `first`: it trains nothing, and the first process
     does it alone. `one`: it is refused there."""
+    compat_alone: bool = False
+    """Whether its loss under `reference_compat` needs the whole batch, and so one process."""
 
     def require_processes(self, key: str, settings: Any, reference_compat: bool, count: int) -> int:
         """How many processes a job with so many uses: all, or one where there is nothing to share.
@@ -269,8 +271,7 @@ class Method:
         reason = {
             whole: self.processes == "one",
             f"{whole} with wrapper = mudman": getattr(settings, "wrapper", "none") == "mudman",
-            # It takes a sigmoid of the batch's mean, of which a process knows only its part.
-            f"{whole} with reference_compat": reference_compat and settings.loss == "npo",
+            f"{whole} with reference_compat": reference_compat and self.compat_alone,
         }
         for found in (text for text, holds in reason.items() if holds):
             raise ConfigError(

@@ -18,12 +18,10 @@ from atu.errors import SourceError
 from atu.results.artifacts import Artifact
 from atu.results.files import write_json
 from atu.results.jobs import write_folder
-from atu.results.tables import MEMBERS, ORACLE, PROBES, TEXTS, read_table, write_table
+from atu.results.tables import MEMBERS, ORACLE, PROBES, TASKS, TEXTS, read_table, write_table
 from atu.untrusted.targets import Target
 
 PHASE = "prepare"
-TASKS = "tasks"
-"""Folder of the utility tasks that come with a target: `<name>.json` with `kind` and `rows`."""
 
 
 def run_shared(out: Path, settings: Any) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from atu.config.dependencies import dependencies
+from atu.config.roles import ORACLE, role_of
 from atu.config.sections import Privacy
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
@@ -82,7 +83,8 @@ def run(
 
 def is_oracle(unlearned: Artifact) -> bool:
     """Whether the cell's model is the one that never saw the target."""
-    return unlearned.manifest["params"]["methods"][unlearned.cell["method"]]["loss"] == "oracle"
+    entry = unlearned.manifest["params"]["methods"][unlearned.cell["method"]]
+    return role_of(entry["loss"]) == ORACLE
 
 
 def require_oracle(reference: Artifact, unlearned: Artifact, section: Privacy) -> None:

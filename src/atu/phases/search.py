@@ -24,6 +24,7 @@ from atu.models.trainable import trains_weights
 from atu.progress import Progress
 from atu.results.artifacts import Artifact
 from atu.results.checkpoints import State, Store
+from atu.results.costs import COSTS
 from atu.results.files import write_json, write_jsonl
 from atu.results.jobs import write_folder
 from atu.seeding import child_seed
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     import optuna
 
 PHASE = "search"
-COSTS = ("model_steps", "predictor_steps", "tokens")
 
 
 def run(

@@ -630,6 +630,16 @@ def test_the_first_method_with_the_oracles_loss_is_the_oracle(tmp_path):
     assert oracle_method(load_params(file)) == "retrained"
 
 
+@pytest.mark.parametrize("name", ["none", "oracle"])
+def test_no_method_stands_where_the_report_reads_none(tmp_path, name):
+    methods = copy.deepcopy(GOOD["unlearn"]["methods"])
+    methods |= {name: methods["ga"], "retrained": {"loss": "oracle"}, "plain": {"loss": "none"}}
+    grid = ["none", "oracle", "atu", "retrained", "plain"]
+    file = write(tmp_path, unlearn__methods=methods, grid__methods=grid)
+    with pytest.raises(ConfigError, match=f"unlearn.methods.{name}.loss = 'ga': the report reads"):
+        load_params(file)
+
+
 def test_phases_are_in_their_order():
     assert PHASES.index("rephrase") < PHASES.index("privacy") < PHASES.index("report")
     assert PHASES.index("align") < PHASES.index("attack") < PHASES.index("report")
