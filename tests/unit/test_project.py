@@ -1,6 +1,7 @@
 """What must agree across files: pins, lock, DVC stages and their modules, one word per phase; and
 that no reported number depends on the probes that methods are tuned on."""
 
+import ast
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from machines import CPU
 
-from atu import attacks
+from atu import attacks, benchmarks, methods
 from atu.cli import app
 from atu.config.dvc import dvc_text
 from atu.config.params import PHASES, Params
@@ -365,3 +366,30 @@ def test_the_gpus_of_a_cluster_job_are_of_one_machine():
         job = SimpleNamespace(resources=resources, threads=1)
         command = get_submit_command(job, given | {"partition": "-p x", "workdir": "."})
         assert "--nodes=1" in command.split()
+
+
+ROLES_AND_PRESETS = {"config/roles.py", "methods/base.py", "forget/experiment.py"}
+"""Where names may stand: the two rows that are no methods, and the settings of `atu forget`."""
+PREDICTED = {"resources/demands.py", "resources/planning.py"}
+"""Predicted memory."""
+WORDS = {"atu", "concept", "context", "none", "wmdp"}
+"""Names that also mean something else: this package, what is forgotten, a filter of lm-eval, a kind
+of utility task."""
+
+
+def test_what_is_particular_to_a_plugin_stands_in_its_file():
+    """No other file decides by the name of a method, an attack or a benchmark."""
+    kinds = {"methods": methods, "attacks": attacks, "benchmarks": benchmarks}
+    names = {name for kind in kinds.values() for name in kind.registry()} - WORDS
+    assert len(names) > 20
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        place = path.relative_to(PACKAGE)
+        own = place.parts[0] in kinds and names & {place.stem, *place.parts}
+        if own or place.as_posix() in ROLES_AND_PRESETS | PREDICTED:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        literals = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+        if said := literals & names:
+            found[place.as_posix()] = said
+    assert found == {"untrusted/targets.py": {"oracle"}, "reporting/figures.py": {"oracle"}}
