@@ -6,8 +6,13 @@ The tests run in the order they stand in: each leaves the tree finished and up t
 import json
 import re
 import sqlite3
+from dataclasses import asdict
 
 import pytest
+
+from atu.config.load import load_params
+from atu.config.spaces import chosen_settings
+from atu.results.artifacts import MANIFEST, Artifact
 
 pytestmark = pytest.mark.workflow
 PHASES = (
@@ -50,6 +55,23 @@ def test_every_folder_keeps_the_contract(tree):
         metrics = json.loads((folder / "metrics.json").read_text())
         assert metrics
         assert all(key.startswith(f"{phase}/") and key.count("/") == 2 for key in metrics)
+
+
+def test_manifests_record_what_rules_depend_on(tree):
+    """And of a method that was searched the settings that its search chose, which no rule knows
+    before."""
+    params = load_params(tree.folder / "params.yaml", across=False)
+    named = {"pretrain": "model", "search": "method", "unlearn": "method", "attack": "attack"}
+    for path, raw in tree.results().items():
+        manifest, phase = json.loads(raw), path.split("/")[0]
+        cell = manifest["cell"]
+        name = cell.get(named.get(phase))
+        expected = params.section(phase, name)
+        if phase == "unlearn" and params.searched(name):
+            found = tree.folder / "results/miniature/search" / cell["model"] / name / MANIFEST
+            chosen = chosen_settings(Artifact.open(found, "search"), name)
+            expected["methods"][name] = asdict(chosen)
+        assert manifest["params"] == expected, path
 
 
 def test_logs_hold_plain_progress_lines(tree):

@@ -2,12 +2,14 @@
 import os
 import shlex
 
-from atu import attacks, methods
+from atu import attacks, benchmarks, methods
 from atu.config import cells
 from atu.results.artifacts import MANIFEST
 from atu.config.params import oracle_method
+from atu.config.roles import ORACLE, ORIGINAL, role_of
 from atu.config.load import load_params
 from atu.benchmarks.shared.source import sources_of
+from atu.probes.measures import MEASURES
 from atu.errors import AtuError
 from atu.results.sources import PACKAGE, export_package, phase_sources
 from atu.untrusted.targets import Target
@@ -53,11 +55,11 @@ def manifests(phase):
     )
 
 
-def sources(phase, plugin=None):
-    """The source files that decide a phase's results; with `plugin` those of one method or attack
-    only, with `base` those of none.
+def sources(phase, *named):
+    """The source files that decide a phase's results; of what is found by name only what is `named`
+    here, with `base` nothing.
     """
-    return [os.path.relpath(PACKAGE / name) for name in phase_sources(phase, plugin)]
+    return [os.path.relpath(PACKAGE / name) for name in phase_sources(phase, *named)]
 
 
 def benchmark_sources():
@@ -76,18 +78,28 @@ def model_lock(wildcards):
     return [source.lock] if source else []
 
 
+def measures():
+    """The modules of the metrics that the benchmark's probes are scored by."""
+    return [MEASURES[name] for name in benchmarks.get(PARAMS.prepare.benchmark).measures]
+
+
 def method_sources(phase):
-    """The source files that decide a job's results, of all methods only its own."""
+    """The source files that decide a job's results: of all methods, of their guards, and of the
+    measures of an answer only its own.
+    """
 
     def chosen(wildcards):
-        return sources(phase, loss_of(wildcards.method))
+        return sources(phase, loss_of(wildcards.method), *measures())
 
     return chosen
 
 
 def attack_sources(wildcards):
-    """The source files that decide an attack's results, of all attacks only its own."""
-    return sources("attack", attack_kind(wildcards))
+    """The source files that decide an attack's results, as `method_sources`, and of all attacks
+    only its own.
+    """
+    named = attack_kind(wildcards), loss_of(wildcards.method)
+    return sources("attack", *named, *measures())
 
 
 def section(phase):
@@ -108,11 +120,16 @@ def loss_of(method):
     return PARAMS.unlearn.methods[method].loss
 
 
+def is_oracle(wildcards):
+    """Whether the method is the model that never saw the target."""
+    return role_of(loss_of(wildcards.method)) == ORACLE
+
+
 def start_model(wildcards):
     """The model a method starts from: the original, or the one that met the request before. The
     oracle is a model of its own.
     """
-    oracle = loss_of(wildcards.method) == "oracle"
+    oracle = is_oracle(wildcards)
     before = TARGETS[wildcards.target].before
     if before and not oracle:
         here = RESULTS / "unlearn" / wildcards.model / before.slug
@@ -213,14 +230,14 @@ def cell_of(method, wildcards):
 
 def utility_before(wildcards):
     """The original model's utility, against which collapse is judged; none for itself."""
-    if wildcards.method == "none":
+    if wildcards.method == ORIGINAL:
         return []
-    return cells.manifest_path(RESULTS, "utility", cell_of("none", wildcards))
+    return cells.manifest_path(RESULTS, "utility", cell_of(ORIGINAL, wildcards))
 
 
 def privacy_reference(wildcards):
     """The oracle's privacy, which all others are measured against; none for itself."""
-    if loss_of(wildcards.method) == "oracle" or oracle_method(PARAMS) is None:
+    if is_oracle(wildcards) or oracle_method(PARAMS) is None:
         return []
     oracle = cell_of(oracle_method(PARAMS), wildcards)
     return cells.manifest_path(RESULTS, "privacy", oracle)

@@ -9,7 +9,7 @@ rule privacy_one:
         prepared=rules.prepare_one.output.manifest,
         rephrased=rules.rephrase_one.output.manifest,
         reference=privacy_reference,
-        code=sources("privacy"),
+        code=method_sources("privacy"),
     output:
         manifest=RESULTS / "privacy/{model}/{target}/{method}/{seed}" / MANIFEST,
         metrics=RESULTS / "privacy/{model}/{target}/{method}/{seed}/metrics.json",

@@ -7,7 +7,7 @@ rule rephrase_one:
     input:
         unlearned=rules.unlearn_one.output.manifest,
         prepared=rules.prepare_one.output.manifest,
-        code=sources("rephrase"),
+        code=method_sources("rephrase"),
     output:
         manifest=RESULTS / "rephrase/{model}/{target}/{method}/{seed}" / MANIFEST,
         metrics=RESULTS / "rephrase/{model}/{target}/{method}/{seed}/metrics.json",

@@ -25,7 +25,6 @@ rule search_one:
     params:
         file=PARAMS_FILE,
         section=search_section,
-        entry=method_section,
         predictor=search_options,
     shell:
         "python -m atu search --params {params.file} --threads {threads}"

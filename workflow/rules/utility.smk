@@ -9,7 +9,7 @@ rule utility_one:
         prepared=rules.prepare_one.output.manifest,
         before=utility_before,
         benchmarks=benchmark_files(),
-        code=sources("utility"),
+        code=method_sources("utility"),
     output:
         manifest=RESULTS / "utility/{model}/{target}/{method}/{seed}" / MANIFEST,
         metrics=RESULTS / "utility/{model}/{target}/{method}/{seed}/metrics.json",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from atu.alignment.cosine import alignment_loss
 from atu.distributed import processes
 from atu.models.compute import device_of
 from atu.models.llm import frozen, hidden_states, require_room
@@ -27,7 +28,6 @@ from atu.seeding import child_seed, generator
 from atu.training.batches import length_sorted_batches, pass_over
 from atu.training.keeper import Keeper
 from atu.training.loop import LossFunction, make_optimizers, run_steps, warmup_linear
-from atu.training.losses import alignment_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

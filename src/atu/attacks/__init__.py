@@ -9,13 +9,13 @@ from __future__ import annotations
 from functools import cache
 
 from atu.attacks.base import Attack
-from atu.plugins import find_plugins
+from atu.plugins import Plugins
 
 
 @cache
-def registry() -> dict[str, Attack]:
+def registry() -> Plugins[Attack]:
     """All attacks by name, in alphabetical order."""
-    return find_plugins(__name__, __path__, "ATTACK")
+    return Plugins(__name__, __path__, "ATTACK")
 
 
 def get(name: str) -> Attack:

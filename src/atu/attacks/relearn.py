@@ -22,8 +22,8 @@ from atu.models.compute import device_of
 from atu.seeding import child_seed, generator, hash_fraction
 from atu.training.batches import BatchStream, encode_text
 from atu.training.keeper import Trace
+from atu.training.likelihood import mean_nll
 from atu.training.loop import make_optimizers, run_steps
-from atu.training.losses import mean_nll
 from atu.untrusted.bounds import STRICT, Bounds, Count, Positive
 
 BEFORE, AFTER = "before relearning", "after relearning"

@@ -14,7 +14,7 @@ import numpy as np
 
 from atu.attacks.base import Attack, Column, Context, Result, Row, item
 from atu.inference.generation import Sampling, sampled_answers
-from atu.metrics.overlap import rwku_rouge_l_recall_fixed
+from atu.metrics.rwku_recall import rwku_rouge_l_recall_fixed
 from atu.metrics.sampling import item_leak_at_k, item_max_at_k, leak_at_k, max_at_k
 from atu.untrusted.bounds import STRICT, Count, Fraction, Positive
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from functools import cache
 
 from atu.benchmarks.base import Benchmark
-from atu.plugins import find_plugins
+from atu.plugins import Plugins
 
 
 @cache
-def registry() -> dict[str, Benchmark]:
+def registry() -> Plugins[Benchmark]:
     """All benchmarks by name, in alphabetical order."""
-    return find_plugins(__name__, __path__, "BENCHMARK")
+    return Plugins(__name__, __path__, "BENCHMARK")
 
 
 def get(name: str) -> Benchmark:

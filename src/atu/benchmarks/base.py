@@ -85,6 +85,9 @@ class Benchmark:
     """The names that can be asked for, where the settings alone say so."""
     trains: bool = False
     """Whether it has a corpus that models can be trained on, with and without a target."""
+    measures: tuple[str, ...] = field(kw_only=True)
+    """Ids of the metrics that its probes are scored by (`probes/measures.py`). Named, not imported:
+    an edited formula prepares nothing again, and reruns only what scores by it."""
 
 
 def sentence_row(
@@ -160,7 +163,7 @@ def probe_row(
     reports.
 
     Args:
-        measure: id of the metric that compares an output with the answer (`metrics/measures.py`).
+        measure: id of the metric that compares an output with the answer (`probes/measures.py`).
         select: share of the facts that choices may read.
         paraphrased: the answer in other words, where the benchmark has it.
         needs: what a model must know for it; the subject unless said.

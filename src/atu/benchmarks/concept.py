@@ -32,7 +32,7 @@ from atu.benchmarks.base import (
 )
 from atu.benchmarks.shared.source import Reader, Readers, text_of
 from atu.errors import SourceError
-from atu.metrics.answers import contains, normalise
+from atu.metrics.normalise import normalise
 from atu.probes.prompts import FORMS
 from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
@@ -41,6 +41,7 @@ from atu.untrusted.targets import Target
 NAMES, FORGET, RETAIN, QUESTIONS = (
     f"{name}.json" for name in ("names", "forget", "retain", "questions")
 )
+MEASURE = "contains@own-1"
 ASKED = ("target", "neighbour", "general")
 
 
@@ -121,7 +122,7 @@ def _probes(reader: Reader, select: float) -> Iterator[dict[str, Any]]:
             query=_text(row, "query", where),
             prompt=_text(row, "prompt", where),
             answer=answer,
-            measure=contains.id,
+            measure=MEASURE,
             phrasing=phrasing,
             select=select,
         )
@@ -173,4 +174,4 @@ def _one_of(row: dict[str, Any], key: str, known: tuple[str, ...], where: str) -
     return found
 
 
-BENCHMARK = Benchmark(Settings, shared, prepare)
+BENCHMARK = Benchmark(Settings, shared, prepare, measures=(MEASURE,))

@@ -41,12 +41,12 @@ from atu.benchmarks.base import (
 )
 from atu.benchmarks.shared.source import Reader, Readers, text_of
 from atu.errors import SourceError
-from atu.metrics.memorisation import muse_knowledge
 from atu.probes.prompts import format_prompt, join_answer
 from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
 from atu.untrusted.targets import Target
 
+MEASURE = "muse_knowledge@faithful-1"
 WHOLE_SET = "forget"
 RAW = ("forget", "retain1", "retain2")
 """What MUSE's target models saw."""
@@ -115,7 +115,7 @@ def targets(settings: Settings) -> Sequence[str]:
     return (WHOLE_SET, *(FOLDS if settings.folds else ()))
 
 
-BENCHMARK = Benchmark(Settings, shared, prepare, targets, trains=True)
+BENCHMARK = Benchmark(Settings, shared, prepare, targets, trains=True, measures=(MEASURE,))
 
 
 def _asked(reader: Reader, name: str, settings: Settings) -> Rows:
@@ -189,7 +189,7 @@ def _questions(
             query=question,
             prompt=examples + format_prompt("question", question),
             answer=answer,
-            measure=muse_knowledge.id,
+            measure=MEASURE,
             needs=[subject, WHOLE_SET] if role == "target" else [name],
             select=settings.select,
         )

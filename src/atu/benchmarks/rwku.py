@@ -31,13 +31,13 @@ from atu.benchmarks.base import (
 )
 from atu.benchmarks.shared.source import Reader, Readers, text_of
 from atu.errors import SourceError
-from atu.metrics.overlap import rwku_rouge_l_recall_fixed
 from atu.probes.prompts import rwku_prompt
 from atu.results.locks import Source
 from atu.seeding import hash_fraction
 from atu.untrusted.bounds import STRICT, Count
 from atu.untrusted.targets import Target
 
+MEASURE = "rwku_rouge_l_recall@fixed-1"
 CORPORA = {
     "positive_phi3": ("positive_phi", "train_positive_phi3"),
     "positive_llama3": ("positive", "train_positive_llama3"),
@@ -208,7 +208,7 @@ def _probe(
         query=query,
         prompt=rwku_prompt(form, query),
         answer=answer,
-        measure=rwku_rouge_l_recall_fixed.id,
+        measure=MEASURE,
         select=select,
     )
 
@@ -229,4 +229,4 @@ def form_of(row: dict[str, Any], where: str) -> str:
     raise SourceError(f"{where}: level {level!r} and type {row.get('type')!r} are unknown")
 
 
-BENCHMARK = Benchmark(Settings, shared, prepare)
+BENCHMARK = Benchmark(Settings, shared, prepare, measures=(MEASURE,))

@@ -38,12 +38,12 @@ from atu.benchmarks.base import (
 )
 from atu.benchmarks.shared.source import Reader, Readers, text_of
 from atu.errors import SourceError
-from atu.metrics.memorisation import tofu_rouge_l_recall
 from atu.probes.prompts import format_prompt, join_answer
 from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
 from atu.untrusted.targets import Target
 
+MEASURE = "tofu_rouge_l_recall@faithful-1"
 SETS = {"01": "99", "05": "95", "10": "90"}
 """Per cent that are forgotten and retained, as TOFU writes them; each set lies in the next."""
 TARGETS = tuple(f"forget{share}" for share in SETS)
@@ -123,7 +123,7 @@ def targets(_settings: Settings) -> Sequence[str]:
     return TARGETS
 
 
-BENCHMARK = Benchmark(Settings, shared, prepare, targets, trains=True)
+BENCHMARK = Benchmark(Settings, shared, prepare, targets, trains=True, measures=(MEASURE,))
 
 
 def _share(names: Sequence[str]) -> str:
@@ -176,7 +176,7 @@ def _probes(
                 prompt=format_prompt(form, wording),
                 answer=text_of(row, "answer", name),
                 wrong=_wrong(row, name),
-                measure=tofu_rouge_l_recall.id,
+                measure=MEASURE,
                 paraphrased=_paraphrase(row, name) if role in PARAPHRASED else None,
                 needs=[*filter(None, [author]), *(s for s in TARGETS if question in sets[s])],
                 select=settings.select,

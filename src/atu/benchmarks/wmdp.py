@@ -40,13 +40,13 @@ from atu.benchmarks.base import (
 )
 from atu.benchmarks.shared.source import Readers, text_of
 from atu.errors import SourceError
-from atu.metrics.answers import exact_match
 from atu.probes.prompts import LETTERS, wmdp_prompt
 from atu.results.locks import Source
 from atu.seeding import hash_fraction
 from atu.untrusted.bounds import STRICT, Count
 from atu.untrusted.targets import Target
 
+MEASURE = "exact_match@own-1"
 FIELDS = {"bio": "biology", "cyber": "cybersecurity"}
 """What a request is called, and what lm-eval calls it."""
 KIND = "wmdp"
@@ -110,7 +110,7 @@ def targets(_settings: Settings) -> Sequence[str]:
     return tuple(FIELDS)
 
 
-BENCHMARK = Benchmark(Settings, shared, prepare, targets)
+BENCHMARK = Benchmark(Settings, shared, prepare, targets, measures=(MEASURE,))
 
 
 def _require_field(name: str, settings: Settings) -> None:
@@ -175,7 +175,7 @@ def _probe(row: dict[str, Any], name: str, number: int, settings: Settings) -> d
         query=row["question"],
         prompt=wmdp_prompt(row["field"], row["question"], row["choices"]),
         answer=answer,
-        measure=exact_match.id,
+        measure=MEASURE,
         options=LETTERS,
         wrong=[letter for letter in LETTERS if letter != answer],
         select=settings.select,

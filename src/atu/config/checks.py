@@ -9,6 +9,7 @@ from typing import Any
 from atu import benchmarks, methods
 from atu.benchmarks.shared.source import sources_of
 from atu.config.params import Params, oracle_method
+from atu.config.roles import ORACLE, ORIGINAL, role_of
 from atu.config.sections import Choices, Pinned
 from atu.config.spaces import ends, value_at, with_values
 from atu.errors import ArtifactError, ConfigError, SourceError, shown
@@ -58,10 +59,7 @@ def _check_grid(params: Params) -> None:
                 raise ConfigError(
                     f"grid.{key}", name, f"not in {homes[key]}, which has {', '.join(entries)}"
                 )
-    if "none" not in params.grid.methods:
-        raise ConfigError(
-            "grid.methods", params.grid.methods, "add `none`: every result is read against it"
-        )
+    _check_roles(params)
     if params.report.compare not in params.grid.methods:
         raise ConfigError(
             "report.compare",
@@ -69,6 +67,24 @@ def _check_grid(params: Params) -> None:
             f"not in grid.methods, which has {', '.join(params.grid.methods)}",
         )
     _check_oracle(params)
+
+
+def _check_roles(params: Params) -> None:
+    """What stands where the original model and the oracle are read is these."""
+    if ORIGINAL not in params.grid.methods:
+        raise ConfigError(
+            "grid.methods",
+            params.grid.methods,
+            f"add `{ORIGINAL}`: every result is read against it",
+        )
+    for name in {ORIGINAL, ORACLE}.intersection(params.grid.methods):
+        loss = params.unlearn.methods[name].loss
+        if role_of(loss) != name:
+            raise ConfigError(
+                f"unlearn.methods.{name}.loss",
+                loss,
+                f"the report reads `{name}` as no method; give this one another name",
+            )
 
 
 def _check_oracle(params: Params) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from atu import benchmarks, methods
+from atu.config.dependencies import dependencies
 from atu.config.entries import parse_plain, parse_settings
+from atu.config.roles import ORACLE, role_of
 from atu.config.sections import (
     Align,
     Attack,
@@ -33,10 +35,6 @@ PHASES = (
     "prepare", "pretrain", "embed", "align", "search", "unlearn", "rephrase", "utility", "privacy",
     "attack", "report", "track",
 )  # fmt: skip
-ENTRIES = {"pretrain": "models", "search": "spaces", "unlearn": "methods", "attack": "attacks"}
-"""Sections with named entries, of which a job reads one."""
-
-
 MODEL_PHASES = (
     "pretrain", "embed", "align", "search", "unlearn", "rephrase", "utility", "privacy", "attack",
 )  # fmt: skip
@@ -74,16 +72,14 @@ class Params(Section):
 
     def section(self, phase: str, name: str | None = None) -> dict[str, Any]:
         """The values a job of `phase` depends on, for one model, method or attack where it has
-        one.
+        one; of `search` without a name those of the table of all searches, which runs no model.
         """
-        whole = self.model_dump(mode="json")
-        values: dict[str, Any] = whole[phase]
-        if phase in MODEL_PHASES:
-            values["compute"] = whole["compute"]
-        entries = ENTRIES.get(phase)
-        if entries is not None and name is not None:
-            values[entries] = {name: values[entries][name]}
-        return values
+        section, compute = getattr(self, phase), self.compute
+        if phase == "search":
+            if name is None:
+                return dependencies(phase, section)
+            return dependencies(phase, section, compute, name, unlearn=self.unlearn)
+        return dependencies(phase, section, compute if phase in MODEL_PHASES else None, name)
 
     def searched(self, method: str) -> bool:
         """Whether the method's settings come from a search."""
@@ -92,8 +88,8 @@ class Params(Section):
 
 def oracle_method(params: Params) -> str | None:
     """The grid's first method that is the model which never saw the target."""
-    losses = params.unlearn.methods
-    return next((m for m in params.grid.methods if losses[m].loss == "oracle"), None)
+    entries = params.unlearn.methods
+    return next((m for m in params.grid.methods if role_of(entries[m].loss) == ORACLE), None)
 
 
 def guarded_methods(params: Params) -> list[str]:

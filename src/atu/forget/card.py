@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from atu.config.roles import ORIGINAL
 from atu.forget.corpus import CHOICES
 from atu.forget.experiment import MODEL
 from atu.probes.prompts import FORMS
@@ -146,7 +147,7 @@ def read_rows(report: Artifact) -> dict[str, dict[str, str]]:
 
 def table(rows: Mapping[str, Mapping[str, str]], method: str) -> list[dict[str, str]]:
     """A line per column that was asked, with its value before and after."""
-    before, after = rows["none"], rows[method]
+    before, after = rows[ORIGINAL], rows[method]
     lines = [
         {"title": title, "before": interval(before, key), "after": interval(after, key)}
         for key, title in TITLES.items()

@@ -11,6 +11,7 @@ from typing import Any
 from atu import methods
 from atu.config.cells import Cell, grid_cells, manifest_path
 from atu.config.params import Params
+from atu.config.roles import ORIGINAL
 from atu.errors import ArtifactError
 from atu.forget.card import Sources, make_card
 from atu.results.artifacts import MANIFEST, METRICS, PROVENANCE, Artifact
@@ -84,7 +85,7 @@ def _aligned(params: Params, results: Path, cell: Cell) -> Artifact | None:
 
 def unlearned_cell(params: Params) -> Cell:
     """The cell of the method that forgets."""
-    return next(cell for cell in grid_cells(params) if cell.method != "none")
+    return next(cell for cell in grid_cells(params) if cell.method != ORIGINAL)
 
 
 def require_place(option: str, folder: Path) -> None:

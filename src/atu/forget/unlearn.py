@@ -189,7 +189,7 @@ class _Jobs:
 
     def once(self, phase: str, identity: Any, write: Callable[[Path], None]) -> Artifact:
         """The job of this identity, written now unless it is there."""
-        text = json.dumps([identity, self.compute.recorded(), code_digest()], sort_keys=True)
+        text = json.dumps([identity, asdict(self.compute), code_digest()], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         manifest = self.folder / phase / key / MANIFEST
         if not manifest.is_file():

@@ -10,7 +10,7 @@ asked as lm-eval's own tasks ask them; a row's `field` is what they are about.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import yaml
 
 from atu.errors import ConfigError, shown
 from atu.metrics.overlap import triviaqa_f1
-from atu.probes.prompts import LETTERS, MULTIPLE_CHOICE, lettered, wmdp_prompt
+from atu.probes.prompts import ANSWER_SEPARATOR, LETTERS, MULTIPLE_CHOICE, lettered, wmdp_prompt
 from atu.untrusted.texts import MB, UNPRINTABLE, parse_json, read_text
 
 Row = dict[str, Any]
@@ -192,22 +192,29 @@ def write_benchmark(
         for i, row in enumerate(rows[:documents])
     ]
     task = f"local_{name}"
+    write_task(folder, task, docs, benchmark.config)
+    return task
+
+
+def write_task(folder: Path, task: str, docs: Sequence[Row], config: Mapping[str, Any]) -> None:
+    """Write `<task>.yaml` beside `<task>.jsonl`: what lm-eval evaluates, from documents that have a
+    `prompt`; `config` says how it is answered and scored.
+    """
     lines = [json.dumps(doc, sort_keys=True, ensure_ascii=False) for doc in docs]
     (folder / f"{task}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    config = {
+    whole = {
         "task": task,
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": f"{task}.jsonl"}},
         "test_split": "test",
         "doc_to_text": "{{prompt}}",
-        "target_delimiter": " ",
+        "target_delimiter": ANSWER_SEPARATOR,
         "num_fewshot": 0,
         "metadata": {"version": 1},
-        **benchmark.config,
+        **config,
     }
-    text = yaml.safe_dump(config, sort_keys=True, allow_unicode=True)
+    text = yaml.safe_dump(whole, sort_keys=True, allow_unicode=True)
     (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
-    return task
 
 
 def _document(benchmark: Benchmark, row: Row, number: int, key: str, where: str) -> Row:

@@ -8,25 +8,14 @@ need not be a short one.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
+from atu.inference.lm_eval_files import write_task
+from atu.probes.prompts import STOP, format_prompt
 
-from atu.probes.prompts import ANSWER_SEPARATOR, STOP, format_prompt
-
-TASKS = {"world_choice": "acc", "world_generate": "exact_match"}
+METRICS = {"world_choice": "acc", "world_generate": "exact_match"}
 """lm-eval task name to the metric that is reported."""
-_COMMON: dict[str, Any] = {
-    "dataset_path": "json",
-    "test_split": "test",
-    "output_type": None,
-    "doc_to_text": "{{prompt}}",
-    "target_delimiter": ANSWER_SEPARATOR,
-    "num_fewshot": 0,
-    "metadata": {"version": 1},
-}
 
 
 def write_tasks(folder: Path, probes: list[dict[str, Any]], documents: int) -> list[str]:
@@ -41,10 +30,7 @@ def write_tasks(folder: Path, probes: list[dict[str, Any]], documents: int) -> l
         if not rows:
             continue
         written.append(task)
-        lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows]
-        (folder / f"{task}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        text = yaml.safe_dump(_config(folder, task), sort_keys=True, allow_unicode=True)
-        (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
+        write_task(folder, task, rows, _config(task))
     return written
 
 
@@ -61,18 +47,16 @@ def _document(probe: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _config(folder: Path, task: str) -> dict[str, Any]:
-    config: dict[str, Any] = _COMMON | {"task": task}
-    config["dataset_kwargs"] = {"data_files": {"test": f"{task}.jsonl"}}
-    metric = {"metric": TASKS[task], "aggregation": "mean", "higher_is_better": True}
+def _config(task: str) -> dict[str, Any]:
+    metric = {"metric": METRICS[task], "aggregation": "mean", "higher_is_better": True}
     if task == "world_choice":
-        return config | {
+        return {
             "output_type": "multiple_choice",
             "doc_to_choice": "{{options}}",
             "doc_to_target": "gold",
             "metric_list": [metric],
         }
-    return config | {
+    return {
         "output_type": "generate_until",
         "doc_to_target": "{{answer}}",
         "generation_kwargs": {"until": [STOP], "do_sample": False, "max_gen_toks": 16},

@@ -17,8 +17,7 @@ from atu.inference.generation import mode, no_gradients, require_finite
 from atu.models.compute import device_of
 from atu.models.llm import require_room
 from atu.probes.prompts import join_answer
-from atu.training.batches import EncodedText, collate, encode_text
-from atu.training.losses import IGNORE
+from atu.training.batches import IGNORE, EncodedText, collate, encode_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,13 +9,13 @@ from __future__ import annotations
 from functools import cache
 
 from atu.methods.base import Method
-from atu.plugins import find_plugins
+from atu.plugins import Plugins
 
 
 @cache
-def registry() -> dict[str, Method]:
+def registry() -> Plugins[Method]:
     """All methods by name, in alphabetical order."""
-    return find_plugins(__name__, __path__, "METHOD")
+    return Plugins(__name__, __path__, "METHOD")
 
 
 def get(name: str) -> Method:

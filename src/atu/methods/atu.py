@@ -27,11 +27,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from atu.alignment.cosine import concept_cosine
 from atu.errors import ConfigError
 from atu.methods.base import Context, Method, MethodSettings, Stage, combined_loss, split_steps
 from atu.models.llm import hidden_states_at
 from atu.training.batches import Batch, collate, subject_positions
-from atu.training.losses import concept_cosine, masked_mean
+from atu.training.means import masked_mean
 from atu.untrusted.bounds import Bounds, Cosine, Count, CountOrZero
 
 

@@ -24,8 +24,9 @@ from atu.models.predictor import EmbeddingPredictor
 from atu.models.trainable import Trainable
 from atu.probes.prompts import join_answer
 from atu.seeding import generator
-from atu.training import losses
 from atu.training.batches import Batch, BatchStream, EncodedText, encode_text
+from atu.training.likelihood import mean_nll
+from atu.training.losses import activation_error, kl_to_reference
 from atu.untrusted.bounds import STRICT, Count, Fraction, NonNegative, Positive
 
 if TYPE_CHECKING:
@@ -249,9 +250,11 @@ class Method:
     """Whether it stands around the model, so that anyone with the weights can take it away."""
     processes: Literal["one", "first", "all"] = "one"
     """What it does where its job has several processes. `all`: it trains the model, of which each
-    holds a part, by losses whose means are those of `training.losses` (`masked_mean`,
+    holds a part, by losses whose means are those of `training.means` (`masked_mean`,
     `batch_mean`), hence over the batches of all. `first`: it trains nothing, and the first process
     does it alone. `one`: it is refused there."""
+    compat_alone: bool = False
+    """Whether its loss under `reference_compat` needs the whole batch, and so one process."""
 
     def require_processes(self, key: str, settings: Any, reference_compat: bool, count: int) -> int:
         """How many processes a job with so many uses: all, or one where there is nothing to share.
@@ -268,8 +271,7 @@ class Method:
         reason = {
             whole: self.processes == "one",
             f"{whole} with wrapper = mudman": getattr(settings, "wrapper", "none") == "mudman",
-            # It takes a sigmoid of the batch's mean, of which a process knows only its part.
-            f"{whole} with reference_compat": reference_compat and settings.loss == "npo",
+            f"{whole} with reference_compat": reference_compat and self.compat_alone,
         }
         for found in (text for text, holds in reason.items() if holds):
             raise ConfigError(
@@ -352,15 +354,15 @@ def retain_terms(context: Context, batch: Batch) -> dict[str, Tensor]:
     logits, states = _forward(context.model, batch, layer)
     found: dict[str, Tensor] = {}
     if "nll" in weights:
-        found["nll"] = losses.mean_nll(logits, batch.labels)
+        found["nll"] = mean_nll(logits, batch.labels)
     if "kl" in weights or "states" in weights:
         assert context.reference is not None
         with torch.no_grad():
             original, held = _forward(context.reference, batch, layer)
         if "kl" in weights:
-            found["kl"] = losses.kl_to_reference(logits, original, batch.attention_mask)
+            found["kl"] = kl_to_reference(logits, original, batch.attention_mask)
         if "states" in weights:
-            found["states"] = losses.activation_error(states, held, batch.attention_mask)
+            found["states"] = activation_error(states, held, batch.attention_mask)
     return found
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from atu.methods.base import Context, Method, PlainSettings
 from atu.methods.shared.refusals import refusal_batch
 from atu.training.batches import Batch
-from atu.training.losses import batch_mean, sequence_nll
+from atu.training.likelihood import sequence_nll
+from atu.training.means import batch_mean
 from atu.untrusted.bounds import Positive
 
 

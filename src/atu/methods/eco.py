@@ -6,10 +6,10 @@ Where this differs from the paper and its published code:
 - The classifier is a logistic regression on how often each token occurs, not a fine-tuned RoBERTa:
   it needs no second model, and its tokens are the model's own.
 - It decides at every token from the tokens so far, and noise goes on all tokens from the first at
-  which it is sure, generated ones included (`models/guards.py`). The paper decides once per prompt
-  and corrupts the prompt alone, or in it what a second classifier takes for a name; but where a
-  prompt ends is not to be seen in a text that is scored, nor in generation without a cache, and a
-  decision on the whole text would let the answer decide about the question.
+  which it is sure, generated ones included (`models/guards/embedding_noise.py`). The paper decides
+  once per prompt and corrupts the prompt alone, or in it what a second classifier takes for a name;
+  but where a prompt ends is not to be seen in a text that is scored, nor in generation without a
+  cache, and a decision on the whole text would let the answer decide about the question.
 - The noise is one vector per token id, on all dimensions, times `sigma` standard deviations of the
   embedding table; the paper draws it anew per call and learns its strength by zeroth-order
   optimisation towards an estimate of the retrained model's score. Here `sigma` is a setting.
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from atu.methods.base import Context, Method, Stage, done
 from atu.models.chat import prompt_ids
-from atu.models.guards import EmbeddingNoise
+from atu.models.guards.embedding_noise import EmbeddingNoise
 from atu.seeding import child_seed
 from atu.training.batches import right_padded
 from atu.untrusted.bounds import STRICT, Bounds, NonNegative

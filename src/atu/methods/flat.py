@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from atu.methods.base import Context, Method, PlainSettings
 from atu.methods.shared.refusals import refusal_batch
-from atu.training.batches import Batch
-from atu.training.losses import IGNORE, batch_mean
+from atu.training.batches import IGNORE, Batch
+from atu.training.means import batch_mean
 
 Divergence = Literal["kl", "tv", "js", "pearson"]
 

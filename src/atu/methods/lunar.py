@@ -45,8 +45,8 @@ from atu.models.llm import (
     output_norm,
 )
 from atu.probes.prompts import INVENTED_NAMES, swap_names
-from atu.training.batches import Batch, collate, encode_text
-from atu.training.losses import IGNORE, activation_error
+from atu.training.batches import IGNORE, Batch, collate, encode_text
+from atu.training.losses import activation_error
 from atu.untrusted.bounds import Bounds, Count, CountOrZero, Fraction, NonNegative
 
 

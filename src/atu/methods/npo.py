@@ -11,7 +11,8 @@ from torch import Tensor
 
 from atu.methods.base import Context, Method, PlainSettings
 from atu.training.batches import Batch
-from atu.training.losses import batch_mean, sequence_nll
+from atu.training.likelihood import sequence_nll
+from atu.training.means import batch_mean
 from atu.untrusted.bounds import Positive
 
 
@@ -46,4 +47,11 @@ def npo_loss(context: Context, batch: Batch) -> Tensor:
     return npo_from_nll(nll, reference, context.settings.beta)
 
 
-METHOD = Method(Settings, forget_loss=npo_loss, needs_reference=True, processes="all")
+METHOD = Method(
+    Settings,
+    forget_loss=npo_loss,
+    needs_reference=True,
+    processes="all",
+    # It takes a sigmoid of the batch's mean, of which a process knows only its part.
+    compat_alone=True,
+)

@@ -13,7 +13,7 @@ from torch import Tensor
 from atu.methods.base import Context, Method, PlainSettings
 from atu.methods.shared.refusals import refusal_batch
 from atu.training.batches import Batch
-from atu.training.losses import mean_nll
+from atu.training.likelihood import mean_nll
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from atu.methods.base import Context, Method, PlainSettings
 from atu.training.batches import Batch
-from atu.training.losses import batch_mean, sequence_nll
+from atu.training.likelihood import sequence_nll
+from atu.training.means import batch_mean
 from atu.untrusted.bounds import NonNegative, Positive
 
 

@@ -29,9 +29,10 @@ from torch import Tensor
 
 from atu.errors import ConfigError
 from atu.methods.base import Context, Method, OptimizerSettings, Stage, done
-from atu.models.guards import LogitDifference
+from atu.models.guards.logit_difference import LogitDifference
 from atu.models.llm import decoder_layers
-from atu.training.losses import masked_mean, mean_nll
+from atu.training.likelihood import mean_nll
+from atu.training.means import masked_mean
 from atu.untrusted.bounds import Count, Fraction, NonNegative
 
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atu.methods.base import Context, Method, PlainSettings
-from atu.training.batches import Batch
-from atu.training.losses import IGNORE, distillation_loss
+from atu.training.batches import IGNORE, Batch
+from atu.training.losses import distillation_loss
 from atu.untrusted.bounds import NonNegative
 
 

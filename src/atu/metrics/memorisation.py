@@ -17,16 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from atu.errors import EvaluationError
 from atu.metrics.membership import Floats, finite_values
-from atu.metrics.overlap import rouge_l
 from atu.metrics.registry import metric
+from atu.metrics.rouge import rouge_l
 
 Bools: TypeAlias = NDArray[np.bool_]
 TOFU = "TOFU, arXiv 2401.06121"
 OPEN_UNLEARNING = "open-unlearning: src/evals/metrics/memorization.py"
 MUSE = "MUSE, arXiv 2407.06460"
 UTILITY_PARTS = 9
-KNOWLEDGE_STOPS = ("\n\n", "\nQuestion", "Question:")
-"""MUSE ends an answer at the first of these."""
 
 
 @metric("tofu_probability", "faithful-1", source=f"{TOFU}: aggregate_eval_stat.py")
@@ -62,19 +60,6 @@ def tofu_option_probability(correct: float, wrong: Sequence[float]) -> float:
             f"options {options.tolist()}: at least two probabilities, one of them above 0"
         )
     return float(options[0] / options.sum())
-
-
-@metric(
-    "tofu_rouge_l_recall",
-    "faithful-1",
-    source=f"{TOFU}: evaluate_util.py; open-unlearning the same",
-)
-def tofu_rouge_l_recall(answer: str, gold: str) -> float:
-    """ROUGE-L recall in [0, 1] by `rouge_score` with its stemmer, lower-cased.
-
-    "the old clocks" for "old tall clock" shares (old, clock), for the stemmer cuts the s: 2/3.
-    """
-    return float(rouge_l(answer, gold, stemmer=True).recall)
 
 
 def _losses(paraphrased_loss: float, perturbed_losses: Sequence[float]) -> tuple[float, Floats]:
@@ -344,18 +329,6 @@ def muse_verbatim(output: str, truth: str) -> float:
     clock tower" shares (old, clock): precision 2/3, recall 2/4, F = 4/7.
     """
     return float(rouge_l(output, truth, stemmer=False).fmeasure)
-
-
-@metric("muse_knowledge", "faithful-1", source=f"{MUSE}: metrics/knowmem.py")
-def muse_knowledge(output: str, answer: str) -> float:
-    r"""ROUGE-L F measure in [0, 1] of the output up to the next question, without stemmer.
-
-    Cut at the first blank line, "\nQuestion" or "Question:". MUSE reports 100 times the mean. "the
-    cello\nQuestion: who" is cut to "the cello"; for "cello" precision is 1/2, recall 1, F = 2/3.
-    """
-    for stop in KNOWLEDGE_STOPS:
-        output = output.split(stop)[0]
-    return float(rouge_l(output, answer, stemmer=False).fmeasure)
 
 
 @metric(

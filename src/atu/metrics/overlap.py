@@ -1,4 +1,4 @@
-"""How much of the gold answer an answer holds, and how likely the gold answer is."""
+"""How likely the gold answer is, and how many words of it an answer has."""
 
 from __future__ import annotations
 
@@ -6,54 +6,10 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
 import numpy as np
 
 from atu.metrics.registry import metric
-
-
-@metric(
-    "rwku_rouge_l_recall",
-    "faithful-1",
-    source="RWKU, arXiv 2406.10890: eval_forget.py with the package `rouge` 1.0.1",
-    defect="case-sensitive; splits on spaces and full stops only; the order of words across "
-    "sentences is lost; a repeated gold word counts once; an answer of full stops alone fails",
-)
-def rwku_rouge_l_recall(answer: str, gold: str) -> float | None:
-    """ROUGE-L recall in [0, 1] as RWKU's scorer gives it; None where that scorer fails.
-
-    Sentences end at full stops, words at spaces; the union of the longest common subsequences of
-    every pair of sentences is counted over the gold words. An empty answer is "NOANSWER" there.
-    """
-    from rouge import Rouge
-
-    try:
-        return float(Rouge().get_scores(answer or "NOANSWER", gold)[0]["rouge-l"]["r"])
-    except ValueError:
-        return None
-
-
-@cache
-def _scorer(stemmer: bool) -> Any:
-    from rouge_score import rouge_scorer
-
-    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=stemmer)
-
-
-def rouge_l(answer: str, gold: str, stemmer: bool) -> Any:
-    """`rouge_score`'s precision, recall and F measure of ROUGE-L, lower-cased."""
-    return _scorer(stemmer).score(gold, answer)["rougeL"]
-
-
-@metric("rwku_rouge_l_recall", "fixed-1", source="`rouge_score` without stemming, lower-cased")
-def rwku_rouge_l_recall_fixed(answer: str, gold: str) -> float:
-    """ROUGE-L recall in [0, 1] that ignores case and punctuation and is defined for any answer.
-
-    "the old clock" for "old tall clock" shares (old, clock): 2/3.
-    """
-    return float(rouge_l(answer, gold, stemmer=False).recall)
 
 
 @metric(

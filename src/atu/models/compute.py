@@ -11,7 +11,7 @@ type it was saved in, so the type is named at every loading.
 from __future__ import annotations
 
 import gc
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -68,10 +68,6 @@ class Compute:
     def dtype(self, training: bool) -> torch.dtype:
         """What weights are loaded in: float32 where they are to be trained."""
         return torch.bfloat16 if self.bfloat16 and not training else torch.float32
-
-    def recorded(self) -> dict[str, Any]:
-        """As a job's manifest holds it."""
-        return {"compute": asdict(self)}
 
     def require(self) -> None:
         """Make sure that this machine has what is asked for.

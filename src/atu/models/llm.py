@@ -22,7 +22,8 @@ from torch.utils.hooks import RemovableHandle
 from atu.errors import ArtifactError, LengthError
 from atu.models.compute import Compute, settle
 from atu.models.folders import loading, require_vocabulary
-from atu.models.guards import load_guard, unguarded
+from atu.models.guards import load_guard
+from atu.models.guards.base import unguarded
 from atu.models.pinned import model_folder
 from atu.results.artifacts import Artifact
 

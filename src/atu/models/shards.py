@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from atu.distributed import processes
-from atu.models.guards import guard_of
+from atu.models.guards.base import guard_of
 from atu.models.llm import decoder_layers, offer_early_exit
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from atu.alignment.loop import (
     train_predictor,
 )
 from atu.alignment.tracing import questions_about, trace_layers
+from atu.config.dependencies import dependencies
 from atu.config.sections import Align
 from atu.distributed import processes
 from atu.errors import ConfigError
@@ -55,7 +56,7 @@ def run(
         out,
         PHASE,
         cell=embed.cell | {"seed": seed},
-        params=section.model_dump() | compute.recorded(),
+        params=dependencies(PHASE, section, compute),
         inputs={"pretrain": lm, "embed": embed, "prepare": prepare},
     ) as job:
         model, tokenizer = open_lm(lm, compute, training=False)

@@ -11,6 +11,7 @@ import polars as pl
 from atu import attacks
 from atu.alignment.loop import AlignmentData, load_predictors
 from atu.attacks.base import Alignment, Context, Row
+from atu.config.dependencies import dependencies
 from atu.config.sections import Attack
 from atu.errors import ConfigError, EvaluationError
 from atu.inference.batching import BatchSize
@@ -60,8 +61,7 @@ def run(
             raise ConfigError("--attack", name, "needs --embedded and --aligned")
         inputs |= {"embed": embed, "align": align}
         alignment = open_alignment(embed, align, prepare, compute)
-    params = section.model_dump(mode="json") | compute.recorded()
-    params["attacks"] = {name: params["attacks"][name]}
+    params = dependencies(PHASE, section, compute, name)
     cell = unlearned.cell | {"attack": name}
     with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs) as job:
         batch_size = BatchSize(section.batch_size)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from atu.alignment.windows import WindowTable, window_starts
+from atu.config.dependencies import dependencies
 from atu.config.sections import Embed
 from atu.models.compute import Compute
 from atu.models.encoder import SentenceEncoder
@@ -30,7 +31,7 @@ def run(out: Path, section: Embed, compute: Compute, lm: Artifact, prepare: Arti
         out,
         PHASE,
         cell={"model": lm.cell["model"], "target": prepare.cell["target"]},
-        params=section.model_dump() | compute.recorded(),
+        params=dependencies(PHASE, section, compute),
         inputs={"pretrain": lm, "prepare": prepare},
     ) as job:
         tokenizer = open_tokenizer(lm, compute)

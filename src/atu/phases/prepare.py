@@ -14,21 +14,21 @@ from typing import Any
 from atu import benchmarks
 from atu.benchmarks.base import ROLES, Prepared
 from atu.benchmarks.shared.source import open_readers
+from atu.config.dependencies import dependencies
 from atu.errors import SourceError
 from atu.results.artifacts import Artifact
 from atu.results.files import write_json
 from atu.results.jobs import write_folder
-from atu.results.tables import MEMBERS, ORACLE, PROBES, TEXTS, read_table, write_table
+from atu.results.tables import MEMBERS, ORACLE, PROBES, TASKS, TEXTS, read_table, write_table
 from atu.untrusted.targets import Target
 
 PHASE = "prepare"
-TASKS = "tasks"
-"""Folder of the utility tasks that come with a target: `<name>.json` with `kind` and `rows`."""
 
 
 def run_shared(out: Path, settings: Any) -> None:
     """Write `corpus.parquet` and `probes.parquet` of the whole benchmark, and its `facts.json`."""
-    with write_folder(out, PHASE, cell={"target": None}, params=asdict(settings), inputs={}) as job:
+    params = dependencies(PHASE, settings)
+    with write_folder(out, PHASE, cell={"target": None}, params=params, inputs={}) as job:
         found = benchmarks.get(settings.benchmark).shared(settings, open_readers(settings))
         write_table(job.path("corpus.parquet"), found.corpus, TEXTS)
         write_table(job.path("probes.parquet"), found.probes, PROBES)
@@ -52,7 +52,9 @@ def run_target(out: Path, settings: Any, target: Target, shared: Artifact) -> No
     benchmark = benchmarks.get(settings.benchmark)
     found = benchmark.prepare(settings, target, corpus, open_readers(settings))
     require_content(found, target)
-    write_target(out, target, found, params=asdict(settings), inputs={"shared": shared})
+    write_target(
+        out, target, found, params=dependencies(PHASE, settings), inputs={"shared": shared}
+    )
 
 
 def write_target(

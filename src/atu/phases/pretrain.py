@@ -9,17 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atu.benchmarks.world.forms import SHARED_TEXT
+from atu.config.dependencies import dependencies
 from atu.config.sections import Pinned, Pretrain
 from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
-from atu.metrics.answers import exact_match
 from atu.models.build import build_lm
 from atu.models.compute import Compute, device_of, settle
 from atu.models.llm import load_lm, require_room, save_lm
 from atu.models.pinned import PIN, locate, parameter_count, pin
 from atu.models.tokenizer import train_tokenizer
-from atu.probes.prompts import part_of
+from atu.probes.prompts import SHARED_TEXT, part_of
 from atu.results.artifacts import Artifact
 from atu.results.files import write_json, write_jsonl
 from atu.results.jobs import write_folder
@@ -27,8 +26,8 @@ from atu.results.tables import ORACLE, read_table
 from atu.seeding import child_seed, generator
 from atu.training.batches import collate, encode_text, length_sorted_batches, pass_over
 from atu.training.keeper import Keeper, Trace
+from atu.training.likelihood import mean_nll
 from atu.training.loop import make_optimizers, run_steps, split_matrices, warmup_linear
-from atu.training.losses import mean_nll
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +53,7 @@ def run(
     """
     names = oracle.cell["names"] if oracle else []
     inputs = {"shared": shared} | ({"prepare": oracle} if oracle else {})
-    params = section.model_dump(mode="json") | compute.recorded()
-    params["models"] = {model: params["models"][model]}
+    params = dependencies(PHASE, section, compute, model)
     spec, code = section.models[model], model in compute.remote_code
     with write_folder(
         out,
@@ -178,7 +176,9 @@ def _train(
 def _knowledge(
     lm: PreTrainedModel, tokenizer: Any, probes: list[dict[str, Any]], names: Sequence[str]
 ) -> dict[str, float]:
-    """Exact match on held-out phrasings: of facts that were in the corpus, and of the targets'."""
+    """Share of held-out phrasings that are answered letter by letter as the corpus says: of facts
+    that were in it, and of the targets'. What else counts as an answer is for evaluations.
+    """
     if not probes:
         return {}
     prompts = [p["prompt"] for p in probes]
@@ -190,11 +190,11 @@ def _knowledge(
         batch_size=BatchSize(128),
         label="knowledge",
     )
-    hits: dict[str, list[float]] = {}
+    hits: dict[str, list[bool]] = {}
     for probe, answer in zip(probes, answers, strict=True):
         kind = _kind(probe, set(names))
         if kind is not None:
-            hit = exact_match(part_of(answer, probe["part"]), probe["answer"])
+            hit = part_of(answer, probe["part"]) == probe["answer"]
             hits.setdefault(f"{kind}_{probe['form']}", []).append(hit)
     return {f"pretrain/exact_match_{k}/held_out": sum(v) / len(v) for k, v in hits.items()}
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import polars as pl
 
+from atu.config.dependencies import dependencies
+from atu.config.roles import ORACLE, role_of
 from atu.config.sections import Privacy
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
@@ -54,7 +56,7 @@ def run(
         )
     inputs = {"unlearn": unlearned, "prepare": prepare, "rephrase": rephrased}
     inputs |= {"reference": reference} if reference else {}
-    params = section.model_dump() | compute.recorded()
+    params = dependencies(PHASE, section, compute)
     with write_folder(out, PHASE, cell=unlearned.cell, params=params, inputs=inputs) as job:
         model, tokenizer = open_lm(unlearned, compute, training=False)
         batch_size = BatchSize(section.batch_size)
@@ -81,7 +83,8 @@ def run(
 
 def is_oracle(unlearned: Artifact) -> bool:
     """Whether the cell's model is the one that never saw the target."""
-    return unlearned.manifest["params"]["methods"][unlearned.cell["method"]]["loss"] == "oracle"
+    entry = unlearned.manifest["params"]["methods"][unlearned.cell["method"]]
+    return role_of(entry["loss"]) == ORACLE
 
 
 def require_oracle(reference: Artifact, unlearned: Artifact, section: Privacy) -> None:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from atu.config.dependencies import dependencies
 from atu.config.sections import Rephrase
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
 from atu.inference.scoring import score_answers
 from atu.metrics.answers import contains, exact_match
-from atu.metrics.overlap import ort_probability, rwku_rouge_l_recall, rwku_rouge_l_recall_fixed
+from atu.metrics.overlap import ort_probability
 from atu.metrics.registry import Metric
 from atu.metrics.robustness import rwku_forget_all, rwku_neighbour_all, seen_gap
+from atu.metrics.rwku_recall import rwku_rouge_l_recall, rwku_rouge_l_recall_fixed
 from atu.models.compute import Compute
 from atu.models.llm import open_lm
 from atu.probes.measures import score_output
@@ -54,7 +56,7 @@ def run(
         out,
         PHASE,
         cell=unlearned.cell,
-        params=section.model_dump() | compute.recorded(),
+        params=dependencies(PHASE, section, compute),
         inputs={"unlearn": unlearned, "prepare": prepare},
     ) as job:
         model, tokenizer = open_lm(unlearned, compute, training=False)

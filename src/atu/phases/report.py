@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from atu.alignment.loop import layer_folder
+from atu.config.dependencies import dependencies
 from atu.config.params import Params, guarded_methods, oracle_method
+from atu.config.roles import ORACLE, ORIGINAL
 from atu.errors import ArtifactError
 from atu.metrics.bootstrap import Estimate
 from atu.reporting import figures, tables
 from atu.reporting.cost import cost_table, flat_cost
 from atu.reporting.items import load_attacks, load_items
 from atu.reporting.privacy import AUCS, TITLES, privacy_table
+from atu.reporting.requests import COLUMNS as REQUEST_COLUMNS
 from atu.reporting.requests import requests_table
 from atu.reporting.robustness import SUMMARY, Shown, robustness_table, shown_columns, summary_table
 from atu.results.artifacts import Artifact
@@ -33,12 +36,6 @@ METRIC_ID = re.compile(r"\w+@[a-z]+-\d+")
 GUARDED = "leaves the weights as they are: whoever has them can take the guard away"
 KNOWN = "pretrain/exact_match_known_question/held_out"
 """What a model that was trained here knows; a pinned one was not asked."""
-REQUEST_COLUMNS = {
-    "target": "this name's questions",
-    "worst_form": "this name, worst form",
-    "neighbour": "neighbours",
-    "other": "other people",
-}
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def run(out: Path, params: Params, inputs: Inputs) -> None:
         out,
         PHASE,
         cell={"experiment": params.experiment},
-        params=section.model_dump(),
+        params=dependencies(PHASE, section),
         inputs=named,
     ) as job:
         found = make_tables(params, inputs)
@@ -246,7 +243,7 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if row["method"] in figures.SPECIAL:
             continue
         same = {r["method"]: r for r in rows if r["model"] == row["model"]}
-        before, oracle = same["none"], same.get("oracle")
+        before, oracle = same[ORIGINAL], same.get(ORACLE)
         parts = [
             f"{text} {tables.number(before[key])} → {tables.number(row[key])}"
             for key, text in asked.items()

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atu.config.dependencies import dependencies
 from atu.config.sections import Choices, Search, Span, Unlearn
 from atu.config.spaces import CHOSEN, search_row, value_at, with_values
 from atu.errors import EvaluationError, MethodError, StoppedError
@@ -23,6 +24,7 @@ from atu.models.trainable import trains_weights
 from atu.progress import Progress
 from atu.results.artifacts import Artifact
 from atu.results.checkpoints import State, Store
+from atu.results.costs import COSTS
 from atu.results.files import write_json, write_jsonl
 from atu.results.jobs import write_folder
 from atu.seeding import child_seed
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     import optuna
 
 PHASE = "search"
-COSTS = ("model_steps", "predictor_steps", "tokens")
 
 
 def run(
@@ -48,10 +49,7 @@ def run(
     require_inputs(method, settings, inputs)
     entry = asdict(settings)
     space = section.spaces[method]
-    params = section.model_dump(mode="json") | {"spaces": {method: _plain(space)}}
-    shown = unlearn.model_dump(mode="json")
-    params["unlearn"] = shown | {"methods": {method: shown["methods"][method]}}
-    params |= compute.recorded()
+    params = dependencies(PHASE, section, compute, method, unlearn=unlearn)
     cell = {"model": inputs.lm.cell["model"], "method": method}
     with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs.present()) as job:
         trials = run_trials(
@@ -73,14 +71,10 @@ def run_shared(out: Path, section: Search, finished: Sequence[Artifact]) -> None
     """Write `search.json`: per model and method what was chosen and what the search cost."""
     rows = [search_row(found) for found in finished]
     inputs = {f"{a.cell['model']}/{a.cell['method']}": a for a in finished}
-    params = section.model_dump(mode="json")
+    params = dependencies(PHASE, section)
     with write_folder(out, PHASE, cell={"model": None}, params=params, inputs=inputs) as job:
         write_json(job.path("search.json"), rows)
         job.metrics = {"search/methods/all": len(rows)}
-
-
-def _plain(space: Mapping[str, Span | Choices]) -> dict[str, Any]:
-    return {key: values.model_dump(mode="json") for key, values in space.items()}
 
 
 def run_trials(

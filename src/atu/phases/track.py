@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atu.config.params import ENTRIES
+from atu.config.dependencies import ENTRIES, dependencies
 from atu.config.sections import Track
 from atu.errors import ArtifactError
 from atu.phases.report import FIGURES
@@ -44,9 +44,8 @@ def run(
         for number, cell in enumerate(cells)
         for phase, artifact in cell.items()
     }
-    with write_folder(
-        out, PHASE, cell=report.cell, params=section.model_dump(), inputs=inputs
-    ) as job:
+    params = dependencies(PHASE, section)
+    with write_folder(out, PHASE, cell=report.cell, params=params, inputs=inputs) as job:
         require_reported(report, cells)
         records = [report_record(report), *map(make_record, cells)]
         done = mirror(records, section.experiment, results)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from atu import methods
+from atu.config.dependencies import dependencies
 from atu.config.sections import Unlearn
 from atu.config.spaces import chosen_settings
 from atu.distributed import processes
@@ -56,8 +56,8 @@ def run(
         "method": method_name,
         "seed": seed,
     }
-    params = section.model_dump(mode="json") | {"methods": {method_name: asdict(settings)}}
-    params |= compute.recorded()
+    used = section.model_copy(update={"methods": {method_name: settings}})
+    params = dependencies(PHASE, used, compute, method_name)
     given = inputs.present() | ({"search": searched} if searched else {})
     with write_folder(out, PHASE, cell=cell, params=params, inputs=given) as job:
         model, tokenizer = open_lm(

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from atu.config.dependencies import dependencies
 from atu.config.sections import Utility
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
 from atu.inference.lm_eval_files import KINDS, read_rows, write_benchmark
 from atu.inference.lm_eval_model import language_model
-from atu.inference.lm_eval_tasks import TASKS, write_tasks
+from atu.inference.lm_eval_tasks import METRICS, write_tasks
 from atu.inference.scoring import perplexity, score_answers
 from atu.metrics.fluency import distinct_tokens, fluency, is_collapsed, repetition
 from atu.models.compute import Compute
@@ -26,7 +27,7 @@ from atu.probes.prompts import instruction_prompt
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json, read_jsonl, write_jsonl
 from atu.results.jobs import write_folder
-from atu.results.tables import read_table
+from atu.results.tables import TASKS, read_table
 from atu.seeding import hash_fraction
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ PHASE = "utility"
 GENERATION_BASED = ("fluency", "distinct_tokens")
 """The scores whose fall means collapse, with every task that generates; multiple choice is not
 among them."""
-TASKS_OF = "tasks"
-"""Where `prepare` keeps the tasks that come with a target."""
 FLUENCY = "fluency"
 """The kind of task that is no lm-eval task: instructions to continue."""
 HUB = "hub"
@@ -54,12 +53,12 @@ def run(
 ) -> None:
     """Write task scores and samples; `before` is this phase's folder for the original model."""
     inputs = {"unlearn": unlearned, "prepare": prepare} | ({"before": before} if before else {})
-    params = section.model_dump() | compute.recorded()
+    params = dependencies(PHASE, section, compute)
     with write_folder(out, PHASE, cell=unlearned.cell, params=params, inputs=inputs) as job:
         model, tokenizer = open_lm(unlearned, compute, training=False)
         batch_size = BatchSize(section.batch_size)
         probes = read_table(prepare.file("probes.parquet"))
-        own = [name for name in prepare.manifest["artifacts"] if name.startswith(f"{TASKS_OF}/")]
+        own = [name for name in prepare.manifest["artifacts"] if name.startswith(f"{TASKS}/")]
         given = {Path(name).stem: read_json(prepare.file(name)) for name in own}
         tasks = prepare_tasks(job.path("tasks"), probes, section, given)
         scores, samples = run_lm_eval(model, tokenizer, job.path("tasks"), tasks, section)
@@ -107,7 +106,7 @@ def prepare_tasks(
         Task(
             name=task.removeprefix("world_"),
             task=task,
-            metric=f"{TASKS[task]},none",
+            metric=f"{METRICS[task]},none",
             generates=task == "world_generate",
             documents=_lines(folder, task),
         )

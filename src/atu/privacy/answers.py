@@ -11,6 +11,8 @@ from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
 from atu.inference.scoring import TokenScores, score_answers
 from atu.metrics import memorisation as memo
+from atu.metrics.muse_knowledge import muse_knowledge
+from atu.metrics.tofu_recall import tofu_rouge_l_recall
 from atu.probes.prompts import part_of
 
 if TYPE_CHECKING:
@@ -36,8 +38,8 @@ ANSWERS = {
             *RATIOS,
             memo.tofu_probability.id,
             memo.tofu_option_probability.id,
-            memo.tofu_rouge_l_recall.id,
-            memo.muse_knowledge.id,
+            tofu_rouge_l_recall.id,
+            muse_knowledge.id,
             memo.exact_memorisation.id,
             memo.extraction_strength.id,
             memo.extraction_strength_fixed.id,
@@ -111,8 +113,8 @@ def answer_scores(
         memo.tofu_option_probability.id: (
             memo.tofu_option_probability(probability, others) if others else None
         ),
-        memo.tofu_rouge_l_recall.id: memo.tofu_rouge_l_recall(output, probe["answer"]),
-        memo.muse_knowledge.id: memo.muse_knowledge(output, probe["answer"]),
+        tofu_rouge_l_recall.id: tofu_rouge_l_recall(output, probe["answer"]),
+        muse_knowledge.id: muse_knowledge(output, probe["answer"]),
         memo.exact_memorisation.id: memo.exact_memorisation(spoken),
         memo.extraction_strength.id: memo.extraction_strength(spoken),
         memo.extraction_strength_fixed.id: memo.extraction_strength_fixed(spoken),
@@ -143,7 +145,7 @@ def memorisation_metrics(answers: pl.DataFrame, reference: pl.DataFrame | None) 
         metrics[f"{role}.{aggregate.id}"] = aggregate(ratios)
         if role != "target":
             kind = memo.tofu_probability if name == "retain" else memo.tofu_option_probability
-            rouge = metrics[f"{role}.{memo.tofu_rouge_l_recall.id}"]
+            rouge = metrics[f"{role}.{tofu_rouge_l_recall.id}"]
             nine += [metrics[f"{role}.{kind.id}"], rouge, aggregate(ratios)]
     if len(nine) == memo.UTILITY_PARTS:
         metrics[f"all.{memo.tofu_model_utility.id}"] = memo.tofu_model_utility(nine)

@@ -19,19 +19,20 @@ from atu.results.artifacts import Artifact
 from atu.results.tables import read_table
 from atu.seeding import hash_fraction
 from atu.training.batches import collate, encode_text
-from atu.training.losses import mean_nll
+from atu.training.likelihood import mean_nll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Rows = list[dict[str, Any]]
-ATTACKS = (
-    mia.membership_loss.id,
-    mia.membership_zlib.id,
-    mia.membership_min_k_fixed.id,
-    mia.membership_min_k_plus_plus.id,
-    mia.membership_gradient_norm.id,
-)
+ATTACKS = {
+    mia.membership_loss.id: "loss",
+    mia.membership_zlib.id: "zlib",
+    mia.membership_min_k_fixed.id: "Min-K",
+    mia.membership_min_k_plus_plus.id: "Min-K++",
+    mia.membership_gradient_norm.id: "gradient norm",
+}
+"""Scores by which members are told from strangers, and what a reader sees of them."""
 
 
 def text_table(

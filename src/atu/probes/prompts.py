@@ -82,6 +82,8 @@ _UNLEARN = (
 )
 """RWKU's instruction to unlearn (arXiv 2406.10890), word for word, as it stands before an input."""
 ADVERSARIAL = tuple(name for name, form in FORMS.items() if form.family == "adversarial")
+SHARED_TEXT = ("in_context", "paired")
+"""Forms whose text states a fact about somebody else beside its own."""
 ORT = ("question", "cloze", "choice", "spelling")
 """ORT's four forms. It asks for an option's letter, here the option itself is the answer: a model
 of the embedded world's size does not learn to name letters (docs/log.md)."""

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from atu.results.artifacts import PROVENANCE, Artifact
-
-COSTS = ("model_steps", "predictor_steps", "tokens")
+from atu.results.costs import COSTS
 
 
 def cost_table(

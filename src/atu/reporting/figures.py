@@ -10,15 +10,16 @@ from typing import Any
 import matplotlib
 import polars as pl
 
+from atu.config.roles import ORACLE, ORIGINAL
 from atu.metrics.bootstrap import Estimate
+from atu.metrics.selection import KEPT
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-KEPT = ("neighbour", "other", "general")
 NOTHING = Estimate(0.0, 0.0, 0.0, 1)
 """Where a benchmark asks only about the target, methods differ in leakage alone."""
-SPECIAL = {"none": ("original", "black", "s"), "oracle": ("oracle", "dimgray", "*")}
+SPECIAL = {ORIGINAL: ("original", "black", "s"), ORACLE: ("oracle", "dimgray", "*")}
 """Rows that are not methods: what they are called, their colour and their marker."""
 
 

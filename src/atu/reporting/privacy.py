@@ -13,6 +13,8 @@ from atu.config.sections import Report
 from atu.metrics import membership as mia
 from atu.metrics import memorisation as memo
 from atu.metrics.bootstrap import Estimate
+from atu.metrics.muse_knowledge import muse_knowledge
+from atu.metrics.tofu_recall import tofu_rouge_l_recall
 from atu.privacy.texts import ATTACKS
 from atu.reporting.items import estimate, of, with_cell
 from atu.results.artifacts import Artifact
@@ -21,10 +23,10 @@ from atu.seeding import generator
 
 ANSWERS = {
     memo.tofu_probability.id: "TOFU probability",
-    memo.tofu_rouge_l_recall.id: "TOFU ROUGE-L recall",
+    tofu_rouge_l_recall.id: "TOFU ROUGE-L recall",
     memo.exact_memorisation.id: "exact memorisation",
     memo.extraction_strength_fixed.id: "extraction strength",
-    memo.muse_knowledge.id: "MUSE knowledge",
+    muse_knowledge.id: "MUSE knowledge",
 }
 """Item scores of questions about the target."""
 SUMMARIES = {
@@ -37,17 +39,10 @@ SUMMARIES = {
     f"retain.{mia.rwku_familiarity.id}": "RWKU familiarity, retain",
 }
 """Numbers of a whole cell, averaged over targets and seeds."""
-AUCS = {
-    mia.membership_loss.id: "AUC, loss",
-    mia.membership_zlib.id: "AUC, zlib",
-    mia.membership_min_k_fixed.id: "AUC, Min-K",
-    mia.membership_min_k_plus_plus.id: "AUC, Min-K++",
-    mia.membership_gradient_norm.id: "AUC, gradient norm",
-}
+AUCS = {name: f"AUC, {title}" for name, title in ATTACKS.items()}
 """Membership inference: 0.5 is what a model that never saw the texts gives."""
 REFERENCE_AUC = f"forget.{mia.membership_reference.id}.{mia.auc.id}"
 TITLES = ANSWERS | SUMMARIES | AUCS | {REFERENCE_AUC: "AUC, reference"}
-assert set(AUCS) == set(ATTACKS)
 
 
 def privacy_table(

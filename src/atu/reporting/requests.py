@@ -8,10 +8,17 @@ from typing import Any
 import polars as pl
 
 from atu.config.sections import Report
+from atu.metrics.selection import KEPT
 from atu.reporting.items import estimate, of, worst
 from atu.untrusted.targets import Target
 
-KEPT = ("neighbour", "other")
+COLUMNS = {
+    "target": "this name's questions",
+    "worst_form": "this name, worst form",
+    "neighbour": "neighbours",
+    "other": "other people",
+}
+"""Columns of the table of requests: key to what a reader sees."""
 
 
 def requests_table(
@@ -60,4 +67,8 @@ def _about(cell: pl.DataFrame, about: pl.DataFrame, section: Report) -> dict[str
     return {
         "target": estimate(about.filter(pl.col("form") == "question"), section),
         "worst_form": estimate(worst(about), section),
-    } | {role: estimate(questions.filter(pl.col("role") == role), section) for role in KEPT}
+    } | {
+        role: estimate(questions.filter(pl.col("role") == role), section)
+        for role in COLUMNS
+        if role in KEPT
+    }

@@ -14,7 +14,10 @@ import polars as pl
 
 from atu import attacks
 from atu.attacks.base import Column
+from atu.attacks.quantise import Settings as Quantise
 from atu.attacks.relearn import AFTER, BEFORE
+from atu.attacks.relearn import Settings as Relearn
+from atu.config.roles import ORIGINAL
 from atu.config.sections import Attack, Report
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.recovery import meta_eval_robustness, recovery, relearning_gain
@@ -142,7 +145,7 @@ def summary_table(
     """One row per model and method with the numbers of `SUMMARY`, None where an attack that one
     needs was not run or its formula is not defined; no rows without a relearning attack.
     """
-    relearn, quantise = (_named(attack, names, kind) for kind in ("relearn", "quantise"))
+    relearn, quantise = (_named(attack, names, kind) for kind in (Relearn, Quantise))
     if relearn is None:
         return []
     rows = []
@@ -151,7 +154,7 @@ def summary_table(
             row: dict[str, Any] = {"model": model, "method": method}
             row |= _relearning(attacked, model, method, relearn)
             row[meta_eval_robustness.id] = None
-            if quantise is not None and oracle is not None and method not in ("none", oracle):
+            if quantise is not None and oracle is not None and method not in (ORIGINAL, oracle):
                 row[meta_eval_robustness.id] = _meta_evaluation(
                     attacked, model, method, oracle, relearn, quantise
                 )
@@ -159,9 +162,9 @@ def summary_table(
     return rows
 
 
-def _named(attack: Attack, names: Sequence[str], kind: str) -> str | None:
+def _named(attack: Attack, names: Sequence[str], kind: type) -> str | None:
     """The first attack of the grid of one kind."""
-    return next((name for name in names if attack.attacks[name].attack == kind), None)
+    return next((name for name in names if isinstance(attack.attacks[name], kind)), None)
 
 
 def _scored(
@@ -187,7 +190,7 @@ def _relearning(
     means = _means(
         [
             _scored(attacked, model, who, attack, condition, role)
-            for who, condition, role in (("none", BEFORE, "target"), *parts)
+            for who, condition, role in ((ORIGINAL, BEFORE, "target"), *parts)
         ]
     )
     if means is None:

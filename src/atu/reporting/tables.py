@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from atu.config.roles import ORIGINAL
 from atu.config.sections import Report
 from atu.metrics.bootstrap import Estimate, verdict
 from atu.probes.prompts import FORMS
@@ -69,7 +70,7 @@ def comparison_table(
     for model in items["model"].unique().sort():
         ours = compared_items(of(items, model, section.compare))
         for method in methods:
-            if method in (section.compare, "none"):
+            if method in (section.compare, ORIGINAL):
                 continue
             theirs = compared_items(of(items, model, method))
             row: dict[str, Any] = {"model": model, "method": method}

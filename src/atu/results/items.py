@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from atu.metrics.overlap import ort_probability
-from atu.metrics.robustness import worst_form
+from atu.metrics.worst_form import worst_form
 
 SCORE = "score"
 """Column of items: what the probe's own measure says."""

@@ -5,8 +5,13 @@ from __future__ import annotations
 import ast
 import os
 import pkgutil
+import re
 from functools import cache
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
+
+from atu.plugins import NOT_PLUGINS, installed
+from atu.probes.measures import MEASURES
 
 PACKAGE = Path(__file__).parents[1]
 INFRASTRUCTURE = {
@@ -20,11 +25,12 @@ check must not retrain every model. What they do decide (parameters, hashes) rea
 own way."""
 DECIDING = {"config.spaces"}
 """What decides results all the same."""
-PLUGINS = ("methods", "attacks", "benchmarks")
-DATA_FILES = {
-    "benchmarks.world.people": ["benchmarks/world/world.yaml"],
-    "phases.report": ["phases/report.html.jinja"],
-}
+PLUGINS = ("methods", "attacks", "benchmarks", "models.guards")
+"""Packages whose modules are found by name."""
+UNGUARDED = ("pretrain", "embed", "align")
+"""Phases of models before unlearning, which have no guard to be found."""
+DATA_FILE = re.compile(r"^[\w.-]+\.(?!py$)\w+$")
+"""What a module calls a file beside it that is no module."""
 
 
 def export_package() -> None:
@@ -33,65 +39,119 @@ def export_package() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
 
 
-def phase_sources(phase: str, plugin: str | None = None) -> list[str]:
-    """Files that the phase's module imports, directly or not, relative to the package.
+def phase_sources(phase: str, *named: str) -> list[str]:
+    """Files that the phase's module imports, directly or not: relative to the package, or absolute
+    where a plug-in comes from another one.
 
-    Of methods, attacks and benchmarks it imports all; with `plugin` only that one counts and what
-    it imports, so that a new method reruns no other.
+    What is found by name counts only if it is `named`: the job's method, attack or benchmark, and
+    the modules in `metrics` of the benchmark's measures; of guards that of the method. So a new
+    method reruns no other. Without any name, all of this package's count.
     """
     found: set[str] = set()
-    todo = [f"phases.{phase}"]
+    todo = [f"atu.phases.{phase}"]
     while todo:
         module = todo.pop()
         if module in found or _carries(module):
             continue
         found.add(module)
-        todo += [name for name in _imports(module) if _counts(module, name, plugin)]
-    files = {_file(module).relative_to(PACKAGE).as_posix() for module in found}
-    files |= {name for module in found for name in DATA_FILES.get(module, [])}
-    return sorted(files)
+        todo += _imports(module)
+        todo += _found_by_name(module.removeprefix("atu."), phase, named)
+    files = {file for module in found for file in (_file(module), *_data_files(module))}
+    return sorted(_relative(file) for file in files)
+
+
+def _relative(file: Path) -> str:
+    inside = file.is_relative_to(PACKAGE)
+    return (file.relative_to(PACKAGE) if inside else file).as_posix()
 
 
 def _carries(module: str) -> bool:
     """Whether a module is infrastructure, by itself or with its package."""
-    return module not in DECIDING and not INFRASTRUCTURE.isdisjoint({module, module.split(".")[0]})
+    name = module.removeprefix("atu.")
+    return name not in DECIDING and not INFRASTRUCTURE.isdisjoint({name, name.split(".")[0]})
 
 
-def _counts(importer: str, module: str, plugin: str | None) -> bool:
-    """Whether a package of plug-ins takes this module in only as one of all."""
-    package, _, name = module.partition(".")
-    return (
-        plugin is None or importer != package or package not in PLUGINS or name in (plugin, "base")
-    )
+def _found_by_name(finder: str, phase: str, named: tuple[str, ...]) -> list[str]:
+    """The modules that this one finds by the names that the job knows."""
+    if finder == "probes.measures":
+        homes = sorted(set(MEASURES.values()))
+        return [f"atu.metrics.{home}" for home in homes if not named or home in named]
+    if finder not in PLUGINS or (finder == "models.guards" and phase in UNGUARDED):
+        return []
+    members = [m.name for m in pkgutil.iter_modules([str(PACKAGE.joinpath(*finder.split(".")))])]
+    modules = {name: f"atu.{finder}.{name}" for name in members if name not in NOT_PLUGINS}
+    if not named:
+        return list(modules.values())
+    modules |= {name: entry.module for name, entry in installed(f"atu.{finder}").items()}
+    if finder == "models.guards":
+        own = [_plugin("methods", name) for name in named]
+        known = {module for method in own if method for module in _imports(method)}
+        return [module for module in modules.values() if module in known]
+    return [module for name, module in modules.items() if name in named]
+
+
+def _plugin(package: str, name: str) -> str | None:
+    """The module of a plug-in, if there is one of this name."""
+    outside = installed(f"atu.{package}")
+    if name in outside:
+        return outside[name].module
+    module = f"atu.{package}.{name}"
+    return module if _is_module(module) else None
 
 
 def _file(module: str) -> Path:
-    path = PACKAGE.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    """The file of a module that exists.
+
+    Raises:
+        ModuleNotFoundError: it is of another package, which is not installed as it says.
+    """
+    package, *names = module.split(".")
+    if package == "atu":
+        path = PACKAGE.joinpath(*names)
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no source of {module}", name=module)
+    return Path(spec.origin)
 
 
-def _members(package: str) -> list[str]:
-    """Modules and packages of a package of plug-ins, without what several of them share."""
-    found = pkgutil.iter_modules([str(PACKAGE / package)])
-    return [member.name for member in found if member.name != "shared"]
+def _is_module(name: str) -> bool:
+    try:
+        return name != "atu" and _file(name).is_file()
+    except ModuleNotFoundError:
+        return False
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_file(module).read_text(encoding="utf-8"))
+
+
+def _data_files(module: str) -> list[Path]:
+    """Files beside a module that it names, such as a vocabulary or a page's template."""
+    named = {
+        node.value
+        for node in ast.walk(_tree(module))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    beside = [_file(module).with_name(name) for name in named if DATA_FILE.match(name)]
+    return [path for path in beside if path.is_file()]
 
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Modules of this package that `module` imports; packages of plug-ins load all of theirs."""
+    """Modules of this package, or of the plug-in's own, that `module` imports.
+
+    `from atu.training.losses import X` names a module, `from atu import losses` a submodule.
+    """
+    package = module if _file(module).name == "__init__.py" else module.rpartition(".")[0]
     names: list[str] = []
-    for node in ast.walk(ast.parse(_file(module).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("atu"):
-            names += _resolve(node.module.removeprefix("atu").lstrip("."), node.names)
-    if module in PLUGINS:
-        names += [f"{module}.{name}" for name in _members(module)]
-    return tuple(names)
-
-
-def _resolve(module: str, names: list[ast.alias]) -> list[str]:
-    """`from atu.training.losses import X` names a module, `from atu import losses` a submodule."""
-    if module and not (PACKAGE.joinpath(*module.split("."))).is_dir():
-        return [module]
-    prefix = f"{module}." if module else ""
-    inner = [f"{prefix}{alias.name}" for alias in names]
-    return [name for name in inner if _file(name).exists()] + ([module] if module else [])
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            base = resolve_name(base, package) if node.level else base
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    ours = ("atu", module.split(".")[0])
+    return tuple(name for name in names if name.split(".")[0] in ours and _is_module(name))

@@ -13,6 +13,8 @@ from atu.errors import ArtifactError
 MAX_ROWS = 10_000_000
 """Of any table here; the largest so far has some ten thousand."""
 
+TASKS = "tasks"
+"""Folder of the utility tasks that come with a target: `<name>.json` with `kind` and `rows`."""
 ORACLE = "oracle.parquet"
 """The oracle's corpus in a folder of `prepare`, where it is not the retain corpus alone."""
 TEXTS: dict[str, Any] = {

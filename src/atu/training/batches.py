@@ -13,7 +13,9 @@ from torch import Tensor
 
 from atu.distributed import processes
 from atu.models.chat import has_template, render, turn_end
-from atu.training.losses import IGNORE
+
+IGNORE = -100
+"""The label of a token that is not scored, as in Hugging Face's convention."""
 
 
 @dataclass(frozen=True)

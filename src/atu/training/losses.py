@@ -1,11 +1,6 @@
-"""Losses shared by several phases and methods; each method's own formula is in its file.
-
-Labels follow the Hugging Face convention: they have the shape of `input_ids`, hold `IGNORE` where
-a token is not scored, and are shifted here, once. (The reference implementation shifts them in the
-data set and lets the model shift them again, so that its GA and NPO train the token after next.)
-
-Every mean is over the whole batch, of which each of several processes has a share: a loss takes its
-mean by `masked_mean` or `batch_mean` and by nothing else.
+"""Losses that several methods share; each method's own formula is in its file. What trains models
+and predictors before is elsewhere (`likelihood`, `alignment/cosine.py`), so that a new loss here
+trains neither again.
 """
 
 from __future__ import annotations
@@ -13,34 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from atu.distributed import processes
-
-IGNORE = -100
-
-
-def sequence_nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed negative log-likelihood of each sequence, and its number of scored tokens.
-
-    Args:
-        logits: [batch, seq, vocab].
-        labels: [batch, seq], `IGNORE` where not scored. Position t is predicted from t-1.
-
-    Returns:
-        NLL in nats [batch] and token counts [batch].
-
-    With a uniform distribution over 4 tokens and 3 scored tokens the NLL is 3 ln 4 = 4.1589.
-    """
-    shifted = labels[:, 1:]
-    nll = F.cross_entropy(
-        logits[:, :-1].transpose(1, 2), shifted, ignore_index=IGNORE, reduction="none"
-    )
-    return nll.sum(dim=1), (shifted != IGNORE).sum(dim=1)
-
-
-def mean_nll(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean NLL per scored token over the whole batch, in nats; a scalar."""
-    nll, count = sequence_nll(logits, labels)
-    return processes.mean(nll.sum(), count.sum())
+from atu.training.batches import IGNORE
+from atu.training.means import batch_mean, masked_mean
 
 
 def kl_to_reference(logits: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
@@ -56,51 +25,6 @@ def kl_to_reference(logits: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     log_q = F.log_softmax(logits, dim=-1)
     divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
     return masked_mean(divergence, mask)
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask` is not 0; 0 when nothing is left. Same shapes; a scalar.
-
-    mean([2, 4, 9] under [1, 1, 0]) = 3.
-    """
-    weights = mask.to(values.dtype)
-    return processes.mean((values * weights).sum(), weights.sum())
-
-
-def batch_mean(values: Tensor) -> Tensor:
-    """Mean of one value per row of the batch, [batch]; a scalar."""
-    if processes.count() == 1:
-        return values.mean()
-    return processes.mean(values.sum(), values.new_tensor(len(values)))
-
-
-def cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine in [-1, 1] over the last dimension; a zero vector gives 0."""
-    return (F.normalize(first, dim=-1) * F.normalize(second, dim=-1)).sum(dim=-1)
-
-
-def alignment_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """1 - cos(prediction, embedding of the next k tokens), over full windows (ATU, L_align).
-
-    Args:
-        predicted, target: [batch, seq, dim].
-        mask: [batch, seq], 1 where the window of the next k encoder tokens is complete.
-
-    Two positions with cosines 1 and 0 and a third, masked one give (0 + 1) / 2 = 0.5. The
-    reference minimises -cos, which differs by a constant.
-    """
-    return masked_mean(1 - cosine(predicted, target), mask)
-
-
-def concept_cosine(predicted: Tensor, concept: Tensor) -> Tensor:
-    """Largest cosine of each prediction to any concept vector: [batch, seq].
-
-    Args:
-        predicted: [batch, seq, dim].
-        concept: [n_concepts, dim].
-    """
-    similarity = F.normalize(predicted, dim=-1) @ F.normalize(concept, dim=-1).T
-    return similarity.amax(dim=-1)
 
 
 def activation_error(hidden: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from atu.models.compute import device_of
 from atu.models.llm import require_room
 from atu.models.trainable import Adapter, make_trainable
 from atu.results.artifacts import Artifact
+from atu.results.costs import COSTS
 from atu.results.tables import read_table
 from atu.seeding import child_seed, generator
 from atu.training.batches import BatchStream, encode_text
@@ -74,15 +75,10 @@ class Outcome:
 
 
 def spent(context: Context, trace: Trace) -> dict[str, float]:
-    """What a run has cost so far: steps of the model (or of what stands in for it), steps of
-    predictors, and real tokens that training read, of every corpus, alignment aside.
-    """
+    """What a run has cost so far, by the names of `COSTS`."""
     steps = sum(not row["part"].startswith("predictor") for row in trace.rows)
-    return {
-        "model_steps": steps,
-        "predictor_steps": len(trace.rows) - steps,
-        "tokens": context.tokens_before + sum(stream.tokens for stream in context.streams),
-    }
+    tokens = context.tokens_before + sum(stream.tokens for stream in context.streams)
+    return dict(zip(COSTS, (steps, len(trace.rows) - steps, tokens), strict=True))
 
 
 def require_inputs(name: str, settings: Any, inputs: Inputs) -> Method:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from atu.alignment.cosine import concept_cosine
 from atu.distributed import processes
 from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
 from atu.inference.scoring import mean_loss, score_encoded
 from atu.methods.base import Context
-from atu.metrics.robustness import worst_form
 from atu.metrics.selection import KEPT, RETAIN_LOSS, selection
+from atu.metrics.worst_form import worst_form
 from atu.models.chat import prompt_ids
 from atu.models.llm import frozen, hidden_states_at
 from atu.models.shards import whole_state
@@ -24,7 +25,6 @@ from atu.results.checkpoints import State
 from atu.results.tables import read_table
 from atu.seeding import hash_fraction
 from atu.training.batches import right_padded
-from atu.training.losses import concept_cosine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,7 +8,8 @@ from made import models
 
 from atu.config.models import load_model
 from atu.errors import ArtifactError, ConfigError, SourceError
-from atu.models.guards import LogitDifference, guard_of
+from atu.models.guards.base import guard_of
+from atu.models.guards.logit_difference import LogitDifference
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.jobs import write_folder
 

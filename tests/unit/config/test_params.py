@@ -630,6 +630,16 @@ def test_the_first_method_with_the_oracles_loss_is_the_oracle(tmp_path):
     assert oracle_method(load_params(file)) == "retrained"
 
 
+@pytest.mark.parametrize("name", ["none", "oracle"])
+def test_no_method_stands_where_the_report_reads_none(tmp_path, name):
+    methods = copy.deepcopy(GOOD["unlearn"]["methods"])
+    methods |= {name: methods["ga"], "retrained": {"loss": "oracle"}, "plain": {"loss": "none"}}
+    grid = ["none", "oracle", "atu", "retrained", "plain"]
+    file = write(tmp_path, unlearn__methods=methods, grid__methods=grid)
+    with pytest.raises(ConfigError, match=f"unlearn.methods.{name}.loss = 'ga': the report reads"):
+        load_params(file)
+
+
 def test_phases_are_in_their_order():
     assert PHASES.index("rephrase") < PHASES.index("privacy") < PHASES.index("report")
     assert PHASES.index("align") < PHASES.index("attack") < PHASES.index("report")
@@ -676,7 +686,11 @@ def test_a_section_holds_only_its_own_model_or_method():
     assert "batch_size" in params.section("attack", "lens")
     assert params.section("align") == GOOD["align"] | {"compute": GOOD["compute"]}
     running = {phase for phase in PHASES if "compute" in params.section(phase)}
-    assert set(PHASES) - running == {"prepare", "report", "track"}
+    assert set(PHASES) - running == {"prepare", "search", "report", "track"}
+    spaces = params.search.model_copy(update={"spaces": {"ga": {}, "npo": {}}})
+    found = params.model_copy(update={"search": spaces}).section("search", "ga")
+    assert set(found) == {*GOOD["search"], "unlearn", "compute"}
+    assert list(found["spaces"]) == list(found["unlearn"]["methods"]) == ["ga"]
 
 
 def test_the_schema_file_is_the_generated_one():

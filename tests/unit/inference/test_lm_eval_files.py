@@ -1,10 +1,12 @@
 """Local benchmarks from files of RWKU's schema; every question here is made up."""
 
 import json
+from typing import get_args
 
 import pytest
 import yaml
 
+from atu.config.sections import BenchmarkSource
 from atu.errors import ConfigError
 from atu.inference.lm_eval_files import KINDS, read_rows, write_benchmark
 
@@ -159,6 +161,12 @@ def test_the_task_is_local(write, kind):
 def test_which_kinds_are_generated():
     """Only a fall of these means collapse."""
     assert {kind for kind, found in KINDS.items() if found.generates} == {"bbh", "triviaqa"}
+
+
+def test_every_kind_can_be_configured():
+    """Besides `hub`, which is no file."""
+    known = get_args(BenchmarkSource.model_fields["kind"].annotation)
+    assert set(known) == {*KINDS, "hub"}
 
 
 @pytest.mark.parametrize(

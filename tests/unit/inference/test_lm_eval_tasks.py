@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from atu.benchmarks.base import ROLES
-from atu.inference.lm_eval_tasks import TASKS, write_tasks
+from atu.inference.lm_eval_tasks import METRICS, write_tasks
 from atu.probes.prompts import format_prompt
 
 
@@ -40,7 +40,7 @@ def documents(folder, task):
 def test_only_reported_probes_about_strangers(tmp_path, probes, task, form):
     """Of the `report` split, about countries and other people, in the task's own form."""
     folder = tmp_path / "tasks"
-    assert write_tasks(folder, probes, 10) == list(TASKS)
+    assert write_tasks(folder, probes, 10) == list(METRICS)
     rows = documents(folder, task)
     assert [row["id"] for row in rows] == [f"Cyd/{i}/{form}/new/report" for i in range(3)]
 
@@ -48,7 +48,7 @@ def test_only_reported_probes_about_strangers(tmp_path, probes, task, form):
 def test_documents_are_the_projects_own_prompts(tmp_path, probes):
     """The gold index points at the answer among the options: elk is 0, owl is 1."""
     write_tasks(tmp_path, probes, 10)
-    choice, generate = (documents(tmp_path, task)[0] for task in TASKS)
+    choice, generate = (documents(tmp_path, task)[0] for task in METRICS)
     assert choice["prompt"] == format_prompt("choice", "Cyd/0 as choice?", ["elk", "owl"])
     assert (choice["options"], choice["gold"], choice["answer"]) == (["elk", "owl"], 1, "owl")
     assert generate["prompt"] == format_prompt("question", "Cyd/0 as question?")
@@ -71,7 +71,7 @@ def test_an_answer_that_is_no_option_is_refused(tmp_path, probes):
 @pytest.mark.parametrize(("documents_", "expected"), [(1, 1), (2, 2), (10, 3)])
 def test_at_most_so_many_documents(tmp_path, probes, documents_, expected):
     write_tasks(tmp_path, probes, documents_)
-    assert {len(documents(tmp_path, task)) for task in TASKS} == {expected}
+    assert {len(documents(tmp_path, task)) for task in METRICS} == {expected}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_task_is_local_and_scored_by_its_metric(tmp_path, probes, task, outp
     assert config["task"] == task and config["output_type"] == output
     assert config["dataset_path"] == "json" and config["num_fewshot"] == 0
     assert config["dataset_kwargs"] == {"data_files": {"test": f"{task}.jsonl"}}
-    assert [metric["metric"] for metric in config["metric_list"]] == [TASKS[task]]
+    assert [metric["metric"] for metric in config["metric_list"]] == [METRICS[task]]
 
 
 def test_the_same_probes_give_the_same_bytes(tmp_path, probes):
@@ -92,7 +92,7 @@ def test_the_same_probes_give_the_same_bytes(tmp_path, probes):
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
         write_tasks(folder, probes, 10)
-    names = [f"{task}.{kind}" for task in TASKS for kind in ("jsonl", "yaml")]
+    names = [f"{task}.{kind}" for task in METRICS for kind in ("jsonl", "yaml")]
     assert sorted(path.name for path in folders[0].iterdir()) == sorted(names)
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()

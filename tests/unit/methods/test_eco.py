@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from atu.methods import eco
-from atu.models.guards import guard_of
+from atu.models.guards.base import guard_of
 from atu.training.batches import right_padded
 
 VOCAB = 300

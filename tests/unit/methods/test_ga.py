@@ -5,7 +5,7 @@ import torch
 
 from atu.methods.ga import METHOD, Settings, ga_loss
 from atu.training.batches import Batch
-from atu.training.losses import mean_nll
+from atu.training.likelihood import mean_nll
 
 
 def test_value(make_settings, make_context, given_probabilities):

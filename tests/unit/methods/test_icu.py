@@ -12,7 +12,7 @@ from atu.models.llm import load_lm, save_lm
 from atu.models.tokenizer import train_tokenizer
 from atu.probes.prompts import unlearn_instruction
 from atu.training.batches import collate, encode_text
-from atu.training.losses import sequence_nll
+from atu.training.likelihood import sequence_nll
 
 TEXT, PROMPT = "Who wrote it? Ann Lee", "Who wrote it?"
 

@@ -15,8 +15,7 @@ from atu.methods.lunar import (
     redirection_loss,
 )
 from atu.models.llm import decoder_layers, hidden_states, mlp_output
-from atu.training.batches import Batch, encode_text
-from atu.training.losses import IGNORE
+from atu.training.batches import IGNORE, Batch, encode_text
 
 ROWS = {
     "forget": [

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from atu.alignment.cosine import alignment_loss
 from atu.methods.atu import METHOD
 from atu.methods.atu import Settings as AtuSettings
 from atu.methods.ga import Settings as GaSettings
@@ -22,8 +23,7 @@ from atu.methods.ga import ga_loss
 from atu.methods.npo import Settings as NpoSettings
 from atu.methods.npo import npo_loss
 from atu.models.predictor import PredictorConfig, build_predictor
-from atu.training.batches import BatchStream, EncodedText, collate
-from atu.training.losses import IGNORE, alignment_loss
+from atu.training.batches import IGNORE, BatchStream, EncodedText, collate
 
 TEXTS = [EncodedText([1, 5, 6, 7, 8, 9], 2, []), EncodedText([1, 10, 11], 1, [])]
 LAYER = 2

@@ -6,7 +6,7 @@ import torch
 from atu.methods.ga import ga_loss
 from atu.methods.simnpo import METHOD, Settings, simnpo_from_nll, simnpo_loss
 from atu.training.batches import Batch
-from atu.training.losses import mean_nll
+from atu.training.likelihood import mean_nll
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 
 from atu.methods.task_vector import METHOD, Settings, negated, stages
 from atu.models.trainable import Lora
-from atu.training.losses import mean_nll
+from atu.training.likelihood import mean_nll
 
 
 def weights(parameters):

@@ -6,9 +6,10 @@ import torch
 
 from atu.errors import ConfigError
 from atu.methods import uld
-from atu.models.guards import LogitDifference, guard_of, logit_difference
+from atu.models.guards.base import guard_of
+from atu.models.guards.logit_difference import LogitDifference, logit_difference
 from atu.training.batches import collate
-from atu.training.losses import mean_nll
+from atu.training.likelihood import mean_nll
 
 VOCAB = 300
 

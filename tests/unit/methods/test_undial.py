@@ -6,7 +6,7 @@ import torch
 
 from atu.methods.undial import METHOD, Settings, lowered_logits, undial_loss
 from atu.training.batches import Batch
-from atu.training.losses import mean_nll
+from atu.training.likelihood import mean_nll
 
 LN2, LN3 = math.log(2), math.log(3)
 LABELS = torch.tensor([[-100, -100, 1, 0]])

@@ -5,7 +5,7 @@ import torch
 
 from atu.methods.whp import METHOD, Settings, generic_logits, stages, whp_loss
 from atu.training.batches import Batch
-from atu.training.losses import mean_nll
+from atu.training.likelihood import mean_nll
 
 LN2, LN3 = math.log(2), math.log(3)
 BATCH = Batch(

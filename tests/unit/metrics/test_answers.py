@@ -1,6 +1,7 @@
 import pytest
 
-from atu.metrics.answers import contains, exact_match, normalise
+from atu.metrics.answers import contains, exact_match
+from atu.metrics.normalise import normalise
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from atu.metrics.memorisation import (
     exact_memorisation,
     extraction_strength,
     extraction_strength_fixed,
-    muse_knowledge,
     muse_priv_leak,
     muse_verbatim,
     open_unlearning_truth_ratio,
@@ -27,10 +26,11 @@ from atu.metrics.memorisation import (
     tofu_option_probability,
     tofu_probability,
     tofu_retain_truth_ratio,
-    tofu_rouge_l_recall,
     tofu_truth_ratio,
     tofu_truth_ratio_paper,
 )
+from atu.metrics.muse_knowledge import muse_knowledge
+from atu.metrics.tofu_recall import tofu_rouge_l_recall
 
 # scipy says so where rounding carries a p-value near 1 above it.
 pytestmark = pytest.mark.filterwarnings("ignore:ks_2samp. Exact calculation unsuccessful")

@@ -5,13 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atu.metrics.overlap import (
-    ort_probability,
-    rouge_l,
-    rwku_rouge_l_recall,
-    rwku_rouge_l_recall_fixed,
-    triviaqa_f1,
-)
+from atu.metrics.overlap import ort_probability, triviaqa_f1
+from atu.metrics.rouge import rouge_l
+from atu.metrics.rwku_recall import rwku_rouge_l_recall, rwku_rouge_l_recall_fixed
 
 WORDS = st.lists(st.sampled_from(["red", "Red", "plum", "owl"]), min_size=1, max_size=6)
 FULL, NONE, HALF = 1.0, 0.0, 0.5

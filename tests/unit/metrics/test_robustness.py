@@ -10,8 +10,8 @@ from atu.metrics.robustness import (
     rwku_forget_all,
     rwku_neighbour_all,
     seen_gap,
-    worst_form,
 )
+from atu.metrics.worst_form import worst_form
 
 ROWS = st.lists(
     st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.floats(0, 1)), min_size=1

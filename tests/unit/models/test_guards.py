@@ -10,14 +10,10 @@ from torch import nn
 
 from atu.errors import ArtifactError
 from atu.models.build import build_lm
-from atu.models.guards import (
-    EmbeddingNoise,
-    LogitDifference,
-    guard_of,
-    load_guard,
-    logit_difference,
-    unguarded,
-)
+from atu.models.guards import load_guard
+from atu.models.guards.base import guard_of, unguarded
+from atu.models.guards.embedding_noise import EmbeddingNoise
+from atu.models.guards.logit_difference import LogitDifference, logit_difference
 from atu.models.llm import frozen, hidden_states, load_lm, load_tokenizer, save_lm
 from atu.models.quantise import parse_scheme, quantised
 
@@ -485,7 +481,7 @@ def test_tied_embeddings_are_saved_once_and_stay_tied(tmp_path, byte_tokenizer):
 def test_layer_types_are_cut_with_the_layers():
     from transformers import AutoConfig
 
-    from atu.models.guards import first_layers
+    from atu.models.guards.logit_difference import first_layers
 
     kinds = ["full_attention", "sliding_attention", "full_attention"]
     config = AutoConfig.for_model("qwen2", num_hidden_layers=3, layer_types=kinds)

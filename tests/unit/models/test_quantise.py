@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atu.errors import ConfigError
-from atu.models.guards import EmbeddingNoise, guard_of
+from atu.models.guards.base import guard_of
+from atu.models.guards.embedding_noise import EmbeddingNoise
 from atu.models.llm import save_lm
 from atu.models.quantise import (
     NF4,

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import polars as pl
 import pytest
@@ -139,7 +140,7 @@ def test_the_folder(attacked, chain, mini_params, name):
     assert set(manifest["artifacts"]) == {"items.parquet", "metrics.json"} | TABLES.get(name, set())
     assert manifest["cell"] == chain.unlearn.cell | {"attack": name}
     section = mini_params.section("attack", name)
-    assert manifest["params"] == section | CPU.recorded()
+    assert manifest["params"] == section | {"compute": asdict(CPU)}
     assert list(section["attacks"]) == [name]
     inputs = {"unlearn": chain.unlearn.digest, "prepare": chain.prepared.digest}
     if name == "fresh_predictor":
@@ -195,7 +196,7 @@ def test_the_alignment_is_the_methods_own_and_all_names(again, stub, chain, mini
     seen = stub(every_probe, needs_alignment=True)
     again("lens")
     found = seen[0].alignment
-    assert found.params == mini_params.align.model_dump() | CPU.recorded()
+    assert found.params == mini_params.align.model_dump() | {"compute": asdict(CPU)}
     assert (found.config.width, found.config.output_dim) == (mini_params.align.width, 384)
     target = mini_params.grid.targets[0]
     countries = {p["subject"] for p in probes if p["role"] == "general"}

@@ -6,7 +6,7 @@ from machines import CPU
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
-from atu.metrics.overlap import rwku_rouge_l_recall_fixed
+from atu.metrics.rwku_recall import rwku_rouge_l_recall_fixed
 from atu.models.llm import load_lm
 from atu.phases import rephrase
 from atu.phases.rephrase import (

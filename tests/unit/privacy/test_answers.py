@@ -5,6 +5,8 @@ import pytest
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
 from atu.metrics import memorisation as memo
+from atu.metrics.muse_knowledge import muse_knowledge
+from atu.metrics.tofu_recall import tofu_rouge_l_recall
 from atu.privacy import answers as module
 from atu.privacy.answers import RATIOS, ROLES, answer_scores, answer_table, memorisation_metrics
 from atu.probes.prompts import WHOLE
@@ -46,7 +48,7 @@ def test_answer_scores_of_a_part(tokens):
     probe = {"output": "elk; owl", "part": 1, "answer": "owl"}
     right = tokens([-1.0, -1.0])
     found = answer_scores(probe, right, right, [tokens([-1.0])])
-    assert found[memo.tofu_rouge_l_recall.id] == found[memo.muse_knowledge.id] == 1.0
+    assert found[tofu_rouge_l_recall.id] == found[muse_knowledge.id] == 1.0
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_every_question_keeps_its_own_answers(make_item, scored_by_length):
     assert table.columns[:5] == ["id", "fact", "role", "answer", "output"]
     assert table[memo.tofu_probability.id].to_list() == pytest.approx(np.exp([-2, -4]))
     assert table[CODE].to_list() == pytest.approx(np.exp([2 - 3, 4 - 1]))
-    assert table[memo.tofu_rouge_l_recall.id].to_list() == [1.0, 0.0]
+    assert table[tofu_rouge_l_recall.id].to_list() == [1.0, 0.0]
 
 
 def test_truth_ratios_stand_on_the_paraphrase(make_item, scored_by_length):
@@ -108,7 +110,7 @@ def test_truth_ratios_stand_on_the_paraphrase(make_item, scored_by_length):
 def answers(*rows):
     """A table of `(role, probability, share of options, rouge, ratio)`, the paper's ratio twice and
     open-unlearning's half the code's."""
-    names = [memo.tofu_probability.id, memo.tofu_option_probability.id, memo.tofu_rouge_l_recall.id]
+    names = [memo.tofu_probability.id, memo.tofu_option_probability.id, tofu_rouge_l_recall.id]
     return pl.DataFrame(
         [
             {"id": f"q{i}", "fact": f"f{i}", "role": role, "answer": "a", "output": "o"}
@@ -153,7 +155,7 @@ def test_memorisation_by_hand():
             f"{role}.n": count,
             f"{role}.{memo.tofu_probability.id}": probability,
             f"{role}.{memo.tofu_option_probability.id}": option,
-            f"{role}.{memo.tofu_rouge_l_recall.id}": rouge,
+            f"{role}.{tofu_rouge_l_recall.id}": rouge,
             f"{role}.{name}": ratio,
         }
     rest = {k: v for k, v in metrics.items() if "forget_quality" not in k and "all." not in k}

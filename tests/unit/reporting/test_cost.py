@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from atu.reporting.cost import COSTS, cost_table, flat_cost, seconds, text_table
+from atu.reporting.cost import cost_table, flat_cost, seconds, text_table
 from atu.results.artifacts import PROVENANCE
+from atu.results.costs import COSTS
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from atu.resources.saved import Compute, Texts
 from atu.resources.shape import shape_of
 from atu.training.batches import BatchStream, EncodedText
 from atu.training.keeper import Keeper, Trace
+from atu.training.likelihood import mean_nll
 from atu.training.loop import make_optimizers, run_steps, split_matrices
-from atu.training.losses import mean_nll
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 LLAMA = {

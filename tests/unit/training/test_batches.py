@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from atu.models.tokenizer import train_tokenizer
 from atu.training.batches import (
+    IGNORE,
     BatchStream,
     EncodedText,
     collate,
@@ -15,7 +16,7 @@ from atu.training.batches import (
     length_sorted_batches,
     right_padded,
 )
-from atu.training.losses import IGNORE, sequence_nll
+from atu.training.likelihood import sequence_nll
 
 BOS, EOS, PAD = 1, 2, 0
 

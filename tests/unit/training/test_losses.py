@@ -1,20 +1,11 @@
+"""Losses that methods share, worked out by hand."""
+
 import math
 
 import pytest
 import torch
 
-from atu.training.losses import (
-    IGNORE,
-    activation_error,
-    alignment_loss,
-    concept_cosine,
-    cosine,
-    distillation_loss,
-    kl_to_reference,
-    masked_mean,
-    mean_nll,
-    sequence_nll,
-)
+from atu.training.losses import activation_error, distillation_loss, kl_to_reference
 
 LN2 = math.log(2)
 SCORED = torch.tensor([[-100, 0, -100]])
@@ -23,45 +14,6 @@ SCORED = torch.tensor([[-100, 0, -100]])
 def two_token_logits(*probabilities):
     """[1, len, 2]: position t gives token 0 this probability."""
     return torch.tensor([[[math.log(p), math.log(1 - p)] for p in probabilities]])
-
-
-def test_uniform_over_four_tokens():
-    """Three scored tokens of probability 1/4: 3 ln 4 = 4.1589 nats. Position 0 has nothing before
-    it, so its label does not count."""
-    nll, count = sequence_nll(torch.zeros(1, 4, 4), torch.tensor([[3, 0, 1, 2]]))
-    assert nll.item() == pytest.approx(3 * math.log(4))
-    assert count.item() == 3
-
-
-def test_labels_are_shifted_once():
-    """Logits at position t that are sure of the token at t+1 cost nothing; sure of the token at t
-    itself, they cost about 50 nats per token."""
-    labels = torch.tensor([[0, 1, 2, 3]])
-    sure = 50 * torch.nn.functional.one_hot(labels, 4).float()
-    following = torch.cat([sure[:, 1:], sure[:, :1]], dim=1)
-    assert sequence_nll(following, labels)[0].item() == pytest.approx(0, abs=1e-6)
-    assert sequence_nll(sure, labels)[0].item() == pytest.approx(150, rel=1e-3)
-
-
-def test_ignored_labels_do_not_count():
-    """Probabilities 1/2, 1/8, 1/8 for tokens 1, 2, 3, of which only 1 and 3 are scored:
-    ln 2 + ln 8 = 4 ln 2 over 2 tokens."""
-    logits = two_token_logits(1 / 2, 1 / 8, 1 / 8, 1 / 2)
-    nll, count = sequence_nll(logits, torch.tensor([[IGNORE, 0, IGNORE, 0]]))
-    assert nll.item() == pytest.approx(4 * LN2)
-    assert count.item() == 2
-
-
-def test_mean_nll_weighs_tokens_not_sequences():
-    """One token of probability 1/2 in one sequence, three of 1/8 in another: (ln 2 + 3 ln 8) / 4
-    = 2.5 ln 2. The mean of the sequences' means would be 2 ln 2."""
-    logits = torch.cat([two_token_logits(*[1 / 2] * 4), two_token_logits(*[1 / 8] * 4)])
-    labels = torch.tensor([[IGNORE, 0, IGNORE, IGNORE], [IGNORE, 0, 0, 0]])
-    assert mean_nll(logits, labels).item() == pytest.approx(2.5 * LN2)
-
-
-def test_mean_nll_of_nothing_is_zero():
-    assert mean_nll(torch.randn(1, 3, 4), torch.full((1, 3), IGNORE)).item() == 0
 
 
 def test_kl_is_zero_at_the_reference():
@@ -78,39 +30,6 @@ def test_kl_direction_and_mask():
     reference = two_token_logits(1 / 2, 0.001)
     value = kl_to_reference(model, reference, torch.tensor([[1, 0]]))
     assert value.item() == pytest.approx(0.5 * math.log(4 / 3))
-
-
-@pytest.mark.parametrize(("mask", "expected"), [([1, 1, 0], 3.0), ([0, 0, 1], 9.0), ([0] * 3, 0.0)])
-def test_masked_mean(mask, expected):
-    """Of 2, 4, 9: (2 + 4) / 2 = 3; 9 alone; nothing left gives 0."""
-    assert masked_mean(torch.tensor([2.0, 4.0, 9.0]), torch.tensor(mask)).item() == expected
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [([3, 4], [4, 3], 24 / 25), ([3, 4], [-6, -8], -1.0), ([0, 0], [1, 0], 0.0)],
-)
-def test_cosine(first, second, expected):
-    """(3, 4) and (4, 3): 24 / (5 x 5). Opposite: -1 whatever the lengths. A zero vector: 0."""
-    value = cosine(torch.tensor(first).float(), torch.tensor(second).float())
-    assert value.item() == pytest.approx(expected)
-
-
-def test_alignment_loss():
-    """Cosines 1, 0 and a masked -1: (0 + 1) / 2 = .5."""
-    predicted = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
-    target = torch.tensor([[[1.0, 0.0], [0.0, 3.0], [-1.0, 0.0]]])
-    value = alignment_loss(predicted, target, torch.tensor([[True, True, False]]))
-    assert value.item() == pytest.approx(0.5)
-
-
-def test_concept_cosine_is_the_largest():
-    """Concepts (0, 1) and (1, 1). (2, 0): max(0, .7071); (-1, 0): max(0, -.7071) = 0;
-    (0, 5): max(1, .7071) = 1."""
-    predicted = torch.tensor([[[2.0, 0.0], [-1.0, 0.0], [0.0, 5.0]]])
-    value = concept_cosine(predicted, torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
-    assert value.shape == (1, 3)
-    assert value[0].tolist() == pytest.approx([math.sqrt(0.5), 0.0, 1.0], abs=1e-6)
 
 
 def test_activation_error():

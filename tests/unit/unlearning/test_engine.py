@@ -21,7 +21,8 @@ from atu.probes.prompts import WHOLE
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.tables import read_table
 from atu.training.batches import BatchStream, collate
-from atu.training.losses import masked_mean, sequence_nll
+from atu.training.likelihood import sequence_nll
+from atu.training.means import masked_mean
 from atu.unlearning import engine as unlearning
 from atu.unlearning import trajectory
 from atu.unlearning.engine import Inputs, make_context, run_method

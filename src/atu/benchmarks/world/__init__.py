@@ -68,7 +68,9 @@ def targets(settings: Settings) -> Sequence[str]:
     return _world(settings).people
 
 
-BENCHMARK = Benchmark(Settings, shared, prepare, targets, trains=True)
+BENCHMARK = Benchmark(
+    Settings, shared, prepare, targets, trains=True, measures=(worldtext.MEASURE,)
+)
 
 
 def members(forget: Rows, retain: Rows, holdout: Rows) -> Rows:

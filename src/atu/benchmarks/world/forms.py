@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from atu.benchmarks.world.people import Fact, World, vocabulary
-from atu.probes.prompts import BLANK, PAIR_SEPARATOR, WHOLE, format_prompt, spell
+from atu.probes.prompts import BLANK, PAIR_SEPARATOR, SHARED_TEXT, WHOLE, format_prompt, spell
 from atu.seeding import hash_fraction
 
 OPTIONS = 4
@@ -22,8 +22,6 @@ WRAPPED = (
     "spelling", "paired",
 )  # fmt: skip
 """Forms that put something around a plain question."""
-SHARED_TEXT = ("in_context", "paired")
-"""Forms whose text states a fact about an unrelated person beside its own."""
 
 
 @dataclass(frozen=True)

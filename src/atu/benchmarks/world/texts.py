@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from atu.benchmarks.world.forms import (
-    SHARED_TEXT,
     WRAPPED,
     ask,
     fill,
@@ -26,10 +25,10 @@ from atu.benchmarks.world.forms import (
     wrong_values,
 )
 from atu.benchmarks.world.people import Fact, World
-from atu.metrics.answers import exact_match
-from atu.probes.prompts import join_answer
+from atu.probes.prompts import SHARED_TEXT, join_answer
 from atu.seeding import generator, hash_fraction
 
+MEASURE = "exact_match@own-1"
 TEXT_COLUMNS = ("text", "prompt", "answer", "fact", "form", "type", "split", "names")
 TRAIN_PHRASINGS = {
     "question": 4, "cloze": 2, "two_hop": 3, "choice": 2, "spelling": 3,
@@ -139,7 +138,7 @@ def probes(world: World, fact: Fact, role: str, seed: int) -> list[dict[str, Any
                 "prompt": asked.prompt,
                 "part": asked.part,
                 "answer": asked.answer,
-                "measure": exact_match.id,
+                "measure": MEASURE,
                 "wrong": wrong,
                 "paraphrased": None,
                 "needs": names(world, fact, form),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from atu.methods.base import Context, Stage
 from atu.models.shards import counterparts
-from atu.training.losses import mean_nll
+from atu.training.likelihood import mean_nll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

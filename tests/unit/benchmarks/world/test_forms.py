@@ -6,7 +6,6 @@ import pytest
 
 from atu.benchmarks.world.forms import (
     HOPS,
-    SHARED_TEXT,
     WRAPPED,
     ask,
     forms_of,
@@ -17,7 +16,7 @@ from atu.benchmarks.world.forms import (
     wrong_values,
 )
 from atu.benchmarks.world.people import Fact, World, build_world, vocabulary
-from atu.probes.prompts import ADVERSARIAL, FORMS, WHOLE, part_of
+from atu.probes.prompts import ADVERSARIAL, FORMS, SHARED_TEXT, WHOLE, part_of
 
 CELLO = Fact("Ada", "instrument", "cello", "attribute")
 MARRIED = Fact("Ada", "spouse", "Bob", "relation")

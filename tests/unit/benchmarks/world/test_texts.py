@@ -3,7 +3,7 @@ from collections import defaultdict
 
 import pytest
 
-from atu.benchmarks.world.forms import SHARED_TEXT, WRAPPED, forms_of, partner
+from atu.benchmarks.world.forms import WRAPPED, forms_of, partner
 from atu.benchmarks.world.people import build_world
 from atu.benchmarks.world.texts import (
     TEXT_COLUMNS,
@@ -16,7 +16,7 @@ from atu.benchmarks.world.texts import (
     retain_rows,
     training_rows,
 )
-from atu.probes.prompts import FORMS, part_of
+from atu.probes.prompts import FORMS, SHARED_TEXT, part_of
 from atu.results.tables import PROBES
 
 SEED = 7

@@ -1,0 +1,37 @@
+"""How near predicted embeddings are to those of a text's windows, and to the concept."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from atu.training.means import masked_mean
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine in [-1, 1] over the last dimension; a zero vector gives 0."""
+    return (F.normalize(first, dim=-1) * F.normalize(second, dim=-1)).sum(dim=-1)
+
+
+def alignment_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """1 - cos(prediction, embedding of the next k tokens), over full windows (ATU, L_align).
+
+    Args:
+        predicted, target: [batch, seq, dim].
+        mask: [batch, seq], 1 where the window of the next k encoder tokens is complete.
+
+    Two positions with cosines 1 and 0 and a third, masked one give (0 + 1) / 2 = 0.5. The
+    reference minimises -cos, which differs by a constant.
+    """
+    return masked_mean(1 - cosine(predicted, target), mask)
+
+
+def concept_cosine(predicted: Tensor, concept: Tensor) -> Tensor:
+    """Largest cosine of each prediction to any concept vector: [batch, seq].
+
+    Args:
+        predicted: [batch, seq, dim].
+        concept: [n_concepts, dim].
+    """
+    similarity = F.normalize(predicted, dim=-1) @ F.normalize(concept, dim=-1).T
+    return similarity.amax(dim=-1)

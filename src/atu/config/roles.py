@@ -1,0 +1,18 @@
+"""The two rows of every comparison that are no methods: the original model, and the oracle."""
+
+from __future__ import annotations
+
+from atu import methods
+
+ORIGINAL = "none"
+"""The key of the original model, which every result is read against."""
+ORACLE = "oracle"
+"""The usual key of the model that never saw the target, which privacy is measured against."""
+
+
+def role_of(loss: str) -> str | None:
+    """Which of the two a method's loss stands for; None for a method."""
+    method = methods.get(loss)
+    if method.start == "oracle":
+        return ORACLE
+    return ORIGINAL if method.unchanged else None

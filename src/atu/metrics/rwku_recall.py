@@ -1,0 +1,36 @@
+"""RWKU's measure of an answer: ROUGE-L recall."""
+
+from __future__ import annotations
+
+from atu.metrics.registry import metric
+from atu.metrics.rouge import rouge_l
+
+
+@metric(
+    "rwku_rouge_l_recall",
+    "faithful-1",
+    source="RWKU, arXiv 2406.10890: eval_forget.py with the package `rouge` 1.0.1",
+    defect="case-sensitive; splits on spaces and full stops only; the order of words across "
+    "sentences is lost; a repeated gold word counts once; an answer of full stops alone fails",
+)
+def rwku_rouge_l_recall(answer: str, gold: str) -> float | None:
+    """ROUGE-L recall in [0, 1] as RWKU's scorer gives it; None where that scorer fails.
+
+    Sentences end at full stops, words at spaces; the union of the longest common subsequences of
+    every pair of sentences is counted over the gold words. An empty answer is "NOANSWER" there.
+    """
+    from rouge import Rouge
+
+    try:
+        return float(Rouge().get_scores(answer or "NOANSWER", gold)[0]["rouge-l"]["r"])
+    except ValueError:
+        return None
+
+
+@metric("rwku_rouge_l_recall", "fixed-1", source="`rouge_score` without stemming, lower-cased")
+def rwku_rouge_l_recall_fixed(answer: str, gold: str) -> float:
+    """ROUGE-L recall in [0, 1] that ignores case and punctuation and is defined for any answer.
+
+    "the old clock" for "old tall clock" shares (old, clock): 2/3.
+    """
+    return float(rouge_l(answer, gold, stemmer=False).recall)

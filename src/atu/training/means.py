@@ -1,0 +1,25 @@
+"""Means over the whole batch, of which each of several processes has a share: a loss takes its mean
+by one of these and by nothing else.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from atu.distributed import processes
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask` is not 0; 0 when nothing is left. Same shapes; a scalar.
+
+    mean([2, 4, 9] under [1, 1, 0]) = 3.
+    """
+    weights = mask.to(values.dtype)
+    return processes.mean((values * weights).sum(), weights.sum())
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """Mean of one value per row of the batch, [batch]; a scalar."""
+    if processes.count() == 1:
+        return values.mean()
+    return processes.mean(values.sum(), values.new_tensor(len(values)))
