@@ -21,13 +21,13 @@ MEASURES: dict[str, Metric[[str, str], float]] = {
         muse_knowledge,
     )
 }
-"""What a probe's `measure` can be: numbers in [0, 1], defined for every output."""
+"""The values of a probe's `measure`: metrics in [0, 1] that are defined for every output."""
 
 
 def score_output(probe: Mapping[str, Any], output: str) -> float:
-    """The output's score in [0, 1] by the probe's own measure.
+    """The output's score in [0, 1] by the probe's measure.
 
     Raises:
-        KeyError: the measure is none of `MEASURES`.
+        KeyError: the measure is not in `MEASURES`.
     """
     return MEASURES[probe["measure"]](part_of(output, probe["part"]), probe["answer"])
