@@ -38,15 +38,15 @@ READ = ("names.json", "forget.json", "retain.json", "questions.json")
 
 
 @dataclass(frozen=True)
-class Request:
-    """The command line."""
+class ForgetRequest:
+    """The options of `atu forget`."""
 
     model: str
     wish: Wish
     writing: Writing
     method: str
     rank: int | None
-    """Of LoRA; None trains the weights themselves."""
+    """Rank of the LoRA adapter; None trains the full weights."""
     encoder: str
     out: Path
     work: Path
@@ -56,15 +56,15 @@ class Request:
     quick: bool = False
 
 
-def run(request: Request, *, dry_run: bool) -> None:
-    """All of it; what is done already is not done again.
+def run(request: ForgetRequest, *, dry_run: bool) -> None:
+    """Run all steps, skipping those that are done.
 
     Raises:
-        AtuError: whatever is wrong with the options, the model, the corpus or the machine.
+        AtuError: an option, the model, the corpus or the machine is unsuitable.
     """
     _check(request)
     request.work.mkdir(parents=True, exist_ok=True)
-    with only_writer(request.work) as held:
+    with only_writer(request.work) as lock_file:
         source, folder = _pin_model(request)
         shape = Shape.of(folder)
         encoder = _pin_encoder(request)
@@ -86,18 +86,18 @@ def run(request: Request, *, dry_run: bool) -> None:
         if dry_run:
             print(text, end="")
             return
-        _require_own(request.work / PARAMS, text)
+        _require_generated(request.work / PARAMS, text)
         written = _write(request, folder, encoder)
         with contextlib.chdir(request.work):
             _lock_corpus(corpus)
             _keep_params(Path(PARAMS), text)
             params = load_params(Path(PARAMS))
-            _snakemake(request, held)
+            _snakemake(request, lock_file)
             finish(request, params, written)
 
 
-def finish(request: Request, params: Params, corpus: Artifact) -> None:
-    """Write the result folder, and say where it is."""
+def finish(request: ForgetRequest, params: Params, corpus: Artifact) -> None:
+    """Write the result folder and print where it is."""
     results = Path("results") / params.experiment
     new = export(request.out, params, Path(PARAMS), results, corpus)
     print(f"{'Written' if new else 'Nothing to be done'}: {request.out} (README.md is its card)")
@@ -105,21 +105,21 @@ def finish(request: Request, params: Params, corpus: Artifact) -> None:
 
 
 def snakefile() -> Path:
-    """The workflow, which is in the project's checkout and not in the installed package.
+    """The workflow file, which is in the project's checkout and not in the installed package.
 
     Raises:
         ArtifactError: the package was installed without it.
     """
-    found = PACKAGE.parents[1] / SNAKEFILE
-    if not found.is_file():
+    path = PACKAGE.parents[1] / SNAKEFILE
+    if not path.is_file():
         raise ArtifactError(
-            f"{found}: missing; `atu forget` runs the project's workflow, so install it from a "
+            f"{path}: missing; `atu forget` runs the project's workflow, so install it from a "
             "checkout with `pip install --editable .`"
         )
-    return found
+    return path
 
 
-def _check(request: Request) -> None:
+def _check(request: ForgetRequest) -> None:
     snakefile()
     require_free(request.out, request.wish.names)
     require_place("--work", request.work)
@@ -151,15 +151,15 @@ def _check(request: Request) -> None:
 
 
 def split_revision(model: str) -> tuple[str, str | None]:
-    """A folder as it is; `owner/name@revision` in two."""
+    """Split `owner/name@revision`; a folder has no revision."""
     if is_folder(Path(model)):
         return model, None
     place, _, revision = model.partition("@")
     return place, revision or None
 
 
-def _pin_model(request: Request) -> tuple[Source, Path]:
-    """The model's source, locked in the work folder, and where its files are."""
+def _pin_model(request: ForgetRequest) -> tuple[Source, Path]:
+    """The model's source, locked in the work folder, and the folder of its files."""
     place, revision = split_revision(request.model)
     if is_folder(Path(place)):
         place = str(Path(place).resolve())
@@ -169,23 +169,23 @@ def _pin_model(request: Request) -> tuple[Source, Path]:
             "folder of a Hugging Face model"
         )  # fmt: skip
     lock = request.work / "locks" / f"{MODEL}.json"
-    here = Source(place, revision, str(lock))
+    pinned = Source(place, revision, str(lock))
     try:
-        found = model_lock(here, request.offline, False, False)
+        new_lock = model_lock(pinned, request.offline, False, False)
     except SourceError as error:
         if not request.offline:
             raise
         raise SourceError(f"{error}; or leave out --offline here, and it is downloaded") from None
     try:
-        print(settle_lock(here, found, False), file=sys.stderr)
+        print(settle_lock(pinned, new_lock, False), file=sys.stderr)
     except SourceError as error:
         raise SourceError(f"{error}; for another model name another --out or --work") from None
     commit = Lock.read(lock).revision
-    return Source(place, revision, f"locks/{MODEL}.json"), locate(here, commit)
+    return Source(place, revision, f"locks/{MODEL}.json"), locate(pinned, commit)
 
 
-def _pin_encoder(request: Request) -> str:
-    """The encoder's name as jobs in the work folder find it."""
+def _pin_encoder(request: ForgetRequest) -> str:
+    """The encoder's name, valid from the work folder."""
     name = request.encoder
     if name != BUNDLED and is_folder(Path(name)):
         name = str(Path(name).resolve())
@@ -193,8 +193,8 @@ def _pin_encoder(request: Request) -> str:
     return name
 
 
-def _write(request: Request, folder: Path, encoder: str) -> Artifact:
-    """The corpus, written by the model unless it is there already."""
+def _write(request: ForgetRequest, folder: Path, encoder: str) -> Artifact:
+    """The corpus; the model writes it unless it exists."""
     pins = {
         MODEL: file_digests(folder),
         "encoder": file_digests(locate_encoder(encoder)),
@@ -202,14 +202,14 @@ def _write(request: Request, folder: Path, encoder: str) -> Artifact:
     }
     manifest = request.work / CORPUS / MANIFEST
     if not is_written(manifest, request.wish, request.writing, pins):
-        _let_write(request, folder, encoder, manifest, pins)
+        _load_and_write(request, folder, encoder, manifest, pins)
     return Artifact.open(manifest.absolute(), CORPUS)
 
 
-def _let_write(
-    request: Request, folder: Path, encoder: str, manifest: Path, pins: dict[str, Any]
+def _load_and_write(
+    request: ForgetRequest, folder: Path, encoder: str, manifest: Path, pins: dict[str, Any]
 ) -> None:
-    """Load the model and let it write; afterwards its memory is free for the jobs."""
+    """Load the model, write the corpus, and free the model's memory for the jobs."""
     import torch
 
     from atu.forget.author import Author
@@ -232,7 +232,9 @@ def _let_write(
 
 
 def _lock_corpus(corpus: Source) -> None:
-    """Lock what the model wrote. Its own manifest was compared just now, so the lock follows it."""
+    """Write the corpus's lock. The corpus was just compared with its manifest, so it can be
+    trusted.
+    """
     reader = Reader(corpus, Lock(), record=True)
     for name in READ:
         reader.file(name)
@@ -241,11 +243,11 @@ def _lock_corpus(corpus: Source) -> None:
         reader.lock.write(path)
 
 
-def _require_own(path: Path, text: str) -> None:
-    """Refuse a work folder whose parameter file is somebody else's.
+def _require_generated(path: Path, text: str) -> None:
+    """Refuse a work folder with a parameter file that this command did not write.
 
     Raises:
-        ArtifactError: names it.
+        ArtifactError: names the file.
     """
     if path.with_name(GENERATED).is_file() or not path.is_file():
         return
@@ -254,11 +256,11 @@ def _require_own(path: Path, text: str) -> None:
 
 
 def _keep_params(path: Path, text: str) -> None:
-    """Write the parameter file, unless it is there with somebody's edits."""
+    """Write the parameter file, unless the user has edited it."""
     generated = path.with_name(GENERATED)
     if path.is_file() and generated.is_file():
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if generated.read_text(encoding="utf-8").strip() != found:
+        current = hashlib.sha256(path.read_bytes()).hexdigest()
+        if generated.read_text(encoding="utf-8").strip() != current:
             print(f"{path.absolute()}: was edited, so it is used as it is; delete it for a new one")
             return
     content = text.encode("utf-8")
@@ -269,19 +271,19 @@ def _keep_params(path: Path, text: str) -> None:
         generated.write_text(digest, encoding="utf-8")
 
 
-def _snakemake(request: Request, held: IO[str]) -> None:
-    """Run the usual graph in the work folder, which is the working directory by now.
+def _snakemake(request: ForgetRequest, lock_file: IO[str]) -> None:
+    """Run the workflow in the work folder, which is the working directory by now.
 
     Raises:
-        ArtifactError: a job failed; Snakemake has said which.
+        ArtifactError: a job failed; Snakemake has printed which.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile()),
                "--directory", ".", "--cores", str(request.cores), "--quiet", "rules"]  # fmt: skip
-    # Whoever holds the work folder's lock is alone in it: what locked it before was killed. The
-    # child keeps the lock too, should this process be killed before it.
-    # Everything was downloaded before, so no job may look for more.
+    # This process holds the work folder's lock, so Snakemake's lock is stale if there is one. The
+    # child inherits the lock and keeps it if this process is killed first.
+    # Everything was downloaded before, so jobs run offline.
     options: dict[str, Any] = {
-        "pass_fds": (held.fileno(),), "env": os.environ | {"HF_HUB_OFFLINE": "1"}
+        "pass_fds": (lock_file.fileno(),), "env": os.environ | {"HF_HUB_OFFLINE": "1"}
     }  # fmt: skip
     if any(Path(".snakemake/locks").glob("*")):
         subprocess.run([*command, "--unlock"], check=True, **options)

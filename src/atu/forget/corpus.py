@@ -1,4 +1,4 @@
-"""The folder that the benchmark `concept` reads, written by the model that is to forget."""
+"""Writes the folder that the benchmark `concept` reads, with the model that is to forget."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from atu.results.jobs import Job, write_folder
 
 PHASE = "concept"
 CHOICES = "choices.json"
-"""What the writer decided and by which numbers; nothing reads it but people."""
+"""What was decided and by which numbers; only for people."""
 NOBODY = ""
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be forgotten, in the words of who asks for it."""
+    """What is to be forgotten, as the user states it."""
 
     names: tuple[str, ...]
     descriptions: tuple[str, ...] = ()
@@ -42,13 +42,14 @@ class Wish:
 
 @dataclass(frozen=True)
 class Written:
-    """What the model wrote and what was kept of it."""
+    """The usable texts that the model wrote, and the questions about them."""
 
     shelves: dict[str, Shelf]
     """Passages about nobody, about the first of the names, and about each neighbour."""
     questions: list[Row]
     held_out: set[str]
-    """What questions are made of (`Cut.told`): no sentence of a corpus holds it."""
+    """The statements that questions ask for (`Cut.statement`): no sentence of a corpus contains
+    one."""
     choices: dict[str, Any]
 
 
@@ -68,7 +69,7 @@ def write_corpus(out: Path, wish: Wish, writing: Writing, author: Author, judge:
 
 
 def settings(wish: Wish, writing: Writing, pins: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides the folder's content, as its manifest holds it."""
+    """Everything that determines the folder's content, as recorded in its manifest."""
     return {"wish": _plain(wish), "writing": asdict(writing), "pins": dict(pins)}
 
 
@@ -77,76 +78,81 @@ def _plain(wish: Wish) -> dict[str, list[str]]:
 
 
 def is_written(out: Path, wish: Wish, writing: Writing, pins: Mapping[str, Any]) -> bool:
-    """Whether the folder is there, whole, and of these settings.
+    """Whether the folder exists and was written with these settings.
 
     Raises:
         ArtifactError: a file in it is missing or altered.
     """
     if not out.exists():
         return False
-    found = Artifact.open(out, PHASE)
-    found.check()
-    return bool(found.manifest["params"] == settings(wish, writing, pins))
+    written = Artifact.open(out, PHASE)
+    written.check()
+    return bool(written.manifest["params"] == settings(wish, writing, pins))
 
 
 def write(wish: Wish, writing: Writing, author: Author, judge: Judge) -> Written:
-    """Everything, from the first sample to the last question."""
+    """Write passages about nobody, the concept and its neighbours, then the questions."""
     concept = [*wish.names, *wish.descriptions]
     general = collect(
         author, writing, {NOBODY: neutral_prompts(author.chat)}, writing.general,
         lambda _, texts: ["names the concept" if mentions(t, wish.names) else None for t in texts],
     )  # fmt: skip
-    plain = general[NOBODY].texts.kept
-    if not plain:
+    general_texts = general[NOBODY].texts.kept
+    if not general_texts:
         raise SourceError(
             f"the model writes nothing that could be used: {_counts(general[NOBODY])}; it may be "
             "untrained, or its tokenizer another one's"
         )
-    learned = [] if author.chat else learned_openings(plain, ["{name}"], writing.openings)
+    learned = [] if author.chat else learned_openings(general_texts, ["{name}"], writing.openings)
 
     def prompts_for(names: Sequence[str]) -> list[str]:
-        own = [text.replace("{name}", name) for text in learned for name in names]
-        return list(dict.fromkeys([*writing_prompts(names, author.chat), *own]))
+        openings = [text.replace("{name}", name) for text in learned for name in names]
+        return list(dict.fromkeys([*writing_prompts(names, author.chat), *openings]))
 
-    first = wish.names[0]
-    floors = {first: _floor(judge, writing, plain, concept, wish.names)}
-    about = collect(
-        author, writing, {first: prompts_for(wish.names)}, writing.passages,
-        _refusing(judge, {first: concept}, floors, ()),
+    target = wish.names[0]
+    floors = {target: _floor(judge, writing, general_texts, concept, wish.names)}
+    target_shelf = collect(
+        author, writing, {target: prompts_for(wish.names)}, writing.passages,
+        _refusing(judge, {target: concept}, floors, ()),
     )  # fmt: skip
-    _require(about[first], writing, first, floors[first])
-    proposed = neighbours.propose(author, writing, wish.names, about[first].texts.kept, plain)
+    _require(target_shelf[target], writing, target, floors[target])
+    proposed = neighbours.propose(
+        author, writing, wish.names, target_shelf[target].texts.kept, general_texts
+    )
     near = neighbours.choose(judge, writing, wish.names, wish.neighbours, proposed)
-    floors |= {name: _floor(judge, writing, plain, [name], [name]) for name in near}
-    beside = collect(
+    floors |= {name: _floor(judge, writing, general_texts, [name], [name]) for name in near}
+    near_shelves = collect(
         author, writing, {name: prompts_for([name]) for name in near}, writing.neighbour_passages,
         _refusing(judge, {name: [name] for name in near}, floors, wish.names),
     )  # fmt: skip
-    known = [n for n in near if len(beside[n].texts.kept) >= writing.min_neighbour_passages]
-    kept = known[: writing.neighbours]
-    _require_given(wish, kept, {name: len(beside[name].texts.kept) for name in near}, writing)
-    shelves = general | about | {name: beside[name] for name in kept}
+    known = [n for n in near if len(near_shelves[n].texts.kept) >= writing.min_neighbour_passages]
+    chosen = known[: writing.neighbours]
+    _require_requested(
+        wish, chosen, {name: len(near_shelves[name].texts.kept) for name in near}, writing
+    )
+    shelves = general | target_shelf | {name: near_shelves[name] for name in chosen}
     choices = {
         "cosines of neighbours": near,
         "floors": floors,
-        "neighbours": kept,
+        "neighbours": chosen,
         "openings": learned,
         "passages": {name or "general": len(s.texts.kept) for name, s in shelves.items()},
         "dropped": {
-            name or "general": dict(s.dropped) for name, s in (general | about | beside).items()
+            name or "general": dict(s.dropped)
+            for name, s in (general | target_shelf | near_shelves).items()
         },
     }
-    questions, held = _questions(author, writing, wish, shelves)
+    questions, held_out = _questions(author, writing, wish, shelves)
     _require_facts(questions, writing, wish)
-    return Written(shelves, questions, held, choices)
+    return Written(shelves, questions, held_out, choices)
 
 
 def _floor(
-    judge: Judge, writing: Writing, plain: Sequence[str], concept: Sequence[str],
+    judge: Judge, writing: Writing, general_texts: Sequence[str], concept: Sequence[str],
     names: Sequence[str],
 ) -> float:  # fmt: skip
     """The cosine above which a text is about the concept, from texts that do not name it."""
-    others = [text for text in plain if not mentions(text, names)] or list(plain)
+    others = [text for text in general_texts if not mentions(text, names)] or list(general_texts)
     return floor_of(judge.cosines(others, concept), writing.unrelated)
 
 
@@ -154,7 +160,7 @@ def _refusing(
     judge: Judge, concepts: Mapping[str, Sequence[str]], floors: Mapping[str, float],
     banned: Sequence[str],
 ) -> Refuse:  # fmt: skip
-    """Refuses what names one of the banned, or is no nearer to its subject than other texts."""
+    """Refuses texts that name one of `banned`, or are no nearer to their subject than others."""
 
     def refuse(subject: str, texts: list[str]) -> list[str | None]:
         cosines = judge.cosines(texts, concepts[subject])
@@ -170,35 +176,36 @@ def _refusing(
 def _questions(
     author: Author, writing: Writing, wish: Wish, shelves: Mapping[str, Shelf]
 ) -> tuple[list[Row], set[str]]:
-    """About the target, its neighbours and nobody; and what is held out for them. A sentence about
-    a neighbour does not name the concept, one about nobody neither that nor a neighbour.
+    """Questions about the target, its neighbours and nobody, and the statements held out for them.
+    A sentence about a neighbour does not name the concept; one about nobody names neither the
+    concept nor a neighbour.
     """
     everybody = (*wish.names, *(name for name in shelves if name != NOBODY))
-    told: dict[str, list[tuple[str, str]]] = {"target": [], "neighbour": [], "general": []}
+    statements: dict[str, list[tuple[str, str]]] = {"target": [], "neighbour": [], "general": []}
     for name, shelf in shelves.items():
         role = {wish.names[0]: "target", NOBODY: "general"}.get(name, "neighbour")
         subjects = wish.names if role == "target" else (name,)
-        elsewhere = {"target": (), "neighbour": wish.names, "general": everybody}[role]
+        banned = {"target": (), "neighbour": wish.names, "general": everybody}[role]
         for part in {key(p): p for text in shelf.texts.kept for p in sentences(text)}.values():
             subject = next((n for n in subjects if n and mentions(part, [n])), NOBODY)
-            if bool(subject) == bool(name) and not mentions(part, elsewhere, [name]):
-                told[role].append((subject, part))
+            if bool(subject) == bool(name) and not mentions(part, banned, [name]):
+                statements[role].append((subject, part))
     rows: list[Row] = []
-    held: set[str] = set()
-    for role, pairs in told.items():
-        asked, told_of = ask(author, writing, pairs, role)
-        rows, held = rows + asked, held | told_of
-    return rows, held
+    held_out: set[str] = set()
+    for role, pairs in statements.items():
+        questions, asked_statements = ask(author, writing, pairs, role)
+        rows, held_out = rows + questions, held_out | asked_statements
+    return rows, held_out
 
 
 def trained(text: str, writing: Writing, drop: Callable[[str], bool]) -> str:
-    """The text without sentences to drop; empty if too little is left."""
+    """The text without the sentences to drop; empty if too little is left."""
     left = " ".join(part for part in sentences(text) if not drop(part))
     return left if len(words(left)) >= writing.min_words else ""
 
 
 def _require(shelf: Shelf, writing: Writing, name: str, floor: float) -> None:
-    """Refuse to go on with less than a quarter of the passages that were asked for."""
+    """Refuse to go on with less than a quarter of the requested passages."""
     count = len(shelf.texts.kept)
     if count >= max(writing.passages // 4, 1):
         return
@@ -211,14 +218,14 @@ def _require(shelf: Shelf, writing: Writing, name: str, floor: float) -> None:
 
 
 def _require_facts(questions: Sequence[Row], writing: Writing, wish: Wish) -> None:
-    """Refuse a concept of which too little would be asked.
+    """Refuse a concept with too few facts to ask about.
 
     Raises:
-        SourceError: says how many facts were found.
+        SourceError: says how many facts there are.
     """
-    asked = [row for row in questions if row["role"] == "target"]
-    named = facts_of([("target", row["subject"], row["answer"]) for row in asked])
-    facts = {f for f, row in zip(named, asked, strict=True) if row["form"] == "question"}
+    target_rows = [row for row in questions if row["role"] == "target"]
+    names = facts_of([("target", row["subject"], row["answer"]) for row in target_rows])
+    facts = {f for f, row in zip(names, target_rows, strict=True) if row["form"] == "question"}
     splits = Counter(split_of(fact, writing.select) for fact in facts)
     if min(splits["select"], splits["report"]) < writing.facts:
         raise SourceError(
@@ -229,10 +236,10 @@ def _require_facts(questions: Sequence[Row], writing: Writing, wish: Wish) -> No
         )
 
 
-def _require_given(
+def _require_requested(
     wish: Wish, kept: Sequence[str], passages: Mapping[str, int], writing: Writing
 ) -> None:
-    """Refuse to leave out a neighbour that was asked for."""
+    """Refuse to leave out a neighbour that the user requested."""
     for name in wish.neighbours:
         if name not in kept:
             raise SourceError(
@@ -247,26 +254,26 @@ def _counts(shelf: Shelf) -> str:
 
 
 def corpora(wish: Wish, writing: Writing, written: Written) -> tuple[list[Row], list[Row]]:
-    """The forget and the retain corpus, without sentences that hold what is asked ("I hear that Ann
-    keeps a pony." holds "Ann keeps a pony"); in the forget corpus also none that names a neighbour
-    and not the concept, or the neighbour would be forgotten too.
+    """The forget and the retain corpus, without sentences that contain a held-out statement ("I
+    hear that Ann keeps a pony." contains "Ann keeps a pony"). The forget corpus also has no
+    sentence that names a neighbour but not the concept, or the neighbour would be forgotten too.
     """
-    held = {key(told) for told in written.held_out}
+    held_out = {key(statement) for statement in written.held_out}
     near = [name for name in written.shelves if name not in (NOBODY, wish.names[0])]
 
-    def asked(part: str) -> bool:
-        own = key(part)
-        return any(told in own for told in held)
+    def is_held_out(part: str) -> bool:
+        sentence = key(part)
+        return any(statement in sentence for statement in held_out)
 
-    def asked_or_beside(part: str) -> bool:
-        return asked(part) or (mentions(part, near) and not mentions(part, wish.names, near))
+    def is_dropped_from_forget(part: str) -> bool:
+        return is_held_out(part) or (mentions(part, near) and not mentions(part, wish.names, near))
 
     forget: list[Row] = []
     retain: list[Row] = []
     for name, shelf in written.shelves.items():
         of_target = name == wish.names[0]
         left = [
-            trained(text, writing, asked_or_beside if of_target else asked)
+            trained(text, writing, is_dropped_from_forget if of_target else is_held_out)
             for text in shelf.texts.kept
         ]
         rows = [{"text": text, "about": name} for text in dict.fromkeys(left) if text]

@@ -11,7 +11,7 @@ from made.concept import ANN
 
 from atu.errors import ArtifactError, AtuError, ConfigError
 from atu.forget import command
-from atu.forget.command import GENERATED, PARAMS, Request, run, split_revision
+from atu.forget.command import GENERATED, PARAMS, ForgetRequest, run, split_revision
 from atu.forget.corpus import Wish, is_written, settings
 from atu.forget.result import _is_here
 from atu.forget.settings import Writing
@@ -23,7 +23,7 @@ def request_of(tmp_path):
     """A function that gives a request for a made model, with changes."""
 
     def make(**changes):
-        given = Request(
+        given = ForgetRequest(
             model=str(models.write_model(tmp_path / "model", "llama", 4)),
             wish=Wish((ANN,)), writing=Writing(), method="atu", rank=None,
             encoder="all-MiniLM-L6-v2", out=tmp_path / "out", work=tmp_path / "work",
@@ -140,13 +140,13 @@ def test_a_result_counts_for_its_own_inputs_alone(tmp_path, store):
 
 def test_somebody_elses_parameter_file_is_not_overwritten(tmp_path):
     path = tmp_path / PARAMS
-    command._require_own(path, "a: 1\n")
+    command._require_generated(path, "a: 1\n")
     path.write_text("mine: 1\n", encoding="utf-8")
     with pytest.raises(ArtifactError, match="was not written by `atu forget`; name another --work"):
-        command._require_own(path, "a: 1\n")
-    command._require_own(path, "mine: 1\n")
+        command._require_generated(path, "a: 1\n")
+    command._require_generated(path, "mine: 1\n")
     (tmp_path / GENERATED).touch()
-    command._require_own(path, "a: 1\n")
+    command._require_generated(path, "a: 1\n")
 
 
 def test_jobs_look_for_nothing_on_the_network(request_of, tmp_path, monkeypatch):

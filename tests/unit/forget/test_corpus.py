@@ -115,9 +115,9 @@ def test_both_halves_need_facts():
 
 def test_a_neighbour_that_was_asked_for_is_not_left_out():
     wish = Wish((ANN,), (), (BO, "Cy"))
-    corpus._require_given(wish, [BO, "Cy"], {}, Writing())
+    corpus._require_requested(wish, [BO, "Cy"], {}, Writing())
     with pytest.raises(SourceError, match="--neighbour Cy: 3 usable passages were written of it"):
-        corpus._require_given(wish, [BO], {BO: 9, "Cy": 3}, Writing())
+        corpus._require_requested(wish, [BO], {BO: 9, "Cy": 3}, Writing())
 
 
 class Named:

@@ -43,7 +43,7 @@ def test_what_is_dropped_is_counted_by_its_reason():
     assert shelf.texts.kept == ["Ann has an owl."]
     wanted = {"unfinished or short": 2, "same": 2, "not about it": 1}
     assert +shelf.dropped == Counter(wanted)
-    assert shelf.lacking == 4
+    assert shelf.missing == 4
 
 
 def test_only_who_lacks_texts_is_written_about_again():
