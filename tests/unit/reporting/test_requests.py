@@ -6,13 +6,13 @@ import pytest
 from atu.metrics.bootstrap import Estimate
 from atu.phases.rephrase import ITEMS
 from atu.reporting.items import CELL
-from atu.reporting.requests import KEPT, of_request, requests_table
+from atu.reporting.requests import RETAINED, of_request, requests_table
 from atu.results.items import SCORE
 from atu.untrusted.targets import Target, steps
 
 TOGETHER = Target(("Ada", "Bea"))
 FIRST, SECOND, THIRD = steps(["Ada", "Bea", "Cleo"])
-KEYS = ("target", "worst_form", *KEPT)
+KEYS = ("target", "worst_form", *RETAINED)
 
 
 @pytest.fixture
