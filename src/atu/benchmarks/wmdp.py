@@ -121,7 +121,7 @@ def _require_field(name: str, settings: Settings) -> None:
     if name not in FIELDS:
         raise SourceError(f"WMDP has no forget corpus for {name!r}; it has {', '.join(FIELDS)}")
     if name not in settings.concepts:
-        raise SourceError(f"prepare.concepts says nothing of {name!r}; add texts that name it")
+        raise SourceError(f"prepare.concepts has no entry for {name!r}; add texts that name it")
 
 
 def _texts(settings: Settings, readers: Readers, name: str, side: str) -> Rows:

@@ -125,8 +125,8 @@ def _experiment(client: Any, name: str, results: Path) -> str:
     recorded = existing.tags.get(RESULTS_TAG, owner)
     if recorded != owner and not is_default():
         raise TrackingError(
-            f"MLflow at {mask(tracking_uri())}: experiment {name!r} mirrors {recorded}, not {owner}, "
-            "and would lose its runs; set track.experiment to a name of your own"
+            f"MLflow at {mask(tracking_uri())}: experiment {name!r} mirrors {recorded}, not "
+            f"{owner}, and would lose its runs; set track.experiment to a name of your own"
         )
     if existing.lifecycle_stage != "active":
         client.restore_experiment(existing.experiment_id)

@@ -95,7 +95,7 @@ def test_a_locked_file_that_is_gone_is_named(source, folder):
 def test_a_file_that_is_not_locked_is_named(source, folder):
     """It could change what transformers loads."""
     (folder / "special_tokens_map.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(SourceError, match=r"says nothing of 'special_tokens_map\.json'"):
+    with pytest.raises(SourceError, match=r"has no entry for 'special_tokens_map\.json'"):
         pin(source)
 
 

@@ -11,8 +11,8 @@ from atu.probes.prompts import ADVERSARIAL, ORT
 from atu.reporting.items import estimate, load_attacks, load_items
 from atu.reporting.robustness import (
     REPHRASED,
-    rephrased_columns,
     column_items,
+    rephrased_columns,
     robustness_table,
     shown_columns,
     summary_table,

@@ -91,7 +91,7 @@ HOSTILE = {
     "an alias to itself": ("a: &a [*a]", "line 1: refers to itself"),
     "deep nesting": ("[" * 100_000, f"deeper than {MAX_DEPTH}"),
     "deep blocks": ("- " * 100_000, f"deeper than {MAX_DEPTH}"),
-    "a key twice": ("a: 1\nb: 2\na: 3", "line 3: the key 'a' stands twice"),
+    "a key twice": ("a: 1\nb: 2\na: 3", "line 3: the key 'a' occurs twice"),
     "a key of a number": ("1: a", "line 1: the key is a int, not a text"),
     "a key of a boolean": ("no: a", "the key is a bool"),
     "a key that is a list": ("? [a]\n: b", "the key is a seq"),

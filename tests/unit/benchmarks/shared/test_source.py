@@ -88,7 +88,7 @@ def test_a_lock_of_another_commit_is_refused(source, tmp_path):
 
 def test_an_unknown_table_is_refused(locked, folder):
     (folder / "more.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(SourceError, match=r"says nothing of 'more\.json' .*`atu fetch` adds it"):
+    with pytest.raises(SourceError, match=r"has no entry for 'more\.json' .*`atu fetch` adds it"):
         Reader.open(locked).file("more.json")
 
 

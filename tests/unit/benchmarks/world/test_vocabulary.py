@@ -58,5 +58,5 @@ def test_the_shipped_one_is_in_order_and_read_as_it_is():
 
 
 def test_it_is_parsed_strictly():
-    with pytest.raises(ConfigError, match=r"world\.yaml.*line 2: the key 'a' stands twice"):
+    with pytest.raises(ConfigError, match=r"world\.yaml.*line 2: the key 'a' occurs twice"):
         parse_vocabulary("a: 1\na: 2\n")
