@@ -17,7 +17,7 @@ from atu.untrusted.targets import Target
 Rows = list[dict[str, Any]]
 Select = Annotated[float, Field(gt=0, lt=1, description="share of the facts that choices may read")]
 PassageWords = Annotated[
-    int, Field(ge=1, description="texts are cut into passages of at most so many words")
+    int, Field(ge=1, description="maximum words of the passages that texts are cut into")
 ]
 ROLES = ("target", "partner", "neighbour", "other", "general", "control")
 """Whose facts a probe asks for: `partner`s are asked in the same prompt as the target, `other`s

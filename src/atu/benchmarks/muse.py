@@ -68,7 +68,7 @@ class Settings:
         list[str], Field(min_length=1, description="texts that name what is to be forgotten")
     ]
     folds: Annotated[
-        bool, Field(description="the texts of scal and sust are trained on and can be asked for")
+        bool, Field(description="train on the texts of scal and sust, and allow them as targets")
     ]
     passage_words: PassageWords
     select: Select

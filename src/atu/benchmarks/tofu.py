@@ -72,7 +72,7 @@ class Settings:
     ]
     concepts: Annotated[
         list[str],
-        Field(description="texts that name what is forgotten; [] takes the authors' names"),
+        Field(description="texts that name what is forgotten; []: the authors' names"),
     ]
     select: Select
 
@@ -193,7 +193,7 @@ def _wrong(row: dict[str, Any], name: str) -> list[str]:
     """
     answers = row.get("perturbed_answer")
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) for a in answers):
-        raise SourceError(f"{name}_perturbed: `perturbed_answer` is no list of texts")
+        raise SourceError(f"{name}_perturbed: `perturbed_answer` is not a list of texts")
     return answers
 
 

@@ -137,7 +137,7 @@ def _check(request: ForgetRequest) -> None:
                 raise ConfigError(option, text, "has no letter or digit")
     for text in request.wish.neighbours:
         if key(text) in map(key, request.wish.names):
-            raise ConfigError("--neighbour", text, "is what is to be forgotten; leave it out")
+            raise ConfigError("--neighbour", text, "is a name of the concept itself; leave it out")
     if not request.wish.names:
         raise ConfigError("--concept", None, "name what is to be forgotten")
     try:
@@ -261,7 +261,7 @@ def _keep_params(path: Path, text: str) -> None:
     if path.is_file() and generated.is_file():
         current = hashlib.sha256(path.read_bytes()).hexdigest()
         if generated.read_text(encoding="utf-8").strip() != current:
-            print(f"{path.absolute()}: was edited, so it is used as it is; delete it for a new one")
+            print(f"{path.absolute()}: was edited, so it is kept; delete it to get a new one")
             return
     content = text.encode("utf-8")
     if not path.is_file() or path.read_bytes() != content:
@@ -290,6 +290,6 @@ def _snakemake(request: ForgetRequest, lock_file: IO[str]) -> None:
     done = subprocess.run(command, **options)
     if done.returncode:
         raise ArtifactError(
-            f"{Path.cwd()}: a job failed (see above, and logs/{EXPERIMENT}); the same command goes "
-            "on where it stopped"
+            f"{Path.cwd()}: a job failed (see above, and logs/{EXPERIMENT}); run the same "
+            "command again to resume"
         )

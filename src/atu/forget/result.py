@@ -115,7 +115,8 @@ def require_free(out: Path, names: Sequence[str]) -> None:
     result = Artifact.open(out / MANIFEST, PHASE)
     if result.cell["concept"] != list(names):
         raise ArtifactError(
-            f"--out {out}: is without {', '.join(result.cell['concept'])}; name another folder"
+            f"--out {out}: holds a result for {', '.join(result.cell['concept'])}; "
+            "name another folder"
         )
     require_untouched(out, result)
 

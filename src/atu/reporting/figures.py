@@ -73,7 +73,7 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
             label=label,
         )
     axes.set_xlabel("target: score in the worst form  (left is forgotten)")
-    axes.set_ylabel(f"{retained or 'nothing retained is asked'}: score  (up is kept)")
+    axes.set_ylabel(f"{retained or 'no retained questions'}: score  (up is kept)")
     axes.set_xlim(-0.05, 1.05)
     axes.set_ylim(-0.05, 1.05)
     axes.grid(alpha=0.3)

@@ -143,7 +143,7 @@ class Store:
 
         content = parse_json(read_text(path / STATE, MAX_STATE))
         if not isinstance(content, dict) or not isinstance(content.get("values"), dict):
-            raise ValueError(f"{STATE} is no state")
+            raise ValueError(f"{STATE} is not a checkpoint")
         if content["identity"] != self.identity:
             raise ValueError("it is of other parameters, inputs, libraries or code")
         if sha256(path / TENSORS) != content["sha256"]:

@@ -44,7 +44,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file.
 
     Raises:
-        ArtifactError: as `read_json`, or a row is no object.
+        ArtifactError: as `read_json`, or a row is not an object.
     """
     try:
         lines = read_text(path, MAX_JSON).split("\n")
@@ -52,7 +52,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read as JSONL: {error}") from None
     if not all(isinstance(row, dict) for row in rows):
-        raise ArtifactError(f"{path}: a row is no JSON object")
+        raise ArtifactError(f"{path}: a row is not a JSON object")
     return rows
 
 

@@ -117,11 +117,11 @@ def _require_job_folder(manifest: Path, phase: str) -> None:
     above = len(steps) - steps[::-1].index(phase) if phase in steps else len(steps)
     for place in (Path(*steps[:count]) for count in range(above, len(steps) + 1)):
         if place.is_symlink():
-            raise ArtifactError(f"{place}: a link stands where a folder belongs; remove it")
+            raise ArtifactError(f"{place}: is a link instead of a folder; remove it")
     if not final.exists():
         return
     if not final.is_dir():
-        raise ArtifactError(f"{final}: a file stands where the folder belongs; remove it")
+        raise ArtifactError(f"{final}: is a file instead of a folder; remove it")
     # Snakemake has removed the declared outputs by now, but not the provenance.
     known = any((final / name).exists() for name in (MANIFEST, METRICS, PROVENANCE))
     if not known and any(path.is_file() for path in final.rglob("*")):

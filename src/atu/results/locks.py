@@ -63,10 +63,10 @@ class Lock:
         except OSError as error:
             raise SourceError(f"{path}: cannot be read ({error.strerror}); {REPAIR}") from None
         except ValueError as error:
-            raise SourceError(f"{path}: is no lock ({error}); {REPAIR}") from None
+            raise SourceError(f"{path}: is not a lock ({error}); {REPAIR}") from None
         lock = cls(**values) if _is_lock(values) else None
         if lock is None:
-            raise SourceError(f"{path}: is no lock; {REPAIR}")
+            raise SourceError(f"{path}: is not a lock; {REPAIR}")
         return lock
 
     @classmethod

@@ -62,7 +62,7 @@ def _acquire(path: Path) -> IO[str] | None:
             "wait for it or end it, then run again"
         ) from None
     except OSError as error:
-        print(f"{path}: goes on without a lock: {error.strerror}", file=sys.stderr)
+        print(f"{path}: continues without a lock: {error.strerror}", file=sys.stderr)
         return stream
     stream.close()
     return None

@@ -64,7 +64,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"holds {text}, which is no finite number")
+        raise ValueError(f"holds {text}, which is not finite")
     return value
 
 
@@ -98,4 +98,4 @@ def require_inside(name: str) -> None:
         or not name.isprintable()
         or max(len(part.encode()) for part in parts) > MAX_NAME
     ):
-        raise ValueError(f"{shown(name)} is no path inside the folder")
+        raise ValueError(f"{shown(name)} is not a path inside the folder")

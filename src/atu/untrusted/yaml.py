@@ -92,7 +92,9 @@ class _Check:
         if isinstance(node, yaml.MappingNode) and kind == "map":
             _check_keys(node)
             return [part for pair in node.value for part in pair]
-        raise _refusal(node, f"is a {kind.lstrip('!')}, which no parameter is; quote a text")
+        raise _refusal(
+            node, f"is a {kind.lstrip('!')}, which no parameter can be; quote it to get a text"
+        )
 
     def _check_scalar(self, node: yaml.ScalarNode, kind: str) -> None:
         if UNPRINTABLE.search(node.value) or REORDERING.search(node.value):
@@ -104,7 +106,7 @@ class _Check:
         try:
             value = self.loader.construct_object(node)
         except (ValueError, KeyError, IndexError):
-            raise _refusal(node, f"{shown(node.value)} is no {kind}") from None
+            raise _refusal(node, f"{shown(node.value)} is not a valid {kind}") from None
         if kind == "int" and not -(2**63) <= value < 2**63:
             raise _refusal(node, f"{shown(node.value)} has more than 64 bits")
 

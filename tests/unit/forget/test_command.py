@@ -113,7 +113,7 @@ def test_a_result_is_replaced_only_as_it_was_written(request_of, tmp_path):
     out = tmp_path / "out"
     result(out, ANN)
     run(request_of(), dry_run=True)
-    with pytest.raises(ArtifactError, match=f"is without {ANN}; name another folder"):
+    with pytest.raises(ArtifactError, match=f"holds a result for {ANN}; name another folder"):
         run(request_of(wish=Wish(("Bo Day",))), dry_run=True)
     (out / "LICENSE").touch()
     with pytest.raises(ArtifactError, match="LICENSE was added since; move it away"):
@@ -214,7 +214,7 @@ def test_an_edited_parameter_file_is_kept(tmp_path, monkeypatch, capsys):
     path.write_text("a: 3\n", encoding="utf-8")
     command._keep_params(path, "a: 4\n")
     assert path.read_text(encoding="utf-8") == "a: 3\n"
-    assert re.search("was edited, so it is used as it is", capsys.readouterr().out)
+    assert re.search("was edited, so it is kept", capsys.readouterr().out)
 
 
 def test_a_corpus_counts_as_written_for_its_own_settings_alone(tmp_path):

@@ -79,7 +79,7 @@ class Reader:
                 digest = digest_of(rows)
             except UnicodeEncodeError:
                 raise SourceError(
-                    f"{self.source}: {name!r} has half of a surrogate pair, which no table can hold"
+                    f"{self.source}: {name!r} has an unpaired surrogate, which no table can hold"
                 ) from None
             if self.record:
                 self.lock.content[name] = digest
@@ -106,7 +106,7 @@ class Reader:
             reason = "is missing" if not path.exists() else f"cannot be read ({error.strerror})"
             raise SourceError(f"{path}: {reason}; put the benchmark's file there") from None
         except ValueError as error:
-            raise SourceError(f"{path}: is no JSON file ({error})") from None
+            raise SourceError(f"{path}: is not a JSON file ({error})") from None
         return _require_rows(rows, str(path))
 
     def _load(self, config: str, split: str) -> Rows:
@@ -130,7 +130,7 @@ class Reader:
                 reason = " ".join(str(error).split())[:300]
                 raise SourceError(
                     f"{self.source}: {config}/{split} cannot be loaded ({type(error).__name__}: "
-                    f"{reason}); `atu fetch` downloads it where there is a network"
+                    f"{reason}); `atu fetch` downloads it"
                 ) from None
 
 
@@ -155,7 +155,7 @@ def open_readers(settings: Any) -> Readers:
 
 def _require_rows(rows: Any, where: str) -> Rows:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise SourceError(f"{where}: is no list of rows")
+        raise SourceError(f"{where}: is not a list of rows")
     return rows
 
 

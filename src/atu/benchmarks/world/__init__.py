@@ -32,7 +32,7 @@ class Settings:
     benchmark: Literal["world"]
     seed: Annotated[int, Field(ge=0, lt=2**31, description="draws the world")]
     people: Annotated[Count, Field(description="fictitious people in the world; even")]
-    holdout_people: Annotated[Count, Field(description="people whom no text for a model names")]
+    holdout_people: Annotated[Count, Field(description="people whom no training text names")]
     other_facts: Annotated[Count, Field(description="facts of unrelated people to probe")]
 
 
@@ -126,8 +126,8 @@ def target_probes(world: World, names: Sequence[str], settings: Settings) -> Row
         raise ConfigError(
             "prepare.people",
             settings.people,
-            f"beside {', '.join(names)} and their {len(neighbours)} neighbours nobody is left to "
-            "be asked about as other people; raise it",
+            f"no other people are left beside {', '.join(names)} and their {len(neighbours)} "
+            "neighbours; raise it",
         )
     order = generator(seed, "others", *names).permutation(len(strangers))
     chosen = [strangers[i] for i in sorted(order[: settings.other_facts])]

@@ -23,7 +23,7 @@ def _placeholders(*names: str) -> Callable[[str], str]:
         for _, field, spec, conversion in string.Formatter().parse(text):
             if field is not None and (field not in names or spec or conversion):
                 shown = ", ".join(f"{{{name}}}" for name in names)
-                raise ValueError(f"holds {{{field}}}; placeholders here are {shown}")
+                raise ValueError(f"has {{{field}}}; allowed placeholders are {shown}")
         return text
 
     return check
