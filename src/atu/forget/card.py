@@ -66,7 +66,7 @@ def make_card(sources: Sources) -> str:
     """The text of `README.md`."""
     import jinja2
 
-    wish, writing = (sources.corpus.manifest["params"][key] for key in ("wish", "writing"))
+    concept, writing = (sources.corpus.manifest["params"][key] for key in ("wish", "writing"))
     counts = sources.corpus.metrics()
     text = (resources.files("atu.forget") / "model.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -76,9 +76,9 @@ def make_card(sources: Sources) -> str:
     rows = read_rows(sources.report)
     return environment.from_string(text).render(
         front=front_matter(sources),
-        title=f"{base_name(sources)} without {wish['names'][0]}",
+        title=f"{base_name(sources)} without {concept['names'][0]}",
         base=base_link(sources),
-        names=wish["names"],
+        names=concept["names"],
         method=sources.method,
         lora=sources.lora,
         usage=ADAPTER.format(base=_loadable(sources)) if sources.lora else FULL,
@@ -94,7 +94,7 @@ def make_card(sources: Sources) -> str:
         },
         chosen=f"{100 * sources.select:g}" if sources.keep == "best" else None,
         attacks=sources.attacks,
-        requested=wish["neighbours"],
+        requested=concept["neighbours"],
         counts={
             "forget": int(counts["concept/forget_texts/all"]),
             "retain": int(counts["concept/retain_texts/all"]),

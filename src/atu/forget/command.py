@@ -17,7 +17,7 @@ from atu.config.load import check_values, load_params
 from atu.config.params import Params
 from atu.errors import ArtifactError, ConfigError, SourceError
 from atu.forget.corpus import PHASE as CORPUS
-from atu.forget.corpus import Wish, is_written, write_corpus
+from atu.forget.corpus import Concept, is_written, write_corpus
 from atu.forget.experiment import EXPERIMENT, MODEL, Shape, render
 from atu.forget.result import export, require_free, require_place
 from atu.forget.settings import Writing
@@ -42,7 +42,7 @@ class ForgetRequest:
     """The options of `atu forget`."""
 
     model: str
-    wish: Wish
+    concept: Concept
     writing: Writing
     method: str
     rank: int | None
@@ -70,8 +70,8 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
         encoder = _pin_encoder(request)
         corpus = Source(CORPUS, None, f"locks/{CORPUS}.json")
         text = render(
-            names=request.wish.names,
-            descriptions=request.wish.descriptions,
+            names=request.concept.names,
+            descriptions=request.concept.descriptions,
             method=request.method,
             rank=request.rank,
             seed=request.writing.seed,
@@ -121,12 +121,12 @@ def snakefile() -> Path:
 
 def _check(request: ForgetRequest) -> None:
     snakefile()
-    require_free(request.out, request.wish.names)
+    require_free(request.out, request.concept.names)
     require_place("--work", request.work)
     for option, texts in (
-        ("--concept", request.wish.names),
-        ("--describe", request.wish.descriptions),
-        ("--neighbour", request.wish.neighbours),
+        ("--concept", request.concept.names),
+        ("--describe", request.concept.descriptions),
+        ("--neighbour", request.concept.neighbours),
     ):
         for text in texts:
             if not text.strip() or UNPRINTABLE.search(text) or REORDERING.search(text):
@@ -135,15 +135,15 @@ def _check(request: ForgetRequest) -> None:
                 raise ConfigError(option, text, "has a line break or braces; write one plain line")
             if not words(text):
                 raise ConfigError(option, text, "has no letter or digit")
-    for text in request.wish.neighbours:
-        if key(text) in map(key, request.wish.names):
+    for text in request.concept.neighbours:
+        if key(text) in map(key, request.concept.names):
             raise ConfigError("--neighbour", text, "is a name of the concept itself; leave it out")
-    if not request.wish.names:
+    if not request.concept.names:
         raise ConfigError("--concept", None, "name what is to be forgotten")
     try:
-        target_slug(request.wish.names[0])
+        target_slug(request.concept.names[0])
     except ValueError as error:
-        raise ConfigError("--concept", request.wish.names[0], str(error)) from None
+        raise ConfigError("--concept", request.concept.names[0], str(error)) from None
     if request.work.resolve().is_relative_to(request.out.resolve()):
         raise ConfigError(
             "--work", str(request.work), "is the folder of --out or in it; name another"
@@ -201,7 +201,7 @@ def _write(request: ForgetRequest, folder: Path, encoder: str) -> Artifact:
         "threads": request.threads,  # sums of floats depend on them
     }
     manifest = request.work / CORPUS / MANIFEST
-    if not is_written(manifest, request.wish, request.writing, pins):
+    if not is_written(manifest, request.concept, request.writing, pins):
         _load_and_write(request, folder, encoder, manifest, pins)
     return Artifact.open(manifest.absolute(), CORPUS)
 
@@ -213,7 +213,7 @@ def _load_and_write(
     import torch
 
     from atu.forget.author import Author
-    from atu.forget.similarity import Judge
+    from atu.forget.similarity import Similarity
     from atu.inference.batching import BatchSize
     from atu.models.compute import Compute
     from atu.models.encoder import SentenceEncoder
@@ -224,9 +224,9 @@ def _load_and_write(
     model, tokenizer = load_lm(folder, compute, training=False)
     writing = request.writing
     author = Author(model, tokenizer, writing.seed, BatchSize(writing.batch_size))
-    judge = Judge(SentenceEncoder(encoder, compute.place))
-    write_corpus(manifest, request.wish, writing, author, judge, pins)
-    del author, model, judge
+    similarity = Similarity(SentenceEncoder(encoder, compute.place))
+    write_corpus(manifest, request.concept, writing, author, similarity, pins)
+    del author, model, similarity
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

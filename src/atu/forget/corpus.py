@@ -14,10 +14,10 @@ from atu.errors import SourceError
 from atu.forget import neighbours
 from atu.forget.author import Author
 from atu.forget.names import learned_openings
-from atu.forget.passages import Refuse, Shelf, collect
+from atu.forget.passages import PassageSet, Refuse, collect
 from atu.forget.questions import ask
 from atu.forget.settings import Writing
-from atu.forget.similarity import Judge, floor_of
+from atu.forget.similarity import Similarity, floor_of
 from atu.forget.texts import key, mentions, sentences, words
 from atu.probes.prompts import neutral_prompts, writing_prompts
 from atu.results.artifacts import Artifact
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Wish:
+class Concept:
     """What is to be forgotten, as the user states it."""
 
     names: tuple[str, ...]
@@ -44,7 +44,7 @@ class Wish:
 class Written:
     """The usable texts that the model wrote, and the questions about them."""
 
-    shelves: dict[str, Shelf]
+    passage_sets: dict[str, PassageSet]
     """Passages about nobody, about the first of the names, and about each neighbour."""
     questions: list[Row]
     held_out: set[str]
@@ -53,8 +53,10 @@ class Written:
     choices: dict[str, Any]
 
 
-def write_corpus(out: Path, wish: Wish, writing: Writing, author: Author, judge: Judge,
-                 pins: Mapping[str, Any]) -> None:  # fmt: skip
+def write_corpus(
+    out: Path, concept: Concept, writing: Writing, author: Author, similarity: Similarity,
+    pins: Mapping[str, Any],
+) -> None:  # fmt: skip
     """Write `names.json`, `forget.json`, `retain.json`, `questions.json` and `choices.json`.
 
     Args:
@@ -63,21 +65,21 @@ def write_corpus(out: Path, wish: Wish, writing: Writing, author: Author, judge:
     Raises:
         SourceError: the model knows too little of the concept.
     """
-    cell, params = {"concept": list(wish.names)}, settings(wish, writing, pins)
+    cell, params = {"concept": list(concept.names)}, settings(concept, writing, pins)
     with write_folder(out, PHASE, cell=cell, params=params, inputs={}) as job:
-        _save(job, wish, writing, write(wish, writing, author, judge))
+        _save(job, concept, writing, write(concept, writing, author, similarity))
 
 
-def settings(wish: Wish, writing: Writing, pins: Mapping[str, Any]) -> dict[str, Any]:
+def settings(concept: Concept, writing: Writing, pins: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that determines the folder's content, as recorded in its manifest."""
-    return {"wish": _plain(wish), "writing": asdict(writing), "pins": dict(pins)}
+    return {"wish": _plain(concept), "writing": asdict(writing), "pins": dict(pins)}
 
 
-def _plain(wish: Wish) -> dict[str, list[str]]:
-    return {name: list(value) for name, value in asdict(wish).items()}
+def _plain(concept: Concept) -> dict[str, list[str]]:
+    return {name: list(value) for name, value in asdict(concept).items()}
 
 
-def is_written(out: Path, wish: Wish, writing: Writing, pins: Mapping[str, Any]) -> bool:
+def is_written(out: Path, concept: Concept, writing: Writing, pins: Mapping[str, Any]) -> bool:
     """Whether the folder exists and was written with these settings.
 
     Raises:
@@ -87,17 +89,17 @@ def is_written(out: Path, wish: Wish, writing: Writing, pins: Mapping[str, Any])
         return False
     written = Artifact.open(out, PHASE)
     written.check()
-    return bool(written.manifest["params"] == settings(wish, writing, pins))
+    return bool(written.manifest["params"] == settings(concept, writing, pins))
 
 
-def write(wish: Wish, writing: Writing, author: Author, judge: Judge) -> Written:
+def write(concept: Concept, writing: Writing, author: Author, similarity: Similarity) -> Written:
     """Write passages about nobody, the concept and its neighbours, then the questions."""
-    concept = [*wish.names, *wish.descriptions]
+    concept_texts = [*concept.names, *concept.descriptions]
     general = collect(
         author, writing, {NOBODY: neutral_prompts(author.chat)}, writing.general,
-        lambda _, texts: ["names the concept" if mentions(t, wish.names) else None for t in texts],
+        lambda _, ts: ["names the concept" if mentions(t, concept.names) else None for t in ts],
     )  # fmt: skip
-    general_texts = general[NOBODY].texts.kept
+    general_texts = general[NOBODY].kept
     if not general_texts:
         raise SourceError(
             f"the model writes nothing that could be used: {_counts(general[NOBODY])}; it may be "
@@ -109,61 +111,60 @@ def write(wish: Wish, writing: Writing, author: Author, judge: Judge) -> Written
         openings = [text.replace("{name}", name) for text in learned for name in names]
         return list(dict.fromkeys([*writing_prompts(names, author.chat), *openings]))
 
-    target = wish.names[0]
-    floors = {target: _floor(judge, writing, general_texts, concept, wish.names)}
-    target_shelf = collect(
-        author, writing, {target: prompts_for(wish.names)}, writing.passages,
-        _refusing(judge, {target: concept}, floors, ()),
+    target = concept.names[0]
+    floors = {target: _floor(similarity, writing, general_texts, concept_texts, concept.names)}
+    target_passages = collect(
+        author, writing, {target: prompts_for(concept.names)}, writing.passages,
+        _refusing(similarity, {target: concept_texts}, floors, ()),
     )  # fmt: skip
-    _require(target_shelf[target], writing, target, floors[target])
-    proposed = neighbours.propose(
-        author, writing, wish.names, target_shelf[target].texts.kept, general_texts
-    )
-    near = neighbours.choose(judge, writing, wish.names, wish.neighbours, proposed)
-    floors |= {name: _floor(judge, writing, general_texts, [name], [name]) for name in near}
-    near_shelves = collect(
+    _require(target_passages[target], writing, target, floors[target])
+    about = target_passages[target].kept
+    proposed = neighbours.propose(author, writing, concept.names, about, general_texts)
+    near = neighbours.choose(similarity, writing, concept.names, concept.neighbours, proposed)
+    floors |= {name: _floor(similarity, writing, general_texts, [name], [name]) for name in near}
+    near_passages = collect(
         author, writing, {name: prompts_for([name]) for name in near}, writing.neighbour_passages,
-        _refusing(judge, {name: [name] for name in near}, floors, wish.names),
+        _refusing(similarity, {name: [name] for name in near}, floors, concept.names),
     )  # fmt: skip
-    known = [n for n in near if len(near_shelves[n].texts.kept) >= writing.min_neighbour_passages]
+    known = [n for n in near if len(near_passages[n].kept) >= writing.min_neighbour_passages]
     chosen = known[: writing.neighbours]
     _require_requested(
-        wish, chosen, {name: len(near_shelves[name].texts.kept) for name in near}, writing
+        concept, chosen, {name: len(near_passages[name].kept) for name in near}, writing
     )
-    shelves = general | target_shelf | {name: near_shelves[name] for name in chosen}
+    passage_sets = general | target_passages | {name: near_passages[name] for name in chosen}
     choices = {
         "cosines of neighbours": near,
         "floors": floors,
         "neighbours": chosen,
         "openings": learned,
-        "passages": {name or "general": len(s.texts.kept) for name, s in shelves.items()},
+        "passages": {name or "general": len(s.kept) for name, s in passage_sets.items()},
         "dropped": {
             name or "general": dict(s.dropped)
-            for name, s in (general | target_shelf | near_shelves).items()
+            for name, s in (general | target_passages | near_passages).items()
         },
     }
-    questions, held_out = _questions(author, writing, wish, shelves)
-    _require_facts(questions, writing, wish)
-    return Written(shelves, questions, held_out, choices)
+    questions, held_out = _questions(author, writing, concept, passage_sets)
+    _require_facts(questions, writing, concept)
+    return Written(passage_sets, questions, held_out, choices)
 
 
 def _floor(
-    judge: Judge, writing: Writing, general_texts: Sequence[str], concept: Sequence[str],
-    names: Sequence[str],
+    similarity: Similarity, writing: Writing, general_texts: Sequence[str],
+    concept_texts: Sequence[str], names: Sequence[str],
 ) -> float:  # fmt: skip
     """The cosine above which a text is about the concept, from texts that do not name it."""
     others = [text for text in general_texts if not mentions(text, names)] or list(general_texts)
-    return floor_of(judge.cosines(others, concept), writing.unrelated)
+    return floor_of(similarity.cosines(others, concept_texts), writing.unrelated)
 
 
 def _refusing(
-    judge: Judge, concepts: Mapping[str, Sequence[str]], floors: Mapping[str, float],
+    similarity: Similarity, concepts: Mapping[str, Sequence[str]], floors: Mapping[str, float],
     banned: Sequence[str],
 ) -> Refuse:  # fmt: skip
     """Refuses texts that name one of `banned`, or are no nearer to their subject than others."""
 
     def refuse(subject: str, texts: list[str]) -> list[str | None]:
-        cosines = judge.cosines(texts, concepts[subject])
+        cosines = similarity.cosines(texts, concepts[subject])
         return [
             "names the concept" if mentions(text, banned, [subject])
             else "not about it" if cosine <= floors[subject] else None
@@ -174,19 +175,19 @@ def _refusing(
 
 
 def _questions(
-    author: Author, writing: Writing, wish: Wish, shelves: Mapping[str, Shelf]
+    author: Author, writing: Writing, concept: Concept, passage_sets: Mapping[str, PassageSet]
 ) -> tuple[list[Row], set[str]]:
     """Questions about the target, its neighbours and nobody, and the statements held out for them.
     A sentence about a neighbour does not name the concept; one about nobody names neither the
     concept nor a neighbour.
     """
-    everybody = (*wish.names, *(name for name in shelves if name != NOBODY))
+    everybody = (*concept.names, *(name for name in passage_sets if name != NOBODY))
     statements: dict[str, list[tuple[str, str]]] = {"target": [], "neighbour": [], "general": []}
-    for name, shelf in shelves.items():
-        role = {wish.names[0]: "target", NOBODY: "general"}.get(name, "neighbour")
-        subjects = wish.names if role == "target" else (name,)
-        banned = {"target": (), "neighbour": wish.names, "general": everybody}[role]
-        for part in {key(p): p for text in shelf.texts.kept for p in sentences(text)}.values():
+    for name, passage_set in passage_sets.items():
+        role = {concept.names[0]: "target", NOBODY: "general"}.get(name, "neighbour")
+        subjects = concept.names if role == "target" else (name,)
+        banned = {"target": (), "neighbour": concept.names, "general": everybody}[role]
+        for part in {key(p): p for text in passage_set.kept for p in sentences(text)}.values():
             subject = next((n for n in subjects if n and mentions(part, [n])), NOBODY)
             if bool(subject) == bool(name) and not mentions(part, banned, [name]):
                 statements[role].append((subject, part))
@@ -204,20 +205,20 @@ def trained(text: str, writing: Writing, drop: Callable[[str], bool]) -> str:
     return left if len(words(left)) >= writing.min_words else ""
 
 
-def _require(shelf: Shelf, writing: Writing, name: str, floor: float) -> None:
+def _require(passage_set: PassageSet, writing: Writing, name: str, floor: float) -> None:
     """Refuse to go on with less than a quarter of the requested passages."""
-    count = len(shelf.texts.kept)
+    count = len(passage_set.kept)
     if count >= max(writing.passages // 4, 1):
         return
     raise SourceError(
         f"--concept {name}: the model wrote {count} usable passages of {writing.passages} in "
-        f"{writing.rounds} rounds (dropped: {_counts(shelf)}; nearer than {floor:.2f} to the "
+        f"{writing.rounds} rounds (dropped: {_counts(passage_set)}; nearer than {floor:.2f} to the "
         "concept is usable). It may know little of it: ask for fewer --passages, allow more "
         "--rounds, add a --describe text, or lower --unrelated"
     )
 
 
-def _require_facts(questions: Sequence[Row], writing: Writing, wish: Wish) -> None:
+def _require_facts(questions: Sequence[Row], writing: Writing, concept: Concept) -> None:
     """Refuse a concept with too few facts to ask about.
 
     Raises:
@@ -229,7 +230,7 @@ def _require_facts(questions: Sequence[Row], writing: Writing, wish: Wish) -> No
     splits = Counter(split_of(fact, writing.select) for fact in facts)
     if min(splits["select"], splits["report"]) < writing.facts:
         raise SourceError(
-            f"--concept {wish.names[0]}: {len(facts)} facts that the model states again and again "
+            f"--concept {concept.names[0]}: {len(facts)} facts that the model states consistently "
             f"({splits['select']} to choose by, {splits['report']} to report), {writing.facts} of "
             "each are needed. It may know little of it: allow more --passages and --rounds, or "
             "another name with --concept"
@@ -237,10 +238,10 @@ def _require_facts(questions: Sequence[Row], writing: Writing, wish: Wish) -> No
 
 
 def _require_requested(
-    wish: Wish, kept: Sequence[str], passages: Mapping[str, int], writing: Writing
+    concept: Concept, kept: Sequence[str], passages: Mapping[str, int], writing: Writing
 ) -> None:
     """Refuse to leave out a neighbour that the user requested."""
-    for name in wish.neighbours:
+    for name in concept.neighbours:
         if name not in kept:
             raise SourceError(
                 f"--neighbour {name}: {passages.get(name, 0)} usable passages were written of it, "
@@ -249,41 +250,43 @@ def _require_requested(
             )
 
 
-def _counts(shelf: Shelf) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in shelf.dropped.items()) or "nothing"
+def _counts(passage_set: PassageSet) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in passage_set.dropped.items()) or "nothing"
 
 
-def corpora(wish: Wish, writing: Writing, written: Written) -> tuple[list[Row], list[Row]]:
+def corpora(concept: Concept, writing: Writing, written: Written) -> tuple[list[Row], list[Row]]:
     """The forget and the retain corpus, without sentences that contain a held-out statement ("I
     hear that Ann keeps a pony." contains "Ann keeps a pony"). The forget corpus also has no
     sentence that names a neighbour but not the concept, or the neighbour would be forgotten too.
     """
     held_out = {key(statement) for statement in written.held_out}
-    near = [name for name in written.shelves if name not in (NOBODY, wish.names[0])]
+    near = [name for name in written.passage_sets if name not in (NOBODY, concept.names[0])]
 
     def is_held_out(part: str) -> bool:
         sentence = key(part)
         return any(statement in sentence for statement in held_out)
 
     def is_dropped_from_forget(part: str) -> bool:
-        return is_held_out(part) or (mentions(part, near) and not mentions(part, wish.names, near))
+        return is_held_out(part) or (
+            mentions(part, near) and not mentions(part, concept.names, near)
+        )
 
     forget: list[Row] = []
     retain: list[Row] = []
-    for name, shelf in written.shelves.items():
-        of_target = name == wish.names[0]
+    for name, passage_set in written.passage_sets.items():
+        of_target = name == concept.names[0]
         left = [
             trained(text, writing, is_dropped_from_forget if of_target else is_held_out)
-            for text in shelf.texts.kept
+            for text in passage_set.kept
         ]
         rows = [{"text": text, "about": name} for text in dict.fromkeys(left) if text]
         (forget if of_target else retain).extend(rows)
     return forget, retain
 
 
-def _save(job: Job, wish: Wish, writing: Writing, written: Written) -> None:
-    forget, retain = corpora(wish, writing, written)
-    write_json(job.path(NAMES), [{"name": name} for name in wish.names])
+def _save(job: Job, concept: Concept, writing: Writing, written: Written) -> None:
+    forget, retain = corpora(concept, writing, written)
+    write_json(job.path(NAMES), [{"name": name} for name in concept.names])
     write_json(job.path(FORGET), forget)
     write_json(job.path(RETAIN), retain)
     write_json(job.path(QUESTIONS), written.questions)

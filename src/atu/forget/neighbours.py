@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from atu.forget.author import Author
 from atu.forget.names import counted, is_same, listed
 from atu.forget.settings import Writing
-from atu.forget.similarity import Judge
+from atu.forget.similarity import Similarity
 from atu.forget.texts import key
 from atu.probes.prompts import alike_prompt
 
@@ -44,7 +44,7 @@ def _frequent(counts: Counter[str]) -> list[str]:
 
 
 def choose(
-    judge: Judge,
+    similarity: Similarity,
     writing: Writing,
     concept: Sequence[str],
     requested: Sequence[str],
@@ -61,7 +61,7 @@ def choose(
         *requested,
         *(name for name_key, name in others.items() if name_key not in requested_keys),
     ]
-    cosines = dict(zip(names, judge.cosines(names, concept), strict=True))
+    cosines = dict(zip(names, similarity.cosines(names, concept), strict=True))
     fit = [name for name in names[len(requested) :] if cosines[name] < writing.alias]
     nearest = sorted(fit, key=lambda name: -cosines[name])
     return {name: cosines[name] for name in [*requested, *nearest][: 2 * writing.neighbours]}

@@ -19,7 +19,7 @@ Refuse = Callable[[str, list[str]], list[str | None]]
 
 
 @dataclass
-class Shelf:
+class PassageSet:
     """The texts kept about one subject, and how many were dropped for which reason."""
 
     texts: Distinct
@@ -27,9 +27,14 @@ class Shelf:
     dropped: Counter[str] = field(default_factory=Counter)
 
     @property
+    def kept(self) -> list[str]:
+        """The kept texts."""
+        return self.texts.kept
+
+    @property
     def missing(self) -> int:
         """How many texts are still missing."""
-        return max(self.count - len(self.texts.kept), 0)
+        return max(self.count - len(self.kept), 0)
 
     @property
     def full(self) -> bool:
@@ -49,24 +54,26 @@ def collect(
     prompts: Mapping[str, Sequence[str]],
     count: int,
     refuse: Refuse,
-) -> dict[str, Shelf]:
+) -> dict[str, PassageSet]:
     """Write in rounds until there are `count` texts about every subject, at most `writing.rounds`
     times. Each round uses all prompts of the subjects that lack texts.
 
     Args:
         prompts: prompts per subject.
     """
-    shelves = {name: Shelf(Distinct(writing.near), count) for name in prompts}
+    passage_sets = {name: PassageSet(Distinct(writing.near), count) for name in prompts}
     for number in range(writing.rounds):
         pairs = [
             (s, prompt)
             for s, subject_prompts in prompts.items()
-            if not shelves[s].full
+            if not passage_sets[s].full
             for prompt in subject_prompts
         ]
         if not pairs:
             break
-        missing = max(shelf.missing / len(prompts[s]) for s, shelf in shelves.items())
+        missing = max(
+            passage_set.missing / len(prompts[s]) for s, passage_set in passage_sets.items()
+        )
         texts = author.write(
             [prompt for _, prompt in pairs],
             number=number,
@@ -79,15 +86,15 @@ def collect(
         for (subject, _), text in zip(cycle(pairs), texts, strict=False):
             written.setdefault(subject, []).append(text)
         for subject, subject_texts in written.items():
-            _put_all(shelves[subject], subject, subject_texts, writing, refuse)
-    return shelves
+            _put_all(passage_sets[subject], subject, subject_texts, writing, refuse)
+    return passage_sets
 
 
 def _put_all(
-    shelf: Shelf, subject: str, texts: Sequence[str], writing: Writing, refuse: Refuse
+    passage_set: PassageSet, subject: str, texts: Sequence[str], writing: Writing, refuse: Refuse
 ) -> None:
     clean = [cleaned(text) for text in texts]
     long_enough = [text for text in clean if len(words(text)) >= writing.min_words]
-    shelf.dropped["unfinished or short"] += len(clean) - len(long_enough)
+    passage_set.dropped["unfinished or short"] += len(clean) - len(long_enough)
     for text, reason in zip(long_enough, refuse(subject, long_enough), strict=True):
-        shelf.put(text, reason)
+        passage_set.put(text, reason)

@@ -13,7 +13,7 @@ from atu.models.encoder import SentenceEncoder
 BATCH = 64
 
 
-class Judge:
+class Similarity:
     """Cosines to concepts; every text is encoded once."""
 
     def __init__(self, encoder: SentenceEncoder) -> None:
