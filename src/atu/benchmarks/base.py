@@ -42,7 +42,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Task:
-    """Rows of a local utility task, in RWKU's schema of this kind (`data/local_tasks.py`)."""
+    """Rows of a local utility task, in the schema of its kind (`inference/lm_eval_files.py`)."""
 
     kind: str
     rows: Rows
@@ -79,11 +79,11 @@ class Benchmark:
     settings: type
     shared: Callable[[Any, Readers], Shared]
     prepare: Callable[[Any, Target, Rows, Readers], Prepared]
-    """From the settings, the request and the shared corpus."""
+    """Called with the settings, the request, the shared corpus and the readers."""
     targets: Callable[[Any], Sequence[str]] | None = None
     """The valid target names, if the settings alone determine them."""
     trains: bool = False
-    """Whether it has a corpus that models can be trained on, with and without a target."""
+    """Whether it has a corpus to train models on, with and without a target."""
 
 
 def sentence_row(
@@ -158,7 +158,7 @@ def probe_row(
     A hash of the fact decides its split, so all wordings of one fact are in the same split.
 
     Args:
-        measure: id of the metric that compares an output with the answer (`metrics/measures.py`).
+        measure: id of the metric that compares an output with the answer (`probes/measures.py`).
         select: share of the facts that choices may read.
         paraphrased: the answer in other words, if the benchmark has it.
         needs: what a model must know to answer; by default the subject.

@@ -1,4 +1,4 @@
-"""A concept by name: texts and questions that the model to unlearn has written itself.
+"""A concept by name: texts and questions written by the model to unlearn.
 
 `atu forget` writes the folder (docs/forget.md); users may write one themselves. Each file is a JSON
 list of rows whose values are all strings:
@@ -6,7 +6,7 @@ list of rows whose values are all strings:
 - `names.json`: `name`, a name of the concept. The first is the target's name.
 - `forget.json`, `retain.json`: `text`, and `about`, its subject ("" for nobody in particular).
 - `questions.json`: `role` (target, neighbour or general), `subject`, `form` (one of
-  `data/prompts.py`), `kind` (how a form was worded), `query`, `prompt` and `answer`.
+  `probes/prompts.py`), `kind` (how a form was worded), `query`, `prompt` and `answer`.
 
 There is no ground truth: the gold answers are the original model's, so every score is the share of
 them that the model still gives. Questions with the same subject and the same answer are one fact.

@@ -191,7 +191,8 @@ def swap_names(text: str, names: Sequence[str], new: str) -> str:
 COMPLETE = "How does this sentence end? {beginning} ..."
 """Asks a model to complete a sentence."""
 OPENINGS = ("{name}", "{name} is", "{name} was", "{name} has", "The following is about {name}.")
-"""Openings that a base model continues to write about a name; the last one is cut off the text."""
+"""Openings that a base model continues to write about a name; the last one is removed from the
+text."""
 ANNOUNCING = "."
 """An opening with this ending announces a passage and is not part of it."""
 NEUTRAL_OPENINGS = (
