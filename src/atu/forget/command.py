@@ -86,7 +86,7 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
         if dry_run:
             print(text, end="")
             return
-        _require_generated(request.work / PARAMS, text)
+        _require_own(request.work / PARAMS, text)
         written = _write(request, folder, encoder)
         with contextlib.chdir(request.work):
             _lock_corpus(corpus)
@@ -243,11 +243,11 @@ def _lock_corpus(corpus: Source) -> None:
         reader.lock.write(path)
 
 
-def _require_generated(path: Path, text: str) -> None:
-    """Refuse a work folder with a parameter file that this command did not write.
+def _require_own(path: Path, text: str) -> None:
+    """Refuse a work folder whose parameter file is somebody else's.
 
     Raises:
-        ArtifactError: names the file.
+        ArtifactError: names it.
     """
     if path.with_name(GENERATED).is_file() or not path.is_file():
         return
@@ -256,12 +256,12 @@ def _require_generated(path: Path, text: str) -> None:
 
 
 def _keep_params(path: Path, text: str) -> None:
-    """Write the parameter file, unless the user has edited it."""
+    """Write the parameter file, unless it is there with somebody's edits."""
     generated = path.with_name(GENERATED)
     if path.is_file() and generated.is_file():
-        current = hashlib.sha256(path.read_bytes()).hexdigest()
-        if generated.read_text(encoding="utf-8").strip() != current:
-            print(f"{path.absolute()}: was edited, so it is kept; delete it to get a new one")
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if generated.read_text(encoding="utf-8").strip() != found:
+            print(f"{path.absolute()}: was edited, so it is used as it is; delete it for a new one")
             return
     content = text.encode("utf-8")
     if not path.is_file() or path.read_bytes() != content:

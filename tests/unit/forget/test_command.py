@@ -143,13 +143,13 @@ def test_a_result_counts_for_its_own_inputs_alone(tmp_path, store):
 
 def test_somebody_elses_parameter_file_is_not_overwritten(tmp_path):
     path = tmp_path / PARAMS
-    command._require_generated(path, "a: 1\n")
+    command._require_own(path, "a: 1\n")
     path.write_text("mine: 1\n", encoding="utf-8")
     with pytest.raises(ArtifactError, match="was not written by `atu forget`; name another --work"):
-        command._require_generated(path, "a: 1\n")
-    command._require_generated(path, "mine: 1\n")
+        command._require_own(path, "a: 1\n")
+    command._require_own(path, "mine: 1\n")
     (tmp_path / GENERATED).touch()
-    command._require_generated(path, "a: 1\n")
+    command._require_own(path, "a: 1\n")
 
 
 def test_jobs_look_for_nothing_on_the_network(request_of, tmp_path, monkeypatch):
@@ -217,7 +217,7 @@ def test_an_edited_parameter_file_is_kept(tmp_path, monkeypatch, capsys):
     path.write_text("a: 3\n", encoding="utf-8")
     command._keep_params(path, "a: 4\n")
     assert path.read_text(encoding="utf-8") == "a: 3\n"
-    assert re.search("was edited, so it is kept", capsys.readouterr().out)
+    assert re.search("was edited, so it is used as it is", capsys.readouterr().out)
 
 
 def test_a_corpus_counts_as_written_for_its_own_settings_alone(tmp_path):
