@@ -51,7 +51,7 @@ BAD = {
     "no letter": ({"concept": Concept(("!!!",))}, r"--concept = '!!!': has no letter or digit"),
     "a neighbour that is the concept": (
         {"concept": Concept(("Ann B.",), (), ("ann b",))},
-        r"--neighbour = 'ann b': is what is to be forgotten",
+        r"--neighbour = 'ann b': is a name of the concept itself",
     ),
     "braces": ({"concept": Concept((ANN,), (), ("{x}",))}, r"--neighbour = '{x}': .*braces"),
     "an unknown method": ({"method": "dpo"}, r"--method = 'dpo': needs more than texts"),
