@@ -126,7 +126,7 @@ def test_without_a_lock_nothing_is_pinned(source, tmp_path):
 
 def test_a_lock_of_another_commit_is_refused(source, tmp_path):
     Lock(COMMIT).write(tmp_path / "lock.json")
-    with pytest.raises(SourceError, match="is asked for"):
+    with pytest.raises(SourceError, match="is requested"):
         pin(replace(source, revision="d" * 40))
 
 

@@ -82,7 +82,7 @@ def test_a_lock_of_the_asked_commit_is_taken(source, tmp_path, commit):
 def test_a_lock_of_another_commit_is_refused(source, tmp_path):
     """Who edits the revision must not go on reading the old one."""
     Lock("a" * 40).write(tmp_path / "lock.json")
-    with pytest.raises(SourceError, match=r"o/n@a{40}, but b{40} is asked for; `atu fetch --up"):
+    with pytest.raises(SourceError, match=r"o/n@a{40}, but b{40} is requested; `atu fetch --up"):
         Lock.of(Source("o/n", "b" * 40, source.lock))
 
 
