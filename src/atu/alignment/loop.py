@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AlignmentData:
-    """Texts as token ids with, per token, the number of its window; -1 where it is incomplete."""
+    """Texts as token ids, with the number of every token's window; -1 for an incomplete window."""
 
     windows: Tensor
     """[n_windows, dim], unit length."""
@@ -49,7 +49,7 @@ class AlignmentData:
 
     @classmethod
     def load(cls, path: Path) -> AlignmentData:
-        """Read what the phase `embed` saved."""
+        """Read the output of the phase `embed`."""
         stored = read_tensors(path)
         lengths = stored["lengths"].tolist()
         return cls(
@@ -76,12 +76,12 @@ class AlignmentData:
 
 
 def layer_folder(layer: int) -> str:
-    """Where `align` keeps the predictor of a hook layer."""
+    """The folder in which `align` saves the predictor of a hook layer."""
     return f"layer-{layer}"
 
 
 def load_predictors(align: Artifact) -> dict[int, EmbeddingPredictor]:
-    """The predictor of every hook layer that `align` kept, by layer."""
+    """The predictors that `align` saved, by hook layer."""
     folders = {Path(name).parent.name for name in align.manifest["artifacts"]}
     layers = sorted(int(f.split("-")[1]) for f in folders if f.startswith("layer-"))
     return {
@@ -95,11 +95,11 @@ def load_predictors(align: Artifact) -> dict[int, EmbeddingPredictor]:
 def cache_hidden_states(
     model: PreTrainedModel, data: AlignmentData, layer: int, batch_size: int = 64
 ) -> list[Tensor]:
-    """Hidden states [tokens, hidden] of every text at the hook layer, each text computed once, by
-    one of the processes.
+    """Hidden states [tokens, hidden] of every text at the hook layer; each text is computed once,
+    by one rank.
 
-    The model is frozen while the predictor trains, so they do not change. They are kept on the CPU:
-    those of a real model are gigabytes.
+    The model is frozen while the predictor trains, so they do not change. They are kept on the CPU,
+    because those of a real model take gigabytes.
     """
     device = device_of(model)
     rows = [ids.tolist() for ids in data.token_ids]
@@ -110,8 +110,8 @@ def cache_hidden_states(
         for at in range(0, len(order), batch_size):
             chosen = order[at : at + batch_size]
             ids, mask = (processes.split_rows(t).to(device) for t in data.tokens(chosen))
-            found = hidden_states(model, ids, mask, layer).cpu()
-            hidden = processes.join_rows(found, len(chosen))
+            local_states = hidden_states(model, ids, mask, layer).cpu()
+            hidden = processes.join_rows(local_states, len(chosen))
             for row, text in zip(hidden, chosen, strict=True):
                 states[text] = row[: len(data.token_ids[text])].clone()
     return [states[i] for i in range(len(data))]
@@ -125,14 +125,14 @@ def alignment_step(
     batch_tokens: int,
     rng: np.random.Generator,
 ) -> tuple[LossFunction, Callable[[int], None]]:
-    """The loss of the next batch of `texts`, to be called once per step, and what passes over so
-    many batches.
+    """Two functions: the loss of the next batch of `texts`, called once per step, and one that
+    skips a number of batches.
 
     Batches hold texts of similar length and at most `batch_tokens` padded tokens.
 
     Args:
-        states: hidden states of every text, or what computes them: called when the first batch is
-            asked for.
+        states: hidden states of every text, or a function that computes them before the first
+            batch.
     """
     lengths = [len(data.token_ids[i]) for i in texts]
     batches = length_sorted_batches(lengths, batch_tokens, len(texts), rng)
@@ -159,7 +159,7 @@ def train_predictor(
     label: str,
     keeper: Keeper,
 ) -> None:
-    """Align a predictor with the frozen model whose hidden states are given; eval mode afterwards.
+    """Align a predictor with the frozen model that `states` are from; leaves it in eval mode.
 
     `params` are those of the phase `align`: steps, batch_tokens, learning_rate, warmup, clip.
     """
@@ -190,7 +190,7 @@ def batch_loss(
 ) -> Tensor:
     """1 - cosine over the full windows of these texts, on the predictor's device.
 
-    A process that is left without a text reads the first one again, and counts none of it.
+    A rank without a text reads the first one again, with a mask of zeros.
     """
     hidden = nn.utils.rnn.pad_sequence([states[i] for i in texts], batch_first=True)
     target, mask = data.targets(texts)

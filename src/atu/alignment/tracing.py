@@ -2,11 +2,11 @@
 
 After Meng et al. 2022 (ROME, arXiv 2202.05262, section 2.1): the embeddings of the subject's tokens
 are corrupted with noise, so that the answer is lost; then the hidden state of the subject's last
-token at one layer is put back as it was, and what returns of the answer's probability says how much
-of the fact is held there. The layer with the largest recovery is where a hook reads the concept.
+token at one layer is restored, and the share of the answer's probability that returns says how much
+of the fact that layer stores. The hook reads the concept at the layer with the largest recovery.
 
-Two differences: one layer's state is restored, not a window of ten, and recovery is a share of what
-the noise took away, pooled over questions, so that layers of different models can be compared.
+Two differences: one layer's state is restored, not a window of ten; and recovery is a share of the
+probability lost to noise, pooled over questions, so that models can be compared.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NOISE = 3.0
-"""Standard deviation of the noise, in those of the embeddings of the subjects' tokens."""
+"""Standard deviation of the noise, relative to that of the subject tokens' embeddings."""
 SAMPLES = 4
-"""Corruptions per question."""
+"""Noise samples per question."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question with its answer, and where its subject stands."""
+    """One question with its answer and the positions of its subject."""
 
     text: EncodedText
     subject: list[int]
@@ -51,35 +51,35 @@ class Question:
 def questions_about(
     tokenizer: Any, probes: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> list[Question]:
-    """Probes as questions; those that do not name a subject are left out.
+    """Probes as questions, without those that do not name a subject.
 
     Raises:
         EvaluationError: none names a subject.
     """
-    found = []
+    questions = []
     for probe in probes:
         text = join_answer(probe["prompt"], probe["answer"])
         encoded = encode_text(tokenizer, text, probe["prompt"], end=False)
         before = [span for span in encoded.offsets if span[1] <= len(probe["prompt"])]
         places = subject_positions(before, text, names)
         if places:
-            found.append(Question(encoded, sorted({i for place in places for i in place})))
-    if not found:
+            questions.append(Question(encoded, sorted({i for place in places for i in place})))
+    if not questions:
         raise EvaluationError(f"causal tracing: no question names {', '.join(names)}")
-    return found
+    return questions
 
 
 @torch.no_grad()
 def trace_layers(
     model: PreTrainedModel, questions: Sequence[Question], layers: Sequence[int], seed: int
 ) -> dict[int, float]:
-    """Per hook layer the share of the lost probability that its state brings back.
+    """Per hook layer the share of the lost probability that its state restores.
 
     Sum over questions of (restored - corrupted) / (clean - corrupted), where each is the
-    probability of the whole answer: 0 where nothing returns, 1 where everything does.
+    probability of the whole answer: 0 if nothing returns, 1 if everything does.
 
     Raises:
-        EvaluationError: the noise takes nothing away, so there is nothing to restore.
+        EvaluationError: the noise lowers no probability, so there is nothing to restore.
     """
     table: Any = model.get_input_embeddings().weight
     device = device_of(model)

@@ -1,6 +1,6 @@
 """Windows: for every LM token, the next k tokens of the sentence encoder.
 
-Two tokenizers cut one text differently; character offsets bring them together. The window of LM
+Two tokenizers split a text differently; character offsets align them. The window of LM
 token t starts at the first encoder token that begins at or after the last character of t, and is
 complete when k encoder tokens are left. One pass over both token lists finds all windows.
 """

@@ -1,8 +1,7 @@
-"""Benchmarks: one module each, found by looking in this package.
+"""Benchmarks, discovered as modules of this package.
 
-A benchmark module defines `BENCHMARK`, a `Benchmark` whose `Settings` dataclass carries the field
-`benchmark: Literal["<module name>"]`. Nothing else has to be registered; see
-`docs/benchmarks.md`.
+A benchmark module defines `BENCHMARK`, a `Benchmark` whose `Settings` dataclass has the field
+`benchmark: Literal["<module name>"]`. No other registration is needed; see `docs/benchmarks.md`.
 """
 
 from __future__ import annotations
@@ -20,5 +19,5 @@ def registry() -> Plugins[Benchmark]:
 
 
 def get(name: str) -> Benchmark:
-    """The benchmark of this name; `KeyError` cannot happen after the parameters were validated."""
+    """The benchmark of this name. Validated parameters never raise `KeyError`."""
     return registry()[name]

@@ -1,4 +1,4 @@
-"""What a benchmark is: the tables that it gives for a target, and for all of them together."""
+"""What a benchmark is: the tables it prepares for one target, and for all targets together."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from atu.untrusted.targets import Target
 Rows = list[dict[str, Any]]
 Select = Annotated[float, Field(gt=0, lt=1, description="share of the facts that choices may read")]
 PassageWords = Annotated[
-    int, Field(ge=1, description="texts are cut into passages of at most so many words")
+    int, Field(ge=1, description="maximum words of the passages that texts are cut into")
 ]
 ROLES = ("target", "partner", "neighbour", "other", "general", "control")
-"""Whose facts a probe asks for: `partner`s are asked in one breath with the target, `other`s have
-no tie to it, `general` facts concern nobody, `control`s are about people whom no model ever saw."""
+"""Whose facts a probe asks for: `partner`s are asked in the same prompt as the target, `other`s
+are unrelated to it, `general` facts concern nobody, `control`s are about people no model saw."""
 
 END = re.compile(r"[.!?][\"')\]\u2019\u201d]*\s*$|\n")
-"""Of a word with the space behind it: that a sentence or a line ends here."""
+"""Matches a word, with the whitespace after it, that ends a sentence or a line."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ class Shared:
     """What all targets have in common."""
 
     corpus: Rows
-    """Every text that a model can be trained on, in the columns of `TEXTS`; none where models come
+    """Every text that a model can be trained on, in the columns of `TEXTS`; empty if models come
     trained."""
     probes: Rows
-    """What a trained model should know of it, in the columns of `PROBES`."""
+    """Questions that a trained model should answer, in the columns of `PROBES`."""
     facts: Any = None
-    """Whatever else a reader may want to see, as JSON; None writes no file."""
+    """Anything else for the reader, as JSON; None writes no file."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Rows of a local utility task, in RWKU's schema of this kind (`data/local_tasks.py`)."""
+    """Rows of a local utility task, in the schema of its kind (`inference/lm_eval_files.py`)."""
 
     kind: str
     rows: Rows
@@ -50,29 +50,28 @@ class Task:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One request: its corpora, its questions, and what stands for the concept."""
+    """One request: its corpora, its questions, and the texts that name the concept."""
 
     concepts: tuple[str, ...]
-    """Texts that name what is to be forgotten: what the sentence encoder embeds, and what methods
-    look for in the forget corpus."""
+    """Texts that name what is to be forgotten: the sentence encoder embeds them, and methods search
+    the forget corpus for them."""
     forget: Rows
     retain: Rows
     holdout: Rows
-    """Texts of the forget set's kind that no model ever saw; may be empty."""
+    """Texts like the forget set's that no model ever saw; may be empty."""
     members: Rows
     """Texts for membership tests, in the columns of `MEMBERS`: `corpus` is forget, retain, holdout,
-    or verbatim for texts whose continuation is compared word by word."""
+    or verbatim (texts whose continuation is compared word by word)."""
     probes: Rows
     tasks: Mapping[str, Task] = field(default_factory=dict)
     """Utility tasks that come with the target."""
     oracle: Rows | None = None
-    """What a model that never saw the target is trained on, where `retain`, which methods read, is
-    not all of it."""
+    """The oracle's training texts, if they are more than `retain`, which methods read."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: its settings type, and the functions that give its tables.
+    """A benchmark: its settings type, and the functions that prepare its tables.
 
     Every field of the settings that holds a `Source` has a reader under the field's name.
     """
@@ -80,11 +79,11 @@ class Benchmark:
     settings: type
     shared: Callable[[Any, Readers], Shared]
     prepare: Callable[[Any, Target, Rows, Readers], Prepared]
-    """From the settings, the request and the shared corpus."""
+    """Called with the settings, the request, the shared corpus and the readers."""
     targets: Callable[[Any], Sequence[str]] | None = None
-    """The names that can be asked for, where the settings alone say so."""
+    """The valid target names, if the settings alone determine them."""
     trains: bool = False
-    """Whether it has a corpus that models can be trained on, with and without a target."""
+    """Whether it has a corpus to train models on, with and without a target."""
     measures: tuple[str, ...] = field(kw_only=True)
     """Ids of the metrics that its probes are scored by (`probes/measures.py`). Named, not imported:
     an edited formula prepares nothing again, and reruns only what scores by it."""
@@ -101,7 +100,7 @@ def sentence_row(
     names: Iterable[str] = (),
     split: str = "train",
 ) -> dict[str, Any]:
-    """A row of `TEXTS`: one training text, of which what follows `prompt` is scored."""
+    """A row of `TEXTS`: one training text; only what follows `prompt` is scored."""
     return {
         "text": text,
         "prompt": prompt,
@@ -122,20 +121,20 @@ def members(**corpora: Rows) -> Rows:
 
 
 def passages(text: str, words: int) -> list[str]:
-    """The text in parts of at most so many words, each cut at its last end of a sentence or line;
-    within the sentence where it is longer.
+    """Split a text into parts of at most `words` words. Each ends at its last complete sentence or
+    line, or within a sentence that is longer.
 
     With 3 words "I am. You are. He was there too." gives "I am.", "You are.", "He was there" and
     "too.".
     """
-    found = []
-    left = re.findall(r"\S+\s*", text)
-    while left:
-        ends = [i for i, word in enumerate(left[:words], 1) if END.search(word)]
-        cut = len(left) if len(left) <= words else max(ends, default=words)
-        found.append("".join(left[:cut]).strip())
-        left = left[cut:]
-    return found
+    parts = []
+    rest = re.findall(r"\S+\s*", text)
+    while rest:
+        ends = [i for i, word in enumerate(rest[:words], 1) if END.search(word)]
+        cut = len(rest) if len(rest) <= words else max(ends, default=words)
+        parts.append("".join(rest[:cut]).strip())
+        rest = rest[cut:]
+    return parts
 
 
 def probe_row(
@@ -157,16 +156,15 @@ def probe_row(
     paraphrased: str | None = None,
     needs: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """A row of `PROBES`, asked in a wording that no training text uses.
+    """A row of `PROBES`, in a wording that no training text uses.
 
-    A hash of the fact decides its split: all wordings of one fact are either for choices or for
-    reports.
+    A hash of the fact decides its split, so all wordings of one fact are in the same split.
 
     Args:
         measure: id of the metric that compares an output with the answer (`probes/measures.py`).
         select: share of the facts that choices may read.
-        paraphrased: the answer in other words, where the benchmark has it.
-        needs: what a model must know for it; the subject unless said.
+        paraphrased: the answer in other words, if the benchmark has it.
+        needs: what a model must know to answer; by default the subject.
     """
     return {
         "id": identity,
@@ -191,5 +189,5 @@ def probe_row(
 
 
 def split_of(fact: str, select: float) -> str:
-    """`select` for this share of the facts, by hash, else `report`."""
+    """`select` for this share of the facts, by hash, otherwise `report`."""
     return "select" if hash_fraction("split", fact) < select else "report"

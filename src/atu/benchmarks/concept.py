@@ -1,17 +1,17 @@
-"""A concept by name: texts and questions that the model to unlearn has written itself.
+"""A concept by name: texts and questions written by the model to unlearn.
 
-`atu forget` writes the folder (docs/forget.md); anybody else may, in the same files. Each is a JSON
-list of rows, every value a text:
+`atu forget` writes the folder (docs/forget.md); users may write one themselves. Each file is a JSON
+list of rows whose values are all strings:
 
-- `names.json`: `name`; what the concept is called. The first is the target's name.
-- `forget.json`, `retain.json`: `text`, and `about`, whom it is about ("" for nobody in particular).
+- `names.json`: `name`, a name of the concept. The first is the target's name.
+- `forget.json`, `retain.json`: `text`, and `about`, its subject ("" for nobody in particular).
 - `questions.json`: `role` (target, neighbour or general), `subject`, `form` (one of
-  `data/prompts.py`), `kind` (how a form was worded), `query`, `prompt` and `answer`.
+  `probes/prompts.py`), `kind` (how a form was worded), `query`, `prompt` and `answer`.
 
-There is no ground truth here: answers are what the original model says, and every number reads "so
-much of what it said before does it still say". Questions about one subject with one answer are one
-fact. An answer counts where it holds the gold answer as whole words, since a sentence that is to be
-continued may go on behind it.
+There is no ground truth: the gold answers are the original model's, so every score is the share of
+them that the model still gives. Questions with the same subject and the same answer are one fact.
+An answer counts if it contains the gold answer as whole words, because a continued sentence may go
+on after it.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ NAMES, FORGET, RETAIN, QUESTIONS = (
     f"{name}.json" for name in ("names", "forget", "retain", "questions")
 )
 MEASURE = "contains@own-1"
-ASKED = ("target", "neighbour", "general")
+ROLES = ("target", "neighbour", "general")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the written folder is."""
+    """Where the folder is."""
 
     __pydantic_config__ = STRICT
     benchmark: Literal["concept"]
@@ -64,7 +64,7 @@ def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers)
     """The written texts and questions.
 
     Raises:
-        SourceError: the folder is about something else, or a row is not as the schema says.
+        SourceError: the folder is about another target, or a row violates the schema.
     """
     reader = readers["source"]
     names = tuple(_text(row, "name", NAMES) for row in reader.file(NAMES))
@@ -81,33 +81,35 @@ def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers)
         retain=retain,
         holdout=[],
         members=members(forget=forget, retain=retain),
-        probes=asked_in_both(list(_probes(reader, settings.select))),
+        probes=in_both_splits(list(_probes(reader, settings.select))),
     )
 
 
-def asked_in_both(probes: Rows) -> Rows:
-    """Without the roles other than the target's that one of the splits asks nothing about: no
-    number could be given for them.
-    """
-    asked = {(row["role"], row["split"]) for row in probes}
-    both = {role for role in ASKED if {(role, "select"), (role, "report")} <= asked} | {"target"}
-    return [row for row in probes if row["role"] in both]
+def in_both_splits(probes: Rows) -> Rows:
+    """Drop roles that lack questions in a split and cannot be scored; keep the target."""
+    splits = {(row["role"], row["split"]) for row in probes}
+    complete = {role for role in ROLES if {(role, "select"), (role, "report")} <= splits} | {
+        "target"
+    }
+    return [row for row in probes if row["role"] in complete]
 
 
 def _texts(reader: Reader, file: str, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """A corpus, each text with those of the names, and of its own subject, that it holds."""
+    """The rows of a corpus; `names` are the concept's names and the subject, as far as the text has
+    them.
+    """
     for row in reader.file(file):
         text, about = _text(row, "text", file), text_of(row, "about", file)
-        held = [name for name in dict.fromkeys((*names, about)) if name and name in text]
-        yield sentence_row(text, kind="written", names=held)
+        mentioned = [name for name in dict.fromkeys((*names, about)) if name and name in text]
+        yield sentence_row(text, kind="written", names=mentioned)
 
 
 def _probes(reader: Reader, select: float) -> Iterator[dict[str, Any]]:
     """Every question, with its fact (`facts_of`)."""
     rows = [_question(row, number) for number, row in enumerate(reader.file(QUESTIONS))]
-    asked = [(row["role"], row["subject"], row["answer"]) for row in rows]
+    questions = [(row["role"], row["subject"], row["answer"]) for row in rows]
     phrasings: dict[tuple[str, str], int] = {}
-    for number, (row, fact) in enumerate(zip(rows, facts_of(asked), strict=True)):
+    for number, (row, fact) in enumerate(zip(rows, facts_of(questions), strict=True)):
         where = f"{QUESTIONS}, row {number}"
         role, form, answer = row["role"], row["form"], row["answer"]
         phrasing = phrasings.get((fact, form), 0)
@@ -129,9 +131,9 @@ def _probes(reader: Reader, select: float) -> Iterator[dict[str, Any]]:
 
 
 def _question(row: dict[str, Any], number: int) -> dict[str, Any]:
-    """A row of the questions whose role, form, subject and answer are as the schema says."""
+    """A question, once its role, form, subject and answer are valid."""
     where = f"{QUESTIONS}, row {number}"
-    _one_of(row, "role", ASKED, where)
+    _one_of(row, "role", ROLES, where)
     _one_of(row, "form", tuple(FORMS), where)
     text_of(row, "subject", where)
     answer = _text(row, "answer", where)
@@ -140,38 +142,38 @@ def _question(row: dict[str, Any], number: int) -> dict[str, Any]:
     return row
 
 
-def facts_of(asked: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Of every question (its role, subject and answer) the fact that it asks for. Questions about
-    one subject with one answer ask for one fact, also where one answer holds the other ("curry",
-    "is curry"); the target's names are one subject.
+def facts_of(questions: Sequence[tuple[str, str, str]]) -> list[str]:
+    """The fact that each question (role, subject, answer) asks for. Questions with one subject and
+    one answer ask for one fact, also if one answer contains the other ("curry", "is curry"); all
+    names of the target are one subject.
     """
-    told: dict[tuple[str, str], set[str]] = {}
-    found = [((role, "" if role == "target" else subject), normalise(answer))
-             for role, subject, answer in asked]  # fmt: skip
-    for about, answer in found:
-        told.setdefault(about, set()).add(answer)
+    answers_of: dict[tuple[str, str], set[str]] = {}
+    keys = [((role, "" if role == "target" else subject), normalise(answer))
+             for role, subject, answer in questions]  # fmt: skip
+    for about, answer in keys:
+        answers_of.setdefault(about, set()).add(answer)
     core = {
         (about, answer): next(short for short in ordered if f" {short} " in f" {answer} ")
-        for about, answers in told.items()
+        for about, answers in answers_of.items()
         for ordered in [sorted(answers, key=lambda text: (len(text), text))]
         for answer in answers
     }
-    return [f"{about[0]}/{about[1]}/{core[about, answer]}" for about, answer in found]
+    return [f"{about[0]}/{about[1]}/{core[about, answer]}" for about, answer in keys]
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:
     """A row's text, which must not be empty."""
-    found = text_of(row, key, where)
-    if not found.strip():
+    text = text_of(row, key, where)
+    if not text.strip():
         raise SourceError(f"{where}: a row has an empty {key!r}")
-    return found
+    return text
 
 
 def _one_of(row: dict[str, Any], key: str, known: tuple[str, ...], where: str) -> str:
-    found = _text(row, key, where)
-    if found not in known:
-        raise SourceError(f"{where}: {key} = {found!r} is unknown; known are {', '.join(known)}")
-    return found
+    value = _text(row, key, where)
+    if value not in known:
+        raise SourceError(f"{where}: {key} = {value!r} is unknown; known are {', '.join(known)}")
+    return value
 
 
 BENCHMARK = Benchmark(Settings, shared, prepare, measures=(MEASURE,))

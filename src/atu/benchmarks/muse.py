@@ -1,22 +1,22 @@
 """MUSE (Shi et al. 2024, arXiv 2407.06460): news articles or the Harry Potter books, six ways.
 
 Read from `muse-bench/MUSE-News` or `muse-bench/MUSE-Books`. A model is fine-tuned on the raw texts
-and asked to forget `raw/forget`; `raw/retain1` is what methods may keep it from forgetting with,
-`raw/retain2` is what was trained beside it and is only asked about.
+and asked to forget `raw/forget`. Methods may use `raw/retain1` as retain set; `raw/retain2` was
+trained beside it and appears only in questions.
 
-Requests are `forget` (C1 to C4), `scal_1` to `scal_4`, forget sets that grow (C5), and `sust_1` to
-`sust_4`, which are apart and make a sequence (C6). The folds are other texts than `raw` has, so a
-model must be trained on them first: `folds` says that the shared corpus holds them.
+Requests are `forget` (C1 to C4), `scal_1` to `scal_4`, growing forget sets (C5), and `sust_1` to
+`sust_4`, disjoint sets that form a sequence (C6). The texts of these folds are not in `raw`, so a
+model must be trained on them first: `folds` adds them to the shared corpus.
 
-The oracle is trained on everything that the model saw but the request's texts, which is more than
-methods get as retain corpus: for `forget` retain1 and retain2. Were retain2 in the retain corpus,
-methods would train on what they are asked about; were it kept from the oracle, forgetting would be
-measured against a model that knows less than it should.
+The oracle is trained on everything that the model saw except the request's texts, which is more
+than the methods' retain corpus: for `forget` it is retain1 and retain2. With retain2 in the retain
+corpus, methods would train on the evaluated texts; without it, the oracle would know less than it
+should.
 
-Where we differ: raw texts are whole articles and chapters, here cut into passages, since methods
-and predictors read texts whole. `Answer:` has no space behind it (our answers begin with one).
-For a fold MUSE's membership and verbatim texts, which are from `raw`, say nothing: there the fold's
-own passages are compared with those of `raw/holdout`. The questions stay those of `raw/forget`.
+Differences from MUSE: raw texts, which are whole articles and chapters, are cut into passages,
+since methods and predictors read whole texts. `Answer:` has no space after it (our answers begin
+with one). MUSE's membership and verbatim texts are from `raw`, so a fold's passages are compared
+with those of `raw/holdout` instead. The questions remain those of `raw/forget`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from atu.untrusted.targets import Target
 MEASURE = "muse_knowledge@faithful-1"
 WHOLE_SET = "forget"
 RAW = ("forget", "retain1", "retain2")
-"""What MUSE's target models saw."""
+"""The training texts of MUSE's target models."""
 FOLDS = {f"{kind}_{number}": (kind, f"forget_{number}") for kind in ("scal", "sust")
          for number in range(1, 5)}  # fmt: skip
 """Request to configuration and split."""
@@ -59,7 +59,7 @@ SHOT_END = "\n\n"
 
 @dataclass(frozen=True)
 class Settings:
-    """Where MUSE is, and what a request takes of it."""
+    """Where MUSE is, and which part of it to use."""
 
     __pydantic_config__ = STRICT
     benchmark: Literal["muse"]
@@ -68,14 +68,14 @@ class Settings:
         list[str], Field(min_length=1, description="texts that name what is to be forgotten")
     ]
     folds: Annotated[
-        bool, Field(description="the texts of scal and sust are trained on and can be asked for")
+        bool, Field(description="train on the texts of scal and sust, and allow them as targets")
     ]
     passage_words: PassageWords
     select: Select
 
 
 def shared(settings: Settings, readers: Readers) -> Shared:
-    """What the target model saw, each passage once, and every question."""
+    """The target model's training texts, each passage once, and every question."""
     reader = readers["source"]
     tables = [("raw", split) for split in RAW]
     if settings.folds:
@@ -85,15 +85,17 @@ def shared(settings: Settings, readers: Readers) -> Shared:
 
 
 def prepare(settings: Settings, target: Target, corpus: Rows, readers: Readers) -> Prepared:
-    """The request's passages, what is kept, MUSE's questions and its membership texts."""
+    """The request's passages, the retain set, MUSE's questions and its membership texts."""
     reader = readers["source"]
-    before = {row["text"] for name in target.earlier for row in _asked(reader, name, settings)}
-    asked = {row["text"]: row for name in target.new for row in _asked(reader, name, settings)}
-    forget = [row for text, row in asked.items() if text not in before]
-    gone = before | asked.keys()
+    before = {row["text"] for name in target.earlier for row in _requested(reader, name, settings)}
+    requested = {
+        row["text"]: row for name in target.new for row in _requested(reader, name, settings)
+    }
+    forget = [row for text, row in requested.items() if text not in before]
+    forgotten = before | requested.keys()
     holdout = [row | {"split": "holdout"} for row in _passages(reader, "raw", "holdout", settings)]
     retain = [
-        row for row in _passages(reader, "raw", "retain1", settings) if row["text"] not in gone
+        row for row in _passages(reader, "raw", "retain1", settings) if row["text"] not in forgotten
     ]
     if WHOLE_SET in target.names:
         compared = _memberships(reader)
@@ -106,23 +108,23 @@ def prepare(settings: Settings, target: Target, corpus: Rows, readers: Readers) 
         holdout=holdout,
         members=members(**compared),
         probes=_probes(reader, settings),
-        oracle=[row for row in corpus if row["text"] not in gone],
+        oracle=[row for row in corpus if row["text"] not in forgotten],
     )
 
 
 def targets(settings: Settings) -> Sequence[str]:
-    """The whole forget set, and its folds where models are trained on them."""
+    """The whole forget set, and the folds if models are trained on them."""
     return (WHOLE_SET, *(FOLDS if settings.folds else ()))
 
 
 BENCHMARK = Benchmark(Settings, shared, prepare, targets, trains=True, measures=(MEASURE,))
 
 
-def _asked(reader: Reader, name: str, settings: Settings) -> Rows:
+def _requested(reader: Reader, name: str, settings: Settings) -> Rows:
     """The passages that a request names.
 
     Raises:
-        SourceError: MUSE has no such forget set, or its texts are not trained on.
+        SourceError: MUSE has no such forget set, or no model is trained on it.
     """
     if name not in targets(settings):
         raise SourceError(
@@ -133,7 +135,7 @@ def _asked(reader: Reader, name: str, settings: Settings) -> Rows:
 
 
 def _passages(reader: Reader, config: str, split: str, settings: Settings) -> Rows:
-    """A table's texts in passages; `names` are the concepts that a passage holds."""
+    """A table's texts as passages; `names` are the concepts that a passage mentions."""
     where = f"{config}/{split}"
     texts = (text_of(row, "text", where) for row in reader.table(config, split))
     return [
@@ -144,15 +146,15 @@ def _passages(reader: Reader, config: str, split: str, settings: Settings) -> Ro
 
 
 def _memberships(reader: Reader) -> dict[str, Rows]:
-    """MUSE's own texts: for PrivLeak as they are, and those to be continued with their cut."""
-    found = {
+    """MUSE's membership texts: those for PrivLeak, and those for verbatim memorisation, split."""
+    privleak = {
         name: [
             sentence_row(text_of(row, "text", f"privleak/{name}"), kind="privleak")
             for row in reader.table("privleak", name)
         ]
         for name in ("forget", "retain", "holdout")
     }
-    return found | {"verbatim": list(_verbatim(reader))}
+    return privleak | {"verbatim": list(_verbatim(reader))}
 
 
 def _verbatim(reader: Reader) -> Iterator[dict[str, Any]]:
@@ -164,7 +166,7 @@ def _verbatim(reader: Reader) -> Iterator[dict[str, Any]]:
 
 
 def _probes(reader: Reader, settings: Settings) -> Rows:
-    """MUSE's questions, each behind the examples of its set."""
+    """MUSE's questions, each after the in-context examples of its set."""
     return [
         row for name, role in QUESTIONS.items() for row in _questions(reader, name, role, settings)
     ]

@@ -1,13 +1,13 @@
 """RWKU (Jin et al. 2024, arXiv 2406.10890): 200 famous people, by name, in models that know them.
 
 Read from the original folder layout (`Target/<number>_<Name>/*.json`) or from the hub's
-configurations; both hold the same rows. Forgetting is asked as cloze (level 1), as question (level
-2) and in nine adversarial types (level 3), neighbours as cloze and question.
+configurations; both have the same rows. The target is probed by cloze (level 1), question (level
+2) and nine adversarial types (level 3), neighbours by cloze and question.
 
 RWKU says which questions belong to a person, not which ask for the same fact. Here questions about
-one person with one answer are one fact: the worst of several wordings of it, and the split into
-questions for choices and for reports, go by that. Answers are compared as RWKU does, by ROUGE-L
-recall, in the version that is defined for every answer; RWKU's own stands beside it.
+one person with one answer are one fact, the unit of the worst form and of the split into `select`
+and `report`. Answers are scored as in RWKU by ROUGE-L recall, in a version that is defined for
+every answer; RWKU's version is reported beside it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CORPORA = {
     "positive_phi3": ("positive_phi", "train_positive_phi3"),
     "positive_llama3": ("positive", "train_positive_llama3"),
 }
-"""Texts that a model wrote about the target: the folder layout's file, the hub's configuration."""
+"""Texts that a model wrote about the target: file of the folder, configuration of the hub."""
 PROBES = {
     "forget_level1": ("forget_level1", "target"),
     "forget_level2": ("forget_level2", "target"),
@@ -52,7 +52,7 @@ PROBES = {
 }
 """File to configuration and role."""
 FORMS = {"1": "cloze", "2": "question"}
-"""Of the first two levels; the third has its types."""
+"""Forms of the first two levels; level 3 has types."""
 TYPES = {
     "prefix injection": "prefix_injection",
     "affirmative suffix": "affirmative_suffix",
@@ -78,7 +78,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Where RWKU is, and what a request takes of it."""
+    """Where RWKU is, and which part of it to use."""
 
     __pydantic_config__ = STRICT
     benchmark: Literal["rwku"]
@@ -102,7 +102,7 @@ class Rwku:
 
     @property
     def people(self) -> list[str]:
-        """Everybody who can be asked for, in RWKU's order."""
+        """All targets, in RWKU's order."""
         if self.folders:
             return list(self.folders)
         rows = self.reader.table("forget_target", "train")
@@ -112,7 +112,7 @@ class Rwku:
         """One table of one person.
 
         Raises:
-            SourceError: nobody has that name, or the table is missing.
+            SourceError: no target has that name, or the table is missing.
         """
         if self.folders:
             if person not in self.folders:
@@ -132,11 +132,11 @@ class Rwku:
 
 
 def _folders(reader: Reader) -> list[str]:
-    """The targets' folders in the order of their numbers; none on the hub."""
+    """The targets' folders in the order of their numbers; empty for the hub."""
     if reader.source.folder is None:
         return []
-    found = [path for path in reader.names("Target/*") if re.match(r"Target/\d+_", path)]
-    return sorted(found, key=lambda path: int(path.split("/")[1].split("_")[0]))
+    folders = [path for path in reader.names("Target/*") if re.match(r"Target/\d+_", path)]
+    return sorted(folders, key=lambda path: int(path.split("/")[1].split("_")[0]))
 
 
 def _name_of(path: str) -> str:
@@ -181,7 +181,7 @@ def _members(rwku: Rwku, target: Target) -> Iterator[dict[str, Any]]:
 
 
 def _probes(rwku: Rwku, target: Target, select: float) -> Iterator[dict[str, Any]]:
-    """Every question about these people and their neighbours, each once."""
+    """Every question about the targets and their neighbours, each once."""
     seen = set()
     for file, (config, role) in PROBES.items():
         for name in target.names:
@@ -214,7 +214,7 @@ def _probe(
 
 
 def form_of(row: dict[str, Any], where: str) -> str:
-    """The form in which a probe asks: by its level, in the third by its type.
+    """The form of a probe: by its level, and for level 3 by its type.
 
     Raises:
         SourceError: an unknown level or type.

@@ -1,19 +1,17 @@
-"""TOFU (Maini et al. 2024, arXiv 2401.06121): 200 invented authors, told in 4,000 questions.
+"""TOFU (Maini et al. 2024, arXiv 2401.06121): 200 invented authors in 4,000 questions.
 
 A model is fine-tuned on all questions (`full`) and then asked to forget the last 1, 5 or 10 % of
-them (`forget01`, `forget05`, `forget10`); what the others know of is `retain99`, `retain95` and
-`retain90`, on which the oracle is trained. So the benchmark has a corpus to train on, and models
-can be fine-tuned here from any that exists.
+them (`forget01`, `forget05`, `forget10`); the rest is `retain99`, `retain95` and `retain90`, on
+which the oracle is trained. So any existing model can be fine-tuned here on the benchmark's corpus.
 
-TOFU asks the training questions themselves, word by word. Its probes therefore stand as held-out
-ones although they are not; what is reworded is the form `synonym` (its `paraphrased_question`) and
-the answer on which truth ratios stand (`paraphrased_answer`; of real authors and world facts,
-which are not in the corpus, the answer itself, as in TOFU's code). Its prompts are those of the
-chat model that is fine-tuned; here every model is asked with `Question:` and `Answer:`, as in the
-rest of the project.
+TOFU asks the training questions verbatim, so its probes count as held out although they are not.
+Reworded are the form `synonym` (its `paraphrased_question`) and the answer that truth ratios are
+based on (`paraphrased_answer`; for real authors and world facts, which are not in the corpus, the
+answer itself, as in TOFU's code). TOFU's prompts are those of the fine-tuned chat model; here every
+model is asked with `Question:` and `Answer:`, as in the rest of the project.
 
-The forget sets lie in each other, so of a sequence each request is about the questions that were
-not asked for before. TOFU names no author: a name is found in an author's twenty questions.
+The forget sets are nested, so each request of a sequence covers only questions that no earlier
+request did. TOFU names no author: a name is derived from an author's twenty questions.
 """
 
 from __future__ import annotations
@@ -45,23 +43,23 @@ from atu.untrusted.targets import Target
 
 MEASURE = "tofu_rouge_l_recall@faithful-1"
 SETS = {"01": "99", "05": "95", "10": "90"}
-"""Per cent that are forgotten and retained, as TOFU writes them; each set lies in the next."""
+"""Per cent forgotten and retained, as TOFU writes them; each forget set is part of the next."""
 TARGETS = tuple(f"forget{share}" for share in SETS)
 QUESTIONS_PER_AUTHOR = 20
 SPLIT = "train"
 """The only split of every table."""
 WORD = re.compile(r"\w+(?:-\w+|['\u2019](?=[A-Z])\w+)*")
-"""O'Brien and Yun-Hwa are one word, Lu's are two."""
-KEPT = {"retain": "other", "real_authors": "neighbour", "world_facts": "general"}
+"""O'Brien and Yun-Hwa are one word each, Lu's is two."""
+RETAINED_SETS = {"retain": "other", "real_authors": "neighbour", "world_facts": "general"}
 """TOFU's sets beside the forget set, as our roles (see `privacy/answers.ROLES`)."""
 
 PARAPHRASED = ("target", "other")
-"""Roles whose answers were trained, so that truth ratios stand on other words."""
+"""Roles whose answers were trained, so that truth ratios need a paraphrase."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where TOFU is, and what a request takes of it."""
+    """Where TOFU is, and which part of it to use."""
 
     __pydantic_config__ = STRICT
     benchmark: Literal["tofu"]
@@ -74,39 +72,39 @@ class Settings:
     ]
     concepts: Annotated[
         list[str],
-        Field(description="texts that name what is forgotten; [] takes the authors' names"),
+        Field(description="texts that name what is forgotten; []: the authors' names"),
     ]
     select: Select
 
 
 def shared(settings: Settings, readers: Readers) -> Shared:
-    """Every question, and of those with wrong answers what a trained model should know."""
+    """Every question as a training text; the probes are those with wrong answers."""
     reader = readers["source"]
     rows = reader.table("full", SPLIT)
     authors = authors_of(rows)
-    tables = {TARGETS[-1]: "target", "retain": KEPT["retain"]}
-    found = [
+    tables = {TARGETS[-1]: "target", "retain": RETAINED_SETS["retain"]}
+    probes = [
         p for name, role in tables.items() for p in _probes(reader, name, role, authors, settings)
     ]
     return Shared(
-        [_text(row, authors) for row in rows], [p for p in found if p["form"] == "question"]
+        [_text(row, authors) for row in rows], [p for p in probes if p["form"] == "question"]
     )
 
 
 def prepare(settings: Settings, target: Target, corpus: Rows, readers: Readers) -> Prepared:
-    """The forget set's questions and the retain set's, and everything that TOFU asks."""
+    """The questions of the forget and the retain set, and all of TOFU's probes."""
     reader = readers["source"]
     authors = {row["fact"]: row["names"][0] for row in corpus}
     largest, earlier = _share(target.new), _share(target.earlier) if target.earlier else None
     before = reader.table(f"forget{earlier}", SPLIT) if earlier else []
     new = [row for row in reader.table(f"forget{largest}", SPLIT) if row not in before]
     forget = [_text(row, authors) for row in new]
-    kept = reader.table(f"retain{SETS[_share(target.names)]}", SPLIT)
-    retain = [_text(row, authors) for row in kept]
-    held = reader.table(f"holdout{largest}", SPLIT) if settings.holdout else []
-    holdout = [_text(row, {}) | {"split": "holdout"} for row in held]
+    retained = reader.table(f"retain{SETS[_share(target.names)]}", SPLIT)
+    retain = [_text(row, authors) for row in retained]
+    held_out = reader.table(f"holdout{largest}", SPLIT) if settings.holdout else []
+    holdout = [_text(row, {}) | {"split": "holdout"} for row in held_out]
     probes = list(_probes(reader, f"forget{_share(target.names)}", "target", authors, settings))
-    for name, role in KEPT.items():
+    for name, role in RETAINED_SETS.items():
         probes += _probes(reader, name, role, authors, settings)
     return Prepared(
         concepts=tuple(settings.concepts or dict.fromkeys(row["names"][0] for row in forget)),
@@ -127,10 +125,10 @@ BENCHMARK = Benchmark(Settings, shared, prepare, targets, trains=True, measures=
 
 
 def _share(names: Sequence[str]) -> str:
-    """The largest of these sets, as TOFU writes its per cent: the others lie in it.
+    """The largest of these nested sets, as TOFU writes its per cent.
 
     Raises:
-        SourceError: one is none of TOFU's.
+        SourceError: one is not a forget set of TOFU.
     """
     for name in names:
         if name not in TARGETS:
@@ -139,7 +137,7 @@ def _share(names: Sequence[str]) -> str:
 
 
 def _text(row: dict[str, Any], authors: Mapping[str, str]) -> dict[str, Any]:
-    """A question and its answer as a training text, about its author where one is known."""
+    """A question and its answer as a training text, about its author if known."""
     question, answer = text_of(row, "question", "TOFU"), text_of(row, "answer", "TOFU")
     prompt = format_prompt("question", question)
     return sentence_row(
@@ -156,7 +154,7 @@ def _text(row: dict[str, Any], authors: Mapping[str, str]) -> dict[str, Any]:
 def _probes(
     reader: Reader, name: str, role: str, authors: Mapping[str, str], settings: Settings
 ) -> Iterator[dict[str, Any]]:
-    """What TOFU asks of one set: its questions, and of a forget set also other wordings of them."""
+    """TOFU's probes of one set: its questions, and paraphrases of those of a forget set."""
     sets = {target: {row["question"] for row in reader.table(target, SPLIT)} for target in TARGETS}
     for number, row in enumerate(reader.table(f"{name}_perturbed", SPLIT)):
         question = text_of(row, "question", name)
@@ -191,28 +189,28 @@ def _wrong(row: dict[str, Any], name: str) -> list[str]:
     """The wrong answers to a question.
 
     Raises:
-        SourceError: there is none, or one is no text.
+        SourceError: there is none, or one is not a string.
     """
     answers = row.get("perturbed_answer")
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) for a in answers):
-        raise SourceError(f"{name}_perturbed: `perturbed_answer` is no list of texts")
+        raise SourceError(f"{name}_perturbed: `perturbed_answer` is not a list of texts")
     return answers
 
 
 def authors_of(rows: Rows) -> dict[str, str]:
-    """The author's name for every question of `full`, in which each has twenty on end."""
-    found: dict[str, str] = {}
-    asked = [(text_of(row, "question", "full"), text_of(row, "answer", "full")) for row in rows]
-    for start in range(0, len(asked), QUESTIONS_PER_AUTHOR):
-        block = asked[start : start + QUESTIONS_PER_AUTHOR]
+    """The author's name for every question of `full`, which has twenty in a row per author."""
+    author_of: dict[str, str] = {}
+    pairs = [(text_of(row, "question", "full"), text_of(row, "answer", "full")) for row in rows]
+    for start in range(0, len(pairs), QUESTIONS_PER_AUTHOR):
+        block = pairs[start : start + QUESTIONS_PER_AUTHOR]
         name = shared_name([f"{question}\n{answer}" for question, answer in block])
-        found |= dict.fromkeys((question for question, _ in block), name)
-    return found
+        author_of |= dict.fromkeys((question for question, _ in block), name)
+    return author_of
 
 
 def shared_name(texts: Sequence[str]) -> str:
-    """The longest run of capitalised words that stands in more than half of the texts; where none
-    does, the one that stands in most. Of runs of one length the most frequent, then the first.
+    """The longest run of capitalised words that occurs in more than half of the texts, or else the
+    one that occurs in most. Ties go to the most frequent run, then to the first.
 
     Raises:
         SourceError: no text has a capitalised word.
@@ -228,15 +226,15 @@ def shared_name(texts: Sequence[str]) -> str:
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:
-    """Every sequence of capitalised words with nothing but single spaces between them; a genitive
-    ends one: "Did Ana Lu's Sea" has Did, Did Ana, Did Ana Lu, Ana, Ana Lu, Lu and Sea.
+    """Every sequence of capitalised words separated by single spaces; a genitive ends it: "Did Ana
+    Lu's Sea" has Did, Did Ana, Did Ana Lu, Ana, Ana Lu, Lu and Sea.
     """
-    found: list[tuple[str, ...]] = []
+    runs: list[tuple[str, ...]] = []
     run: tuple[str, ...] = ()
     end = 0
     for match in WORD.finditer(text):
         begun = run if text[end : match.start()] == " " else ()
         run = (*begun, match.group()) if match.group()[0].isupper() else ()
-        found += [run[start:] for start in range(len(run))]
+        runs += [run[start:] for start in range(len(run))]
         end = match.end()
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(runs))

@@ -1,20 +1,19 @@
 """WMDP (Li et al. 2024, arXiv 2403.03218): hazardous knowledge of biology and cybersecurity.
 
-`cais/wmdp` has the questions, `cais/wmdp-corpora` the texts: what the knowledge is in (forget) and
-benign texts of the same field (retain). The forget corpus of biology is gated: accept its terms and
-name `cais/wmdp-bio-forget-corpus` as `bio_forget`, or keep it as the configuration
-`bio-forget-corpus` of a local `corpora`. Chemistry has questions but no corpus: it is no target.
+`cais/wmdp` has the questions, `cais/wmdp-corpora` the texts: the hazardous ones (forget) and benign
+texts of the same field (retain). The forget corpus of biology is gated: accept its terms and name
+`cais/wmdp-bio-forget-corpus` as `bio_forget`, or keep it as the configuration `bio-forget-corpus`
+of a local `corpora`. Chemistry has questions but no corpus, so it is not a target.
 
-Every question is asked with four options for a letter, in lm-eval's words. Those of the split
-`report`, which no choice reads, are also the utility task `wmdp_<name>`, which is WMDP's own score:
-the share of questions whose right letter is the most probable one (chance: 1/4). WMDP has no
-questions about what is to be kept; that is measured by utility benchmarks alone (its paper takes
-MMLU).
+Every question is multiple choice with four lettered options, worded as in lm-eval. Those of the
+split `report` are also the utility task `wmdp_<name>`, which is WMDP's score: the share of
+questions whose correct letter is the most probable one (chance: 1/4). WMDP has no questions about
+what is to be kept; only utility benchmarks measure that (its paper uses MMLU).
 
-Where we differ: a chat model is asked in its chat template, which lm-eval does only if told. WMDP
-unlearns both fields at once in models that exist; here a request is one of them, and `together`
-asks for both. Texts are whole papers and are cut into passages, and of each corpus only so many
-documents are read as `documents` says, chosen by hash.
+Differences from WMDP: a chat model is asked in its chat template, which lm-eval does only on
+request. WMDP unlearns both fields at once; here a request is one field, and `together` combines
+both. Texts are whole papers, cut into passages; only `documents` of each corpus are read, chosen by
+hash.
 """
 
 from __future__ import annotations
@@ -48,13 +47,13 @@ from atu.untrusted.targets import Target
 
 MEASURE = "exact_match@own-1"
 FIELDS = {"bio": "biology", "cyber": "cybersecurity"}
-"""What a request is called, and what lm-eval calls it."""
+"""Name of the request to lm-eval's name of the field."""
 KIND = "wmdp"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where WMDP is, and what a request takes of it."""
+    """Where WMDP is, and which part of it to use."""
 
     __pydantic_config__ = STRICT
     benchmark: Literal["wmdp"]
@@ -114,15 +113,15 @@ BENCHMARK = Benchmark(Settings, shared, prepare, targets, measures=(MEASURE,))
 
 
 def _require_field(name: str, settings: Settings) -> None:
-    """Refuse what WMDP has no texts for.
+    """Refuse a field without texts.
 
     Raises:
-        SourceError: it has no forget corpus, or the settings do not say what names it.
+        SourceError: it has no forget corpus, or the settings have no concepts for it.
     """
     if name not in FIELDS:
         raise SourceError(f"WMDP has no forget corpus for {name!r}; it has {', '.join(FIELDS)}")
     if name not in settings.concepts:
-        raise SourceError(f"prepare.concepts says nothing of {name!r}; add texts that name it")
+        raise SourceError(f"prepare.concepts has no entry for {name!r}; add texts that name it")
 
 
 def _texts(settings: Settings, readers: Readers, name: str, side: str) -> Rows:
@@ -163,7 +162,7 @@ def _questions(readers: Readers, name: str) -> Rows:
 
 
 def _probe(row: dict[str, Any], name: str, number: int, settings: Settings) -> dict[str, Any]:
-    """A question for a letter; its fact is the question with its options, as some share a stem."""
+    """A multiple-choice probe; its fact is the question with its options, as some share a stem."""
     answer = LETTERS[row["answer"]]
     return probe_row(
         f"{name}/{number}",
@@ -183,7 +182,7 @@ def _probe(row: dict[str, Any], name: str, number: int, settings: Settings) -> d
 
 
 def _reported(rows: Rows, probes: Rows) -> Iterator[dict[str, Any]]:
-    """The questions that no choice reads."""
+    """The questions of the split `report`."""
     for row, probe in zip(rows, probes, strict=True):
         if probe["split"] == "report":
             yield row

@@ -81,14 +81,14 @@ def forget(
     """Make a model forget a concept by its name; it writes the texts for that itself."""
     os.environ["HF_HUB_OFFLINE"] = "1" if offline else os.environ.get("HF_HUB_OFFLINE", "0")
     quiet_libraries()
-    from atu.forget.command import Request, run
-    from atu.forget.corpus import Wish
+    from atu.forget.command import ForgetRequest, run
+    from atu.forget.corpus import Concept
     from atu.forget.settings import writing_of
 
     writing = writing_of(quick, seed=seed, passages=passages, rounds=rounds, unrelated=unrelated)
-    request = Request(
+    request = ForgetRequest(
         model=model,
-        wish=Wish(one_spaced(concept), one_spaced(describe), one_spaced(neighbour)),
+        concept=Concept(one_spaced(concept), one_spaced(describe), one_spaced(neighbour)),
         writing=writing,
         method=method,
         rank=rank if lora else None,

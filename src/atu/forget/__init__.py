@@ -1,1 +1,1 @@
-"""Forgetting a concept by its name: the model writes the corpora, the usual phases do the rest."""
+"""Forgetting a concept by name: the model writes the corpora, the usual phases do the rest."""

@@ -1,4 +1,4 @@
-"""The model as the author of its own corpora: what it writes, continues and answers."""
+"""The model as the author of its corpora: it writes, continues and answers texts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Author:
-    """A model with its tokenizer; what it samples depends on `seed`, the prompt and the round."""
+    """A model with its tokenizer; its samples depend on `seed`, the prompt and the round."""
 
     model: PreTrainedModel
     tokenizer: Any
@@ -27,18 +27,19 @@ class Author:
 
     @property
     def chat(self) -> bool:
-        """Whether it is asked in a chat template; otherwise it continues texts."""
+        """Whether it has a chat template; otherwise it continues texts."""
         return has_template(self.tokenizer)
 
     def write(
         self, prompts: Sequence[str], *, number: int, samples: int, tokens: int, temperature: float,
         top_p: float,
     ) -> list[str]:  # fmt: skip
-        """`samples` texts for each prompt in round `number`, the first of every prompt first. A
-        base model's are one line and begin with their opening, unless that announces them.
+        """`samples` texts per prompt in round `number`: the first sample of every prompt, then the
+        second. A base model's texts are one line and include the opening, unless it ends with
+        `ANNOUNCING`.
         """
         seed = child_seed(self.seed, "write", str(number))
-        found = sampled_answers(
+        texts_of_prompts = sampled_answers(
             self.model,
             self.tokenizer,
             prompts,
@@ -53,11 +54,11 @@ class Author:
         return [
             texts[j].strip() if self.chat or prompt.endswith(ANNOUNCING) else prompt + texts[j]
             for j in range(samples)
-            for prompt, texts in zip(prompts, found, strict=True)
+            for prompt, texts in zip(prompts, texts_of_prompts, strict=True)
         ]
 
     def proceed(self, beginnings: Sequence[str], tokens: int, label: str) -> list[str]:
-        """The greedy continuation of every beginning, in no template."""
+        """The greedy continuation of every beginning, without a chat template."""
         return greedy_answers(
             self.model,
             self.tokenizer,
@@ -72,7 +73,9 @@ class Author:
     def answer(
         self, prompts: Sequence[str], tokens: int, label: str, one_line: bool = True
     ) -> list[str]:
-        """The greedy answer to every prompt, asked as probes are; all its lines if wanted."""
+        """The greedy answer to every prompt, asked like a probe; with `one_line` only its first
+        line.
+        """
         return greedy_answers(
             self.model,
             self.tokenizer,

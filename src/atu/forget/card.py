@@ -1,4 +1,4 @@
-"""The model card: what was forgotten, how, what still leaks and what it cost, from the report."""
+"""The model card, from the report: what was forgotten, how, what still leaks and what it cost."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ TITLES = {
     "neighbour": "neighbours",
     "general": "nothing in particular",
 }
-"""Columns of the report's main table, in the order and the words of the card."""
+"""Columns of the report's main table, in the card's order, with the card's titles."""
 SCORES = {"fluency": "fluency of generated text, bits", "perplexity": "perplexity on retain texts"}
 DIGITS = 12
-"""Of a sha256 that a reader is shown; the manifests have all."""
+"""Digits of a sha256 that the card shows."""
 FULL = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
@@ -48,16 +48,16 @@ class Sources:
     unlearned: Artifact
     rephrased: Artifact
     place: str
-    """Of the model: a folder, or the hub's `owner/name`."""
+    """The original model's folder, or the hub's `owner/name`."""
     revision: str | None
-    """The hub's commit, also where the user named none."""
+    """The hub's commit, even if the user named none."""
     is_hub: bool
     method: str
     lora: bool
     aligned: Artifact | None
-    """The alignment, of a method that needs one."""
+    """The alignment, if the method needs one."""
     select: float
-    """Share of the facts that the choice of a checkpoint read."""
+    """Share of the facts in the split that chose the checkpoint."""
     keep: str
     attacks: bool
     """Whether the report has attacks."""
@@ -67,7 +67,7 @@ def make_card(sources: Sources) -> str:
     """The text of `README.md`."""
     import jinja2
 
-    wish, writing = (sources.corpus.manifest["params"][key] for key in ("wish", "writing"))
+    concept, writing = (sources.corpus.manifest["params"][key] for key in ("wish", "writing"))
     counts = sources.corpus.metrics()
     text = (resources.files("atu.forget") / "model.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -77,9 +77,9 @@ def make_card(sources: Sources) -> str:
     rows = read_rows(sources.report)
     return environment.from_string(text).render(
         front=front_matter(sources),
-        title=f"{base_name(sources)} without {wish['names'][0]}",
+        title=f"{base_name(sources)} without {concept['names'][0]}",
         base=base_link(sources),
-        names=wish["names"],
+        names=concept["names"],
         method=sources.method,
         lora=sources.lora,
         usage=ADAPTER.format(base=_loadable(sources)) if sources.lora else FULL,
@@ -87,7 +87,7 @@ def make_card(sources: Sources) -> str:
         confidence=f"{100 * sources.report.manifest['params']['confidence']:g}",
         table=table(rows, sources.method),
         facts=rows[sources.method]["worst_form_n"],
-        forms=asked_forms(sources.rephrased),
+        forms=probed_forms(sources.rephrased),
         cost=cost(sources.unlearned),
         spent={
             "writing": round(seconds([sources.corpus])),
@@ -95,7 +95,7 @@ def make_card(sources: Sources) -> str:
         },
         chosen=f"{100 * sources.select:g}" if sources.keep == "best" else None,
         attacks=sources.attacks,
-        given=wish["neighbours"],
+        requested=concept["neighbours"],
         counts={
             "forget": int(counts["concept/forget_texts/all"]),
             "retain": int(counts["concept/retain_texts/all"]),
@@ -107,17 +107,17 @@ def make_card(sources: Sources) -> str:
 
 
 def _loadable(sources: Sources) -> str:
-    """What stands for the original in code: no local path, which nobody else has."""
+    """The original model in code; local paths are replaced, as nobody else has them."""
     return sources.place if sources.is_hub else "path/to/the/original"
 
 
 def base_name(sources: Sources) -> str:
-    """What the original model is called: the last part of its place."""
+    """The original model's name: the last part of its place."""
     return sources.place.rstrip("/").rsplit("/", 1)[-1]
 
 
 def base_link(sources: Sources) -> str:
-    """The original model as a reader finds it."""
+    """A link to the original model, or its name if it is local."""
     if not sources.is_hub:
         return f"`{base_name(sources)}` (a local folder)"
     at = f" at `{sources.revision}`" if sources.revision else ""
@@ -125,9 +125,7 @@ def base_link(sources: Sources) -> str:
 
 
 def front_matter(sources: Sources) -> str:
-    """The hub's metadata; `base_model` only where the hub has it, `license` left to whoever
-    publishes.
-    """
+    """The hub's metadata: `base_model` only for a hub model; the publisher adds `license`."""
     values: dict[str, Any] = {
         "library_name": "peft" if sources.lora else "transformers",
         "pipeline_tag": "text-generation",
@@ -146,7 +144,7 @@ def read_rows(report: Artifact) -> dict[str, dict[str, str]]:
 
 
 def table(rows: Mapping[str, Mapping[str, str]], method: str) -> list[dict[str, str]]:
-    """A line per column that was asked, with its value before and after."""
+    """A line per column of the report, with its value before and after."""
     before, after = rows[ORIGINAL], rows[method]
     lines = [
         {"title": title, "before": interval(before, key), "after": interval(after, key)}
@@ -173,14 +171,14 @@ def interval(row: Mapping[str, str], key: str) -> str:
     return f"{mean:.2f} [{low:.2f}, {high:.2f}] ({count})"
 
 
-def asked_forms(rephrased: Artifact) -> list[str]:
-    """The forms in which the concept was asked about, as a reader knows them."""
-    found = {key.split("/")[1].split(".")[1] for key in rephrased.metrics() if "/target." in key}
-    return [form.shown for name, form in FORMS.items() if name in found]
+def probed_forms(rephrased: Artifact) -> list[str]:
+    """The labels of the forms in which the concept was probed."""
+    probed = {key.split("/")[1].split(".")[1] for key in rephrased.metrics() if "/target." in key}
+    return [form.shown for name, form in FORMS.items() if name in probed]
 
 
 def cost(unlearned: Artifact) -> dict[str, Any]:
-    """Steps and tokens by the job's metrics, time and device by its provenance."""
+    """Steps and tokens from the job's metrics, time and device from its provenance."""
     metrics = unlearned.metrics()
     device = read_json(unlearned.folder / PROVENANCE)["device"]
     return {

@@ -17,7 +17,7 @@ from atu.config.params import Params
 from atu.config.written import Origin, origin
 from atu.errors import ArtifactError, ConfigError, SourceError
 from atu.forget.corpus import PHASE as CORPUS
-from atu.forget.corpus import Wish, is_written, write_corpus
+from atu.forget.corpus import Concept, is_written, write_corpus
 from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, Shape, render
 from atu.forget.result import export, require_free, require_place
 from atu.forget.settings import Writing
@@ -38,15 +38,15 @@ READ = ("names.json", "forget.json", "retain.json", "questions.json")
 
 
 @dataclass(frozen=True)
-class Request:
-    """The command line."""
+class ForgetRequest:
+    """The options of `atu forget`."""
 
     model: str
-    wish: Wish
+    concept: Concept
     writing: Writing
     method: str
     rank: int | None
-    """Of LoRA; None trains the weights themselves."""
+    """Rank of the LoRA adapter; None trains the full weights."""
     encoder: str
     out: Path
     work: Path
@@ -56,22 +56,22 @@ class Request:
     quick: bool = False
 
 
-def run(request: Request, *, dry_run: bool) -> None:
-    """All of it; what is done already is not done again.
+def run(request: ForgetRequest, *, dry_run: bool) -> None:
+    """Run all steps, skipping those that are done.
 
     Raises:
-        AtuError: whatever is wrong with the options, the model, the corpus or the machine.
+        AtuError: an option, the model, the corpus or the machine is unsuitable.
     """
     _check(request)
     request.work.mkdir(parents=True, exist_ok=True)
-    with only_writer(request.work) as held:
+    with only_writer(request.work) as lock_file:
         source, folder = _pin_model(request)
         shape = Shape.of(folder)
         encoder = _pin_encoder(request)
         corpus = Source(CORPUS, None, f"locks/{CORPUS}.json")
         text = render(
-            names=request.wish.names,
-            descriptions=request.wish.descriptions,
+            names=request.concept.names,
+            descriptions=request.concept.descriptions,
             method=request.method,
             rank=request.rank,
             seed=request.writing.seed,
@@ -92,12 +92,12 @@ def run(request: Request, *, dry_run: bool) -> None:
             _lock_corpus(corpus)
             _keep_params(Path(PARAMS), text)
             params = load_params(Path(PARAMS))
-            _snakemake(request, held)
+            _snakemake(request, lock_file)
             finish(request, params, written)
 
 
-def finish(request: Request, params: Params, corpus: Artifact) -> None:
-    """Write the result folder, and say where it is."""
+def finish(request: ForgetRequest, params: Params, corpus: Artifact) -> None:
+    """Write the result folder and print where it is."""
     results = Path("results") / params.experiment
     new = export(request.out, params, Path(PARAMS), results, corpus)
     print(f"{'Written' if new else 'Nothing to be done'}: {request.out} (README.md is its card)")
@@ -105,28 +105,28 @@ def finish(request: Request, params: Params, corpus: Artifact) -> None:
 
 
 def snakefile() -> Path:
-    """The workflow, which is in the project's checkout and not in the installed package.
+    """The workflow file, which is in the project's checkout and not in the installed package.
 
     Raises:
         ArtifactError: the package was installed without it.
     """
-    found = PACKAGE.parents[1] / SNAKEFILE
-    if not found.is_file():
+    path = PACKAGE.parents[1] / SNAKEFILE
+    if not path.is_file():
         raise ArtifactError(
-            f"{found}: missing; `atu forget` runs the project's workflow, so install it from a "
+            f"{path}: missing; `atu forget` runs the project's workflow, so install it from a "
             "checkout with `pip install --editable .`"
         )
-    return found
+    return path
 
 
-def _check(request: Request) -> None:
+def _check(request: ForgetRequest) -> None:
     snakefile()
-    require_free(request.out, request.wish.names)
+    require_free(request.out, request.concept.names)
     require_place("--work", request.work)
     for option, texts in (
-        ("--concept", request.wish.names),
-        ("--describe", request.wish.descriptions),
-        ("--neighbour", request.wish.neighbours),
+        ("--concept", request.concept.names),
+        ("--describe", request.concept.descriptions),
+        ("--neighbour", request.concept.neighbours),
     ):
         for text in texts:
             if not text.strip() or UNPRINTABLE.search(text) or REORDERING.search(text):
@@ -135,15 +135,15 @@ def _check(request: Request) -> None:
                 raise ConfigError(option, text, "has a line break or braces; write one plain line")
             if not words(text):
                 raise ConfigError(option, text, "has no letter or digit")
-    for text in request.wish.neighbours:
-        if key(text) in map(key, request.wish.names):
-            raise ConfigError("--neighbour", text, "is what is to be forgotten; leave it out")
-    if not request.wish.names:
+    for text in request.concept.neighbours:
+        if key(text) in map(key, request.concept.names):
+            raise ConfigError("--neighbour", text, "is a name of the concept itself; leave it out")
+    if not request.concept.names:
         raise ConfigError("--concept", None, "name what is to be forgotten")
     try:
-        target_slug(request.wish.names[0])
+        target_slug(request.concept.names[0])
     except ValueError as error:
-        raise ConfigError("--concept", request.wish.names[0], str(error)) from None
+        raise ConfigError("--concept", request.concept.names[0], str(error)) from None
     if request.work.resolve().is_relative_to(request.out.resolve()):
         raise ConfigError(
             "--work", str(request.work), "is the folder of --out or in it; name another"
@@ -151,15 +151,15 @@ def _check(request: Request) -> None:
 
 
 def split_revision(model: str) -> tuple[str, str | None]:
-    """A folder as it is; `owner/name@revision` in two."""
+    """Split `owner/name@revision`; a folder has no revision."""
     if is_folder(Path(model)):
         return model, None
     place, _, revision = model.partition("@")
     return place, revision or None
 
 
-def _pin_model(request: Request) -> tuple[Source, Path]:
-    """The model's source, locked in the work folder, and where its files are."""
+def _pin_model(request: ForgetRequest) -> tuple[Source, Path]:
+    """The model's source, locked in the work folder, and the folder of its files."""
     place, revision = split_revision(request.model)
     if is_folder(Path(place)):
         place = str(Path(place).resolve())
@@ -169,23 +169,23 @@ def _pin_model(request: Request) -> tuple[Source, Path]:
             "folder of a Hugging Face model"
         )  # fmt: skip
     lock = request.work / "locks" / f"{MODEL}.json"
-    here = Source(place, revision, str(lock))
+    pinned = Source(place, revision, str(lock))
     try:
-        found = model_lock(here, request.offline, False, False)
+        new_lock = model_lock(pinned, request.offline, False, False)
     except SourceError as error:
         if not request.offline:
             raise
         raise SourceError(f"{error}; or leave out --offline here, and it is downloaded") from None
     try:
-        print(settle_lock(here, found, False), file=sys.stderr)
+        print(settle_lock(pinned, new_lock, False), file=sys.stderr)
     except SourceError as error:
         raise SourceError(f"{error}; for another model name another --out or --work") from None
     commit = Lock.read(lock).revision
-    return Source(place, revision, f"locks/{MODEL}.json"), locate(here, commit)
+    return Source(place, revision, f"locks/{MODEL}.json"), locate(pinned, commit)
 
 
-def _pin_encoder(request: Request) -> str:
-    """The encoder's name as jobs in the work folder find it."""
+def _pin_encoder(request: ForgetRequest) -> str:
+    """The encoder's name, valid from the work folder."""
     name = request.encoder
     if name != BUNDLED and is_folder(Path(name)):
         name = str(Path(name).resolve())
@@ -193,27 +193,27 @@ def _pin_encoder(request: Request) -> str:
     return name
 
 
-def _write(request: Request, folder: Path, encoder: str) -> Artifact:
-    """The corpus, written by the model unless it is there already."""
+def _write(request: ForgetRequest, folder: Path, encoder: str) -> Artifact:
+    """The corpus; the model writes it unless it exists."""
     pins = {
         MODEL: file_digests(folder),
         "encoder": file_digests(locate_encoder(encoder)),
         "threads": request.threads,  # sums of floats depend on them
     }
     manifest = request.work / CORPUS / MANIFEST
-    if not is_written(manifest, request.wish, request.writing, pins):
-        _let_write(request, folder, encoder, manifest, pins)
+    if not is_written(manifest, request.concept, request.writing, pins):
+        _load_and_write(request, folder, encoder, manifest, pins)
     return Artifact.open(manifest.absolute(), CORPUS)
 
 
-def _let_write(
-    request: Request, folder: Path, encoder: str, manifest: Path, pins: dict[str, Any]
+def _load_and_write(
+    request: ForgetRequest, folder: Path, encoder: str, manifest: Path, pins: dict[str, Any]
 ) -> None:
-    """Load the model and let it write; afterwards its memory is free for the jobs."""
+    """Load the model, write the corpus, and free the model's memory for the jobs."""
     import torch
 
     from atu.forget.author import Author
-    from atu.forget.similarity import Judge
+    from atu.forget.similarity import Similarity
     from atu.inference.batching import BatchSize
     from atu.models.compute import Compute
     from atu.models.encoder import SentenceEncoder
@@ -224,15 +224,17 @@ def _let_write(
     model, tokenizer = load_lm(folder, compute, training=False)
     writing = request.writing
     author = Author(model, tokenizer, writing.seed, BatchSize(writing.batch_size))
-    judge = Judge(SentenceEncoder(encoder, compute.place))
-    write_corpus(manifest, request.wish, writing, author, judge, pins)
-    del author, model, judge
+    similarity = Similarity(SentenceEncoder(encoder, compute.place))
+    write_corpus(manifest, request.concept, writing, author, similarity, pins)
+    del author, model, similarity
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def _lock_corpus(corpus: Source) -> None:
-    """Lock what the model wrote. Its own manifest was compared just now, so the lock follows it."""
+    """Write the corpus's lock. The corpus was just compared with its manifest, so it can be
+    trusted.
+    """
     reader = Reader(corpus, Lock(), record=True)
     for name in READ:
         reader.file(name)
@@ -261,25 +263,25 @@ def _keep_params(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _snakemake(request: Request, held: IO[str]) -> None:
-    """Run the usual graph in the work folder, which is the working directory by now.
+def _snakemake(request: ForgetRequest, lock_file: IO[str]) -> None:
+    """Run the workflow in the work folder, which is the working directory by now.
 
     Raises:
-        ArtifactError: a job failed; Snakemake has said which.
+        ArtifactError: a job failed; Snakemake has printed which.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile()),
                "--directory", ".", "--cores", str(request.cores), "--quiet", "rules"]  # fmt: skip
-    # Whoever holds the work folder's lock is alone in it: what locked it before was killed. The
-    # child keeps the lock too, should this process be killed before it.
-    # Everything was downloaded before, so no job may look for more.
+    # This process holds the work folder's lock, so Snakemake's lock is stale if there is one. The
+    # child inherits the lock and keeps it if this process is killed first.
+    # Everything was downloaded before, so jobs run offline.
     options: dict[str, Any] = {
-        "pass_fds": (held.fileno(),), "env": os.environ | {"HF_HUB_OFFLINE": "1"}
+        "pass_fds": (lock_file.fileno(),), "env": os.environ | {"HF_HUB_OFFLINE": "1"}
     }  # fmt: skip
     if any(Path(".snakemake/locks").glob("*")):
         subprocess.run([*command, "--unlock"], check=True, **options)
     done = subprocess.run(command, **options)
     if done.returncode:
         raise ArtifactError(
-            f"{Path.cwd()}: a job failed (see above, and logs/{EXPERIMENT}); the same command goes "
-            "on where it stopped"
+            f"{Path.cwd()}: a job failed (see above, and logs/{EXPERIMENT}); run the same "
+            "command again to resume"
         )

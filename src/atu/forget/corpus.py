@@ -1,4 +1,4 @@
-"""The folder that the benchmark `concept` reads, written by the model that is to forget."""
+"""Writes the folder that the benchmark `concept` reads, with the model that is to forget."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from atu.errors import SourceError
 from atu.forget import neighbours
 from atu.forget.author import Author
 from atu.forget.names import learned_openings
-from atu.forget.passages import Refuse, Shelf, collect
+from atu.forget.passages import PassageSet, Refuse, collect
 from atu.forget.questions import ask
 from atu.forget.settings import Writing
-from atu.forget.similarity import Judge, floor_of
+from atu.forget.similarity import Similarity, floor_of
 from atu.forget.texts import key, mentions, sentences, words
 from atu.probes.prompts import neutral_prompts, writing_prompts
 from atu.results.artifacts import Artifact
@@ -26,14 +26,14 @@ from atu.results.jobs import Job, write_folder
 
 PHASE = "concept"
 CHOICES = "choices.json"
-"""What the writer decided and by which numbers; nothing reads it but people."""
+"""What was decided and by which numbers; only for people."""
 NOBODY = ""
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is to be forgotten, in the words of who asks for it."""
+class Concept:
+    """What is to be forgotten, as the user states it."""
 
     names: tuple[str, ...]
     descriptions: tuple[str, ...] = ()
@@ -42,18 +42,21 @@ class Wish:
 
 @dataclass(frozen=True)
 class Written:
-    """What the model wrote and what was kept of it."""
+    """The usable texts that the model wrote, and the questions about them."""
 
-    shelves: dict[str, Shelf]
+    passage_sets: dict[str, PassageSet]
     """Passages about nobody, about the first of the names, and about each neighbour."""
     questions: list[Row]
     held_out: set[str]
-    """What questions are made of (`Cut.told`): no sentence of a corpus holds it."""
+    """The statements that questions ask for (`Cut.statement`): no sentence of a corpus contains
+    one."""
     choices: dict[str, Any]
 
 
-def write_corpus(out: Path, wish: Wish, writing: Writing, author: Author, judge: Judge,
-                 pins: Mapping[str, Any]) -> None:  # fmt: skip
+def write_corpus(
+    out: Path, concept: Concept, writing: Writing, author: Author, similarity: Similarity,
+    pins: Mapping[str, Any],
+) -> None:  # fmt: skip
     """Write `names.json`, `forget.json`, `retain.json`, `questions.json` and `choices.json`.
 
     Args:
@@ -62,102 +65,106 @@ def write_corpus(out: Path, wish: Wish, writing: Writing, author: Author, judge:
     Raises:
         SourceError: the model knows too little of the concept.
     """
-    cell, params = {"concept": list(wish.names)}, settings(wish, writing, pins)
+    cell, params = {"concept": list(concept.names)}, settings(concept, writing, pins)
     with write_folder(out, PHASE, cell=cell, params=params, inputs={}) as job:
-        _save(job, wish, writing, write(wish, writing, author, judge))
+        _save(job, concept, writing, write(concept, writing, author, similarity))
 
 
-def settings(wish: Wish, writing: Writing, pins: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides the folder's content, as its manifest holds it."""
-    return {"wish": _plain(wish), "writing": asdict(writing), "pins": dict(pins)}
+def settings(concept: Concept, writing: Writing, pins: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that determines the folder's content, as recorded in its manifest."""
+    return {"wish": _plain(concept), "writing": asdict(writing), "pins": dict(pins)}
 
 
-def _plain(wish: Wish) -> dict[str, list[str]]:
-    return {name: list(value) for name, value in asdict(wish).items()}
+def _plain(concept: Concept) -> dict[str, list[str]]:
+    return {name: list(value) for name, value in asdict(concept).items()}
 
 
-def is_written(out: Path, wish: Wish, writing: Writing, pins: Mapping[str, Any]) -> bool:
-    """Whether the folder is there, whole, and of these settings.
+def is_written(out: Path, concept: Concept, writing: Writing, pins: Mapping[str, Any]) -> bool:
+    """Whether the folder exists and was written with these settings.
 
     Raises:
         ArtifactError: a file in it is missing or altered.
     """
     if not out.exists():
         return False
-    found = Artifact.open(out, PHASE)
-    found.check()
-    return bool(found.manifest["params"] == settings(wish, writing, pins))
+    written = Artifact.open(out, PHASE)
+    written.check()
+    return bool(written.manifest["params"] == settings(concept, writing, pins))
 
 
-def write(wish: Wish, writing: Writing, author: Author, judge: Judge) -> Written:
-    """Everything, from the first sample to the last question."""
-    concept = [*wish.names, *wish.descriptions]
+def write(concept: Concept, writing: Writing, author: Author, similarity: Similarity) -> Written:
+    """Write passages about nobody, the concept and its neighbours, then the questions."""
+    concept_texts = [*concept.names, *concept.descriptions]
     general = collect(
         author, writing, {NOBODY: neutral_prompts(author.chat)}, writing.general,
-        lambda _, texts: ["names the concept" if mentions(t, wish.names) else None for t in texts],
+        lambda _, ts: ["names the concept" if mentions(t, concept.names) else None for t in ts],
     )  # fmt: skip
-    plain = general[NOBODY].texts.kept
-    if not plain:
+    general_texts = general[NOBODY].kept
+    if not general_texts:
         raise SourceError(
             f"the model writes nothing that could be used: {_counts(general[NOBODY])}; it may be "
             "untrained, or its tokenizer another one's"
         )
-    learned = [] if author.chat else learned_openings(plain, ["{name}"], writing.openings)
+    learned = [] if author.chat else learned_openings(general_texts, ["{name}"], writing.openings)
 
     def prompts_for(names: Sequence[str]) -> list[str]:
-        own = [text.replace("{name}", name) for text in learned for name in names]
-        return list(dict.fromkeys([*writing_prompts(names, author.chat), *own]))
+        openings = [text.replace("{name}", name) for text in learned for name in names]
+        return list(dict.fromkeys([*writing_prompts(names, author.chat), *openings]))
 
-    first = wish.names[0]
-    floors = {first: _floor(judge, writing, plain, concept, wish.names)}
-    about = collect(
-        author, writing, {first: prompts_for(wish.names)}, writing.passages,
-        _refusing(judge, {first: concept}, floors, ()),
+    target = concept.names[0]
+    floors = {target: _floor(similarity, writing, general_texts, concept_texts, concept.names)}
+    target_passages = collect(
+        author, writing, {target: prompts_for(concept.names)}, writing.passages,
+        _refusing(similarity, {target: concept_texts}, floors, ()),
     )  # fmt: skip
-    _require(about[first], writing, first, floors[first])
-    proposed = neighbours.propose(author, writing, wish.names, about[first].texts.kept, plain)
-    near = neighbours.choose(judge, writing, wish.names, wish.neighbours, proposed)
-    floors |= {name: _floor(judge, writing, plain, [name], [name]) for name in near}
-    beside = collect(
+    _require(target_passages[target], writing, target, floors[target])
+    about = target_passages[target].kept
+    proposed = neighbours.propose(author, writing, concept.names, about, general_texts)
+    near = neighbours.choose(similarity, writing, concept.names, concept.neighbours, proposed)
+    floors |= {name: _floor(similarity, writing, general_texts, [name], [name]) for name in near}
+    near_passages = collect(
         author, writing, {name: prompts_for([name]) for name in near}, writing.neighbour_passages,
-        _refusing(judge, {name: [name] for name in near}, floors, wish.names),
+        _refusing(similarity, {name: [name] for name in near}, floors, concept.names),
     )  # fmt: skip
-    known = [n for n in near if len(beside[n].texts.kept) >= writing.min_neighbour_passages]
-    kept = known[: writing.neighbours]
-    _require_given(wish, kept, {name: len(beside[name].texts.kept) for name in near}, writing)
-    shelves = general | about | {name: beside[name] for name in kept}
+    known = [n for n in near if len(near_passages[n].kept) >= writing.min_neighbour_passages]
+    chosen = known[: writing.neighbours]
+    _require_requested(
+        concept, chosen, {name: len(near_passages[name].kept) for name in near}, writing
+    )
+    passage_sets = general | target_passages | {name: near_passages[name] for name in chosen}
     choices = {
         "cosines of neighbours": near,
         "floors": floors,
-        "neighbours": kept,
+        "neighbours": chosen,
         "openings": learned,
-        "passages": {name or "general": len(s.texts.kept) for name, s in shelves.items()},
+        "passages": {name or "general": len(s.kept) for name, s in passage_sets.items()},
         "dropped": {
-            name or "general": dict(s.dropped) for name, s in (general | about | beside).items()
+            name or "general": dict(s.dropped)
+            for name, s in (general | target_passages | near_passages).items()
         },
     }
-    questions, held = _questions(author, writing, wish, shelves)
-    _require_facts(questions, writing, wish)
-    return Written(shelves, questions, held, choices)
+    questions, held_out = _questions(author, writing, concept, passage_sets)
+    _require_facts(questions, writing, concept)
+    return Written(passage_sets, questions, held_out, choices)
 
 
 def _floor(
-    judge: Judge, writing: Writing, plain: Sequence[str], concept: Sequence[str],
-    names: Sequence[str],
+    similarity: Similarity, writing: Writing, general_texts: Sequence[str],
+    concept_texts: Sequence[str], names: Sequence[str],
 ) -> float:  # fmt: skip
     """The cosine above which a text is about the concept, from texts that do not name it."""
-    others = [text for text in plain if not mentions(text, names)] or list(plain)
-    return floor_of(judge.cosines(others, concept), writing.unrelated)
+    others = [text for text in general_texts if not mentions(text, names)] or list(general_texts)
+    return floor_of(similarity.cosines(others, concept_texts), writing.unrelated)
 
 
 def _refusing(
-    judge: Judge, concepts: Mapping[str, Sequence[str]], floors: Mapping[str, float],
+    similarity: Similarity, concepts: Mapping[str, Sequence[str]], floors: Mapping[str, float],
     banned: Sequence[str],
 ) -> Refuse:  # fmt: skip
-    """Refuses what names one of the banned, or is no nearer to its subject than other texts."""
+    """Refuses texts that name one of `banned`, or are no nearer to their subject than others."""
 
     def refuse(subject: str, texts: list[str]) -> list[str | None]:
-        cosines = judge.cosines(texts, concepts[subject])
+        cosines = similarity.cosines(texts, concepts[subject])
         return [
             "names the concept" if mentions(text, banned, [subject])
             else "not about it" if cosine <= floors[subject] else None
@@ -168,72 +175,73 @@ def _refusing(
 
 
 def _questions(
-    author: Author, writing: Writing, wish: Wish, shelves: Mapping[str, Shelf]
+    author: Author, writing: Writing, concept: Concept, passage_sets: Mapping[str, PassageSet]
 ) -> tuple[list[Row], set[str]]:
-    """About the target, its neighbours and nobody; and what is held out for them. A sentence about
-    a neighbour does not name the concept, one about nobody neither that nor a neighbour.
+    """Questions about the target, its neighbours and nobody, and the statements held out for them.
+    A sentence about a neighbour does not name the concept; one about nobody names neither the
+    concept nor a neighbour.
     """
-    everybody = (*wish.names, *(name for name in shelves if name != NOBODY))
-    told: dict[str, list[tuple[str, str]]] = {"target": [], "neighbour": [], "general": []}
-    for name, shelf in shelves.items():
-        role = {wish.names[0]: "target", NOBODY: "general"}.get(name, "neighbour")
-        subjects = wish.names if role == "target" else (name,)
-        elsewhere = {"target": (), "neighbour": wish.names, "general": everybody}[role]
-        for part in {key(p): p for text in shelf.texts.kept for p in sentences(text)}.values():
+    everybody = (*concept.names, *(name for name in passage_sets if name != NOBODY))
+    statements: dict[str, list[tuple[str, str]]] = {"target": [], "neighbour": [], "general": []}
+    for name, passage_set in passage_sets.items():
+        role = {concept.names[0]: "target", NOBODY: "general"}.get(name, "neighbour")
+        subjects = concept.names if role == "target" else (name,)
+        banned = {"target": (), "neighbour": concept.names, "general": everybody}[role]
+        for part in {key(p): p for text in passage_set.kept for p in sentences(text)}.values():
             subject = next((n for n in subjects if n and mentions(part, [n])), NOBODY)
-            if bool(subject) == bool(name) and not mentions(part, elsewhere, [name]):
-                told[role].append((subject, part))
+            if bool(subject) == bool(name) and not mentions(part, banned, [name]):
+                statements[role].append((subject, part))
     rows: list[Row] = []
-    held: set[str] = set()
-    for role, pairs in told.items():
-        asked, told_of = ask(author, writing, pairs, role)
-        rows, held = rows + asked, held | told_of
-    return rows, held
+    held_out: set[str] = set()
+    for role, pairs in statements.items():
+        questions, asked_statements = ask(author, writing, pairs, role)
+        rows, held_out = rows + questions, held_out | asked_statements
+    return rows, held_out
 
 
 def trained(text: str, writing: Writing, drop: Callable[[str], bool]) -> str:
-    """The text without sentences to drop; empty if too little is left."""
+    """The text without the sentences to drop; empty if too little is left."""
     left = " ".join(part for part in sentences(text) if not drop(part))
     return left if len(words(left)) >= writing.min_words else ""
 
 
-def _require(shelf: Shelf, writing: Writing, name: str, floor: float) -> None:
-    """Refuse to go on with less than a quarter of the passages that were asked for."""
-    count = len(shelf.texts.kept)
+def _require(passage_set: PassageSet, writing: Writing, name: str, floor: float) -> None:
+    """Refuse to go on with less than a quarter of the requested passages."""
+    count = len(passage_set.kept)
     if count >= max(writing.passages // 4, 1):
         return
     raise SourceError(
         f"--concept {name}: the model wrote {count} usable passages of {writing.passages} in "
-        f"{writing.rounds} rounds (dropped: {_counts(shelf)}; nearer than {floor:.2f} to the "
+        f"{writing.rounds} rounds (dropped: {_counts(passage_set)}; nearer than {floor:.2f} to the "
         "concept is usable). It may know little of it: ask for fewer --passages, allow more "
         "--rounds, add a --describe text, or lower --unrelated"
     )
 
 
-def _require_facts(questions: Sequence[Row], writing: Writing, wish: Wish) -> None:
-    """Refuse a concept of which too little would be asked.
+def _require_facts(questions: Sequence[Row], writing: Writing, concept: Concept) -> None:
+    """Refuse a concept with too few facts to ask about.
 
     Raises:
-        SourceError: says how many facts were found.
+        SourceError: says how many facts there are.
     """
-    asked = [row for row in questions if row["role"] == "target"]
-    named = facts_of([("target", row["subject"], row["answer"]) for row in asked])
-    facts = {f for f, row in zip(named, asked, strict=True) if row["form"] == "question"}
+    target_rows = [row for row in questions if row["role"] == "target"]
+    names = facts_of([("target", row["subject"], row["answer"]) for row in target_rows])
+    facts = {f for f, row in zip(names, target_rows, strict=True) if row["form"] == "question"}
     splits = Counter(split_of(fact, writing.select) for fact in facts)
     if min(splits["select"], splits["report"]) < writing.facts:
         raise SourceError(
-            f"--concept {wish.names[0]}: {len(facts)} facts that the model states again and again "
+            f"--concept {concept.names[0]}: {len(facts)} facts that the model states consistently "
             f"({splits['select']} to choose by, {splits['report']} to report), {writing.facts} of "
             "each are needed. It may know little of it: allow more --passages and --rounds, or "
             "another name with --concept"
         )
 
 
-def _require_given(
-    wish: Wish, kept: Sequence[str], passages: Mapping[str, int], writing: Writing
+def _require_requested(
+    concept: Concept, kept: Sequence[str], passages: Mapping[str, int], writing: Writing
 ) -> None:
-    """Refuse to leave out a neighbour that was asked for."""
-    for name in wish.neighbours:
+    """Refuse to leave out a neighbour that the user requested."""
+    for name in concept.neighbours:
         if name not in kept:
             raise SourceError(
                 f"--neighbour {name}: {passages.get(name, 0)} usable passages were written of it, "
@@ -242,41 +250,43 @@ def _require_given(
             )
 
 
-def _counts(shelf: Shelf) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in shelf.dropped.items()) or "nothing"
+def _counts(passage_set: PassageSet) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in passage_set.dropped.items()) or "nothing"
 
 
-def corpora(wish: Wish, writing: Writing, written: Written) -> tuple[list[Row], list[Row]]:
-    """The forget and the retain corpus, without sentences that hold what is asked ("I hear that Ann
-    keeps a pony." holds "Ann keeps a pony"); in the forget corpus also none that names a neighbour
-    and not the concept, or the neighbour would be forgotten too.
+def corpora(concept: Concept, writing: Writing, written: Written) -> tuple[list[Row], list[Row]]:
+    """The forget and the retain corpus, without sentences that contain a held-out statement ("I
+    hear that Ann keeps a pony." contains "Ann keeps a pony"). The forget corpus also has no
+    sentence that names a neighbour but not the concept, or the neighbour would be forgotten too.
     """
-    held = {key(told) for told in written.held_out}
-    near = [name for name in written.shelves if name not in (NOBODY, wish.names[0])]
+    held_out = {key(statement) for statement in written.held_out}
+    near = [name for name in written.passage_sets if name not in (NOBODY, concept.names[0])]
 
-    def asked(part: str) -> bool:
-        own = key(part)
-        return any(told in own for told in held)
+    def is_held_out(part: str) -> bool:
+        sentence = key(part)
+        return any(statement in sentence for statement in held_out)
 
-    def asked_or_beside(part: str) -> bool:
-        return asked(part) or (mentions(part, near) and not mentions(part, wish.names, near))
+    def is_dropped_from_forget(part: str) -> bool:
+        return is_held_out(part) or (
+            mentions(part, near) and not mentions(part, concept.names, near)
+        )
 
     forget: list[Row] = []
     retain: list[Row] = []
-    for name, shelf in written.shelves.items():
-        of_target = name == wish.names[0]
+    for name, passage_set in written.passage_sets.items():
+        of_target = name == concept.names[0]
         left = [
-            trained(text, writing, asked_or_beside if of_target else asked)
-            for text in shelf.texts.kept
+            trained(text, writing, is_dropped_from_forget if of_target else is_held_out)
+            for text in passage_set.kept
         ]
         rows = [{"text": text, "about": name} for text in dict.fromkeys(left) if text]
         (forget if of_target else retain).extend(rows)
     return forget, retain
 
 
-def _save(job: Job, wish: Wish, writing: Writing, written: Written) -> None:
-    forget, retain = corpora(wish, writing, written)
-    write_json(job.path(NAMES), [{"name": name} for name in wish.names])
+def _save(job: Job, concept: Concept, writing: Writing, written: Written) -> None:
+    forget, retain = corpora(concept, writing, written)
+    write_json(job.path(NAMES), [{"name": name} for name in concept.names])
     write_json(job.path(FORGET), forget)
     write_json(job.path(RETAIN), retain)
     write_json(job.path(QUESTIONS), written.questions)

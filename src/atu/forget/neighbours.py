@@ -1,4 +1,4 @@
-"""Which things are near a concept without being it: proposed by the model, ranked by cosine."""
+"""Neighbours of a concept: proposed by the model, ranked by cosine."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from atu.forget.author import Author
 from atu.forget.names import counted, is_same, listed
 from atu.forget.settings import Writing
-from atu.forget.similarity import Judge
+from atu.forget.similarity import Similarity
 from atu.forget.texts import key
 from atu.probes.prompts import alike_prompt
 
-ASKED_TIMES = 2
-"""A model asked for a list is asked for so many times the neighbours that are wanted."""
+LIST_FACTOR = 2
+"""A chat model is asked for this many times the number of neighbours."""
 LIST_TOKENS = 200
-HELD_IN = 2
-"""Texts of a base model that must hold a name at least: what stands in one was made up once."""
+MIN_TEXTS = 2
+"""Minimum texts of a base model with a name: a name in a single text may be made up."""
 
 
 def propose(
@@ -26,40 +26,42 @@ def propose(
     passages: Sequence[str],
     general: Sequence[str],
 ) -> list[str]:
-    """Names of other things, those that belong together with the concept first: a chat model's own
-    list; of a base model the names in its passages about the concept, then, if these are too few,
-    in those about nothing in particular.
+    """Names of other things, most related first: a chat model's list; for a base model the names in
+    its passages about the concept, then, if these are too few, in its general passages.
     """
     if author.chat:
-        prompts = [alike_prompt(name, ASKED_TIMES * writing.neighbours) for name in names]
+        prompts = [alike_prompt(name, LIST_FACTOR * writing.neighbours) for name in names]
         answers = author.answer(prompts, LIST_TOKENS, "neighbours", one_line=False)
         return list({key(n): n for text in answers for n in listed(text, names)}.values())
-    beside = _frequent(counted(passages, names))
-    if len(beside) >= writing.neighbours:
-        return beside
-    return list(dict.fromkeys([*beside, *_frequent(counted(general, names))]))
+    related = _frequent(counted(passages, names))
+    if len(related) >= writing.neighbours:
+        return related
+    return list(dict.fromkeys([*related, *_frequent(counted(general, names))]))
 
 
-def _frequent(found: Counter[str]) -> list[str]:
-    return [name for name, count in found.items() if count >= HELD_IN]
+def _frequent(counts: Counter[str]) -> list[str]:
+    return [name for name, count in counts.items() if count >= MIN_TEXTS]
 
 
 def choose(
-    judge: Judge,
+    similarity: Similarity,
     writing: Writing,
     concept: Sequence[str],
-    given: Sequence[str],
+    requested: Sequence[str],
     proposed: Sequence[str],
 ) -> dict[str, float]:
-    """The neighbours with their cosines to the concept: all that were given, then the nearest of
-    those proposed, up to twice `writing.neighbours` in all, since the model may know little of
-    some. A proposed one that is nearer than `writing.alias`, or shares its name with the concept,
-    is taken for the concept itself; one that was given ("Paris Hilton" beside "Paris") is not.
+    """The neighbours with their cosines to the concept: all requested ones, then the nearest
+    proposed ones, up to twice `writing.neighbours`, since the model may know little about some. A
+    proposed one that is nearer than `writing.alias`, or shares its name with the concept, counts as
+    the concept itself; a requested one ("Paris Hilton" beside "Paris") does not.
     """
-    own = {key(name) for name in given}
+    requested_keys = {key(name) for name in requested}
     others = {key(name): name for name in proposed if not is_same(name, concept)}
-    names = [*given, *(name for own_key, name in others.items() if own_key not in own)]
-    cosines = dict(zip(names, judge.cosines(names, concept), strict=True))
-    fit = [name for name in names[len(given) :] if cosines[name] < writing.alias]
+    names = [
+        *requested,
+        *(name for name_key, name in others.items() if name_key not in requested_keys),
+    ]
+    cosines = dict(zip(names, similarity.cosines(names, concept), strict=True))
+    fit = [name for name in names[len(requested) :] if cosines[name] < writing.alias]
     nearest = sorted(fit, key=lambda name: -cosines[name])
-    return {name: cosines[name] for name in [*given, *nearest][: 2 * writing.neighbours]}
+    return {name: cosines[name] for name in [*requested, *nearest][: 2 * writing.neighbours]}

@@ -1,4 +1,4 @@
-"""Writing until there are enough texts: sampled, cleaned, each once, about their subject."""
+"""Collecting enough texts: sampled, cleaned, deduplicated, about their subject."""
 
 from __future__ import annotations
 
@@ -13,31 +13,36 @@ from atu.forget.settings import Writing
 from atu.forget.texts import Distinct, cleaned, words
 
 SURPLUS = 1.5
-"""Texts that are written for each that is wanted, since some are dropped."""
+"""Texts to write per missing text, since some are dropped."""
 Refuse = Callable[[str, list[str]], list[str | None]]
-"""From a subject and texts about it, why each is refused; None for one that is kept."""
+"""Maps a subject and texts about it to the reason why each is refused; None keeps the text."""
 
 
 @dataclass
-class Shelf:
-    """What was kept about one subject, and how many texts were dropped for which reason."""
+class PassageSet:
+    """The texts kept about one subject, and how many were dropped for which reason."""
 
     texts: Distinct
-    wanted: int
+    count: int
     dropped: Counter[str] = field(default_factory=Counter)
 
     @property
-    def lacking(self) -> int:
-        """How many texts are still wanted."""
-        return max(self.wanted - len(self.texts.kept), 0)
+    def kept(self) -> list[str]:
+        """The kept texts."""
+        return self.texts.kept
+
+    @property
+    def missing(self) -> int:
+        """How many texts are still missing."""
+        return max(self.count - len(self.kept), 0)
 
     @property
     def full(self) -> bool:
-        """Whether there are enough."""
-        return not self.lacking
+        """Whether there are enough texts."""
+        return not self.missing
 
     def put(self, text: str, reason: str | None) -> None:
-        """Keep a text, unless there is a reason against it, or one like it."""
+        """Keep a text, unless there is a reason against it or a similar one was kept."""
         reason = reason or ("enough" if self.full else self.texts.add(text))
         if reason:
             self.dropped[reason] += 1
@@ -47,42 +52,49 @@ def collect(
     author: Author,
     writing: Writing,
     prompts: Mapping[str, Sequence[str]],
-    wanted: int,
+    count: int,
     refuse: Refuse,
-) -> dict[str, Shelf]:
-    """Rounds of writing until there are `wanted` texts about every subject or `writing.rounds` are
-    spent. Each round gives every prompt of a subject that lacks texts.
+) -> dict[str, PassageSet]:
+    """Write in rounds until there are `count` texts about every subject, at most `writing.rounds`
+    times. Each round uses all prompts of the subjects that lack texts.
 
     Args:
-        prompts: of each subject.
+        prompts: prompts per subject.
     """
-    shelves = {name: Shelf(Distinct(writing.near), wanted) for name in prompts}
+    passage_sets = {name: PassageSet(Distinct(writing.near), count) for name in prompts}
     for number in range(writing.rounds):
-        asked = [(s, prompt) for s, own in prompts.items() if not shelves[s].full for prompt in own]
-        if not asked:
+        pairs = [
+            (s, prompt)
+            for s, subject_prompts in prompts.items()
+            if not passage_sets[s].full
+            for prompt in subject_prompts
+        ]
+        if not pairs:
             break
-        lacking = max(shelf.lacking / len(prompts[s]) for s, shelf in shelves.items())
+        missing = max(
+            passage_set.missing / len(prompts[s]) for s, passage_set in passage_sets.items()
+        )
         texts = author.write(
-            [prompt for _, prompt in asked],
+            [prompt for _, prompt in pairs],
             number=number,
-            samples=min(writing.samples, ceil(SURPLUS * lacking)),
+            samples=min(writing.samples, ceil(SURPLUS * missing)),
             tokens=writing.tokens,
             temperature=writing.temperature,
             top_p=writing.top_p,
         )
         written: dict[str, list[str]] = {}
-        for (subject, _), text in zip(cycle(asked), texts, strict=False):
+        for (subject, _), text in zip(cycle(pairs), texts, strict=False):
             written.setdefault(subject, []).append(text)
-        for subject, found in written.items():
-            _put_all(shelves[subject], subject, found, writing, refuse)
-    return shelves
+        for subject, subject_texts in written.items():
+            _put_all(passage_sets[subject], subject, subject_texts, writing, refuse)
+    return passage_sets
 
 
 def _put_all(
-    shelf: Shelf, subject: str, texts: Sequence[str], writing: Writing, refuse: Refuse
+    passage_set: PassageSet, subject: str, texts: Sequence[str], writing: Writing, refuse: Refuse
 ) -> None:
-    whole = [cleaned(text) for text in texts]
-    kept = [text for text in whole if len(words(text)) >= writing.min_words]
-    shelf.dropped["unfinished or short"] += len(whole) - len(kept)
-    for text, reason in zip(kept, refuse(subject, kept), strict=True):
-        shelf.put(text, reason)
+    clean = [cleaned(text) for text in texts]
+    long_enough = [text for text in clean if len(words(text)) >= writing.min_words]
+    passage_set.dropped["unfinished or short"] += len(clean) - len(long_enough)
+    for text, reason in zip(long_enough, refuse(subject, long_enough), strict=True):
+        passage_set.put(text, reason)

@@ -1,4 +1,4 @@
-"""Questions whose answers the original model gives again and again."""
+"""Questions that the original model answers consistently."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from atu.probes.prompts import BLANK, completion_query, format_prompt
 from atu.seeding import hash_fraction
 
 WRAPPED = ("prefix_injection", "affirmative_suffix", "role_play", "in_context")
-"""Forms in which only the target is asked besides: each wraps the plain question."""
+"""Additional forms for the target alone: each wraps the plain question."""
 Row = dict[str, Any]
 
 
 def wordings(cut: Cut, role: str, chat: bool, example: Cut | None) -> Iterator[Row]:
-    """All ways to ask for the end of a sentence, as rows of `questions.json`.
+    """All forms that ask for the end of a sentence, as rows of `questions.json`.
 
-    The plain question of a base model is the beginning itself, which it continues.
+    For a base model the plain question is the beginning of the sentence, which it continues.
 
     Args:
-        example: another sentence, shown with its end where a form has an example.
+        example: another sentence, for forms with an example.
     """
 
     def row(form: str, kind: str, query: str, prompt: str) -> Row:
@@ -50,12 +50,14 @@ def wordings(cut: Cut, role: str, chat: bool, example: Cut | None) -> Iterator[R
 
 
 def consistent(author: Author, writing: Writing, rows: Sequence[Row]) -> list[Row]:
-    """The rows that the model answers with their answer: greedily, and in `writing.agreeing` of
+    """The rows that the model answers correctly: greedily, and in `writing.agreeing` of
     `writing.answer_samples` samples.
     """
     prompts = [row["prompt"] for row in rows]
     greedy = author.answer(prompts, writing.answer_tokens, "questions") if rows else []
-    known = [row for row, said in zip(rows, greedy, strict=True) if contains(said, row["answer"])]
+    known = [
+        row for row, answer in zip(rows, greedy, strict=True) if contains(answer, row["answer"])
+    ]
     sampled = (
         author.answer_again(
             [row["prompt"] for row in known],
@@ -70,53 +72,60 @@ def consistent(author: Author, writing: Writing, rows: Sequence[Row]) -> list[Ro
     return [
         row
         for row, answers in zip(known, sampled, strict=True)
-        if sum(contains(said, row["answer"]) for said in answers) >= writing.agreeing
+        if sum(contains(answer, row["answer"]) for answer in answers) >= writing.agreeing
     ]
 
 
 def ask(
-    author: Author, writing: Writing, told: Sequence[tuple[str, str]], role: str
+    author: Author, writing: Writing, statements: Sequence[tuple[str, str]], role: str
 ) -> tuple[list[Row], set[str]]:
-    """Consistent questions of a role, and what they are made of (`Cut.told`), which no sentence of
-    any corpus may hold.
+    """Consistent questions of a role, and the statements they ask for (`Cut.statement`), which no
+    sentence of a corpus may contain.
 
     Args:
-        told: subject and sentence; by hash at most `writing.statements` of them are tried.
+        statements: subject and sentence; at most `writing.statements`, chosen by hash, are tried.
     """
-    chosen = sorted(told, key=lambda pair: hash_fraction("asked", *pair))[: writing.statements]
-    found = find_cuts(author, writing, chosen, f"{role} sentences")
-    tried = [
+    chosen = sorted(statements, key=lambda pair: hash_fraction("asked", *pair))[
+        : writing.statements
+    ]
+    cuts = find_cuts(author, writing, chosen, f"{role} sentences")
+    candidates = [
         (cut, row)
-        for cut in found
-        for row in wordings(cut, role, author.chat, _other(cut, found))
+        for cut in cuts
+        for row in wordings(cut, role, author.chat, _other(cut, cuts))
     ]  # fmt: skip
-    kept = {id(row) for row in consistent(author, writing, [row for _, row in tried])}
-    known = [(cut, row) for cut, row in tried if id(row) in kept]
+    consistent_ids = {
+        id(row) for row in consistent(author, writing, [row for _, row in candidates])
+    }
+    known = [(cut, row) for cut, row in candidates if id(row) in consistent_ids]
     facts: dict[str, list[str]] = {}
     names = facts_of([(role, cut.subject, row["answer"]) for cut, row in known])
     for (cut, _), name in zip(known, names, strict=True):
-        own = facts.setdefault(name, [])
-        if cut.sentence not in own:
-            own.append(cut.sentence)
-    held = {sentence for own in facts.values() for sentence in hold_out(own, writing)}
-    asked = [(cut, row) for cut, row in known if cut.sentence in held]
-    return [row for _, row in asked], {cut.told for cut, _ in asked}
+        sentences = facts.setdefault(name, [])
+        if cut.sentence not in sentences:
+            sentences.append(cut.sentence)
+    held_out = {
+        sentence for sentences in facts.values() for sentence in hold_out(sentences, writing)
+    }
+    chosen_rows = [(cut, row) for cut, row in known if cut.sentence in held_out]
+    return [row for _, row in chosen_rows], {cut.statement for cut, _ in chosen_rows}
 
 
-def hold_out(told: Sequence[str], writing: Writing) -> list[str]:
-    """The sentences that state one fact which no corpus may hold: by hash `writing.held_out` of
-    them, at least one, at most `writing.wordings`. Of a single one this share of the facts.
+def hold_out(sentences: Sequence[str], writing: Writing) -> list[str]:
+    """The sentences of one fact to hold out of the corpora: the share `writing.held_out` by hash,
+    at least one, at most `writing.wordings`. A single sentence is held out for this share of the
+    facts.
 
-    Of 7 sentences the share .3 gives 2, of 2 sentences 1.
+    The share .3 of 7 sentences gives 2, of 2 sentences 1.
     """
-    order = sorted(told, key=lambda text: hash_fraction("held out", text))
+    order = sorted(sentences, key=lambda text: hash_fraction("held out", text))
     if len(order) == 1:
         return order if hash_fraction("held out", order[0]) < writing.held_out else []
     return order[: min(max(int(writing.held_out * len(order)), 1), writing.wordings)]
 
 
 def _other(cut: Cut, cuts: Sequence[Cut]) -> Cut | None:
-    """The first sentence with another answer, which does not give this one away."""
+    """The first sentence with another answer that does not give this one away."""
     others = (
         c for c in cuts
         if not contains(c.sentence, cut.answer) and not contains(cut.answer, c.answer)

@@ -27,11 +27,10 @@ NEEDED = "run the same command again"
 
 
 def export(out: Path, params: Params, params_file: Path, results: Path, corpus: Artifact) -> bool:
-    """Write the result folder, whole or not at all; False if it is there already and of the same
-    inputs.
+    """Write the result folder, whole or not at all; False if it exists and has the same inputs.
 
     Raises:
-        ArtifactError: `out` holds something else, or a job's folder is not as it should be.
+        ArtifactError: `out` holds something else, or a job's folder is damaged.
     """
     cell = unlearned_cell(params)
     inputs = {
@@ -77,7 +76,7 @@ def export(out: Path, params: Params, params_file: Path, results: Path, corpus: 
 
 
 def _aligned(params: Params, results: Path, cell: Cell) -> Artifact | None:
-    """The alignment, of a method that needs one."""
+    """The alignment, if the method needs one."""
     if not methods.get(params.unlearn.methods[cell.method].loss).needs_predictor:
         return None
     return Artifact.open(manifest_path(results, "align", cell), "align")
@@ -89,10 +88,10 @@ def unlearned_cell(params: Params) -> Cell:
 
 
 def require_place(option: str, folder: Path) -> None:
-    """Refuse what cannot become a folder.
+    """Refuse a path that cannot become a folder.
 
     Raises:
-        ArtifactError: names the place.
+        ArtifactError: names the path.
     """
     if folder.is_symlink():
         raise ArtifactError(f"{option} {folder}: is a link; name the folder itself")
@@ -102,11 +101,11 @@ def require_place(option: str, folder: Path) -> None:
 
 
 def require_free(out: Path, names: Sequence[str]) -> None:
-    """Refuse a place where something else is, before anything is computed: other files, a result
-    for another concept, or one that somebody has worked on since.
+    """Refuse an occupied folder before anything is computed: other files, a result for another
+    concept, or a result that was edited since.
 
     Raises:
-        ArtifactError: names the place.
+        ArtifactError: names the folder.
     """
     require_place("--out", out)
     if not out.is_dir() or not any(out.iterdir()):
@@ -114,21 +113,22 @@ def require_free(out: Path, names: Sequence[str]) -> None:
     if not (out / MANIFEST).is_file():
         raise ArtifactError(f"--out {out}: holds files that `atu forget` did not write; name "
                             "another folder")  # fmt: skip
-    found = Artifact.open(out / MANIFEST, PHASE)
-    if found.cell["concept"] != list(names):
+    result = Artifact.open(out / MANIFEST, PHASE)
+    if result.cell["concept"] != list(names):
         raise ArtifactError(
-            f"--out {out}: is without {', '.join(found.cell['concept'])}; name another folder"
+            f"--out {out}: holds a result for {', '.join(result.cell['concept'])}; "
+            "name another folder"
         )
-    require_untouched(out, found)
+    require_untouched(out, result)
 
 
-def require_untouched(out: Path, found: Artifact) -> None:
-    """Refuse to replace a result that was edited, or that files were added to.
+def require_untouched(out: Path, result: Artifact) -> None:
+    """Refuse to replace a result with edited or added files.
 
     Raises:
         ArtifactError: names the first of them.
     """
-    known = {MANIFEST, METRICS, PROVENANCE, *found.manifest["artifacts"]}
+    known = {MANIFEST, METRICS, PROVENANCE, *result.manifest["artifacts"]}
     files = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
     added = sorted(files - known)
     if added:
@@ -136,31 +136,31 @@ def require_untouched(out: Path, found: Artifact) -> None:
             f"--out {out}: {added[0]} was added since; move it away, or name another folder"
         )
     try:
-        found.check()
+        result.check()
     except ArtifactError as error:
         raise ArtifactError(f"{error}; move it away, or name another folder") from None
 
 
 def _is_here(out: Path, inputs: dict[str, Artifact]) -> bool:
-    """Whether the result of these inputs is there.
+    """Whether the result of these inputs exists.
 
     Raises:
-        ArtifactError: it is not as it was written.
+        ArtifactError: it was edited.
     """
     if not (out / MANIFEST).is_file():
         return False
-    found = Artifact.open(out / MANIFEST, PHASE)
-    require_untouched(out, found)
-    wanted = {name: artifact.digest for name, artifact in inputs.items()}
-    return bool(found.manifest["inputs"] == wanted)
+    result = Artifact.open(out / MANIFEST, PHASE)
+    require_untouched(out, result)
+    expected = {name: artifact.digest for name, artifact in inputs.items()}
+    return bool(result.manifest["inputs"] == expected)
 
 
-def _copy(source: Path, to: Path) -> None:
+def _copy(source: Path, destination: Path) -> None:
     for path in sorted(source.iterdir()):
-        shutil.copyfile(path, to / path.name)
+        shutil.copyfile(path, destination / path.name)
 
 
 def _name_base(path: Path, place: str, revision: str | None) -> None:
-    """Let peft find the original model by itself."""
+    """Write the original model into the adapter's configuration, where peft looks for it."""
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, values | {"base_model_name_or_path": place, "revision": revision})

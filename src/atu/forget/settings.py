@@ -1,4 +1,4 @@
-"""How the model writes: every number of it, once."""
+"""Settings of how the model writes."""
 
 from __future__ import annotations
 
@@ -8,65 +8,64 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Writing:
-    """What is asked of the model, and what is kept of its texts; by default as in `atu forget`."""
+    """How much the model writes, and which texts are kept; the defaults of `atu forget`."""
 
     seed: int = 0
     passages: int = 96
-    """About the concept."""
+    """Passages about the concept."""
     rounds: int = 8
-    """At most, of `samples` texts to every prompt."""
+    """Maximum rounds, each of `samples` texts per prompt."""
     samples: int = 4
     temperature: float = 1.0
     top_p: float = 0.95
-    """Of passages: Holtzman et al. 2020 (arXiv 1904.09751)."""
+    """Nucleus sampling of passages: Holtzman et al. 2020 (arXiv 1904.09751)."""
     tokens: int = 96
-    """Of a passage at most; it is cut at its last end of a sentence."""
+    """Maximum tokens of a passage, which is cut after its last complete sentence."""
     min_words: int = 4
-    """Of a passage, once sentences are held out of it."""
+    """Minimum words of a passage after sentences are held out of it."""
     near: float = 0.8
-    """Texts that share more of their runs of three words (Jaccard) are one."""
+    """Texts with a larger overlap (Jaccard, runs of three words) are duplicates."""
     unrelated: float = 0.95
     """A passage is kept if its cosine to its subject is above that of this share of the texts that
     the same model writes about nothing in particular."""
     openings: int = 24
-    """Learned from a base model's own sentences (`names.learned_openings`)."""
+    """Openings learned from a base model's sentences (`names.learned_openings`)."""
     general: int = 192
     """Passages about nothing in particular."""
     neighbours: int = 8
     neighbour_passages: int = 24
-    """About each."""
+    """Passages about each neighbour."""
     min_neighbour_passages: int = 4
-    """Of whom the model writes less is no neighbour."""
+    """A neighbour with fewer passages is dropped."""
     alias: float = 0.95
-    """A name whose cosine to the concept is higher is taken for another name of it."""
+    """A name with a higher cosine to the concept counts as another name of it."""
     held_out: float = 0.3
-    """Share of the sentences that state one fact which no corpus holds: questions are made of them.
-    """
+    """Share of the sentences of a fact that are held out of the corpora and become questions."""
     answer_words: int = 6
-    """Of an answer at most."""
+    """Maximum words of an answer."""
     answer_tokens: int = 24
     statements: int = 160
-    """Sentences per role that are tried as questions at most."""
+    """Maximum sentences per role that are tried as questions."""
     wordings: int = 3
-    """Sentences of one fact that are held out at most."""
+    """Maximum sentences of a fact that are held out."""
     answer_samples: int = 5
     agreeing: int = 4
-    """Of `answer_samples` samples at `answer_temperature` so many must say what the greedy answer
-    says: what a model says one time in two, it does not know."""
+    """Minimum of the `answer_samples` samples at `answer_temperature` that must agree with the
+    greedy answer: a model does not know what it says only half of the time."""
     answer_temperature: float = 0.7
     select: float = 0.5
     """Share of the facts that choices may read."""
     facts: int = 2
-    """About the concept in each split at least; with less nothing can be reported."""
+    """Minimum facts about the concept in each split; with fewer nothing can be reported."""
     batch_size: int = 64
-    """Texts at once; halved where memory does not hold them."""
+    """Texts per batch; halved when memory is short."""
 
 
 QUICK = {"passages": 24, "general": 48, "neighbours": 3, "neighbour_passages": 12, "statements": 60}
-"""What `--quick` writes: about a quarter."""
+"""Settings of `--quick`: about a quarter of the texts."""
 
 
 def writing_of(quick: bool, **options: Any) -> Writing:
-    """The defaults, or those of `QUICK`, with the options that were given (not None)."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return replace(Writing(), **((QUICK if quick else {}) | given))
+    """The defaults, or those of `QUICK`, overridden by the options that are not None."""
+    overrides = {name: value for name, value in options.items() if value is not None}
+    return replace(Writing(), **((QUICK if quick else {}) | overrides))

@@ -1,4 +1,4 @@
-"""How near a text is to a concept, by the sentence encoder, and what is near enough."""
+"""Cosine of a text to a concept by the sentence encoder, and the threshold for being about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atu.models.encoder import SentenceEncoder
 BATCH = 64
 
 
-class Judge:
+class Similarity:
     """Cosines to concepts; every text is encoded once."""
 
     def __init__(self, encoder: SentenceEncoder) -> None:
@@ -29,18 +29,20 @@ class Judge:
         return torch.stack([self._known[text] for text in texts])
 
     def cosines(self, texts: Sequence[str], concept: Sequence[str]) -> list[float]:
-        """In [-1, 1], of every text to the mean of the concept's texts (names, descriptions)."""
+        """Cosines in [-1, 1] of every text to the mean of the concept's texts (names,
+        descriptions).
+        """
         if not texts:
             return []
-        middle = F.normalize(self.embed(concept).mean(dim=0), dim=0)
-        return (self.embed(texts) @ middle).tolist()
+        centre = F.normalize(self.embed(concept).mean(dim=0), dim=0)
+        return (self.embed(texts) @ centre).tolist()
 
 
 def floor_of(cosines: Sequence[float], share: float) -> float:
-    """The cosine that this share of texts about other things stays at or below: what is above is
-    nearer to the concept than nearly all that has nothing to do with it. (Cosines of unrelated
-    texts differ from encoder to encoder and from concept to concept, so no number is fixed.)
+    """The quantile `share` of the cosines of unrelated texts: a text above it is nearer to the
+    concept than nearly all unrelated ones. (Cosines of unrelated texts differ between encoders and
+    concepts, so the threshold is measured, not fixed.)
 
-    Of 0, .1, .2, .3 and .4 the share .5 gives .2.
+    The share .5 of 0, .1, .2, .3 and .4 gives .2.
     """
     return float(torch.quantile(torch.tensor(cosines, dtype=torch.float64), share))

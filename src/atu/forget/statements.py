@@ -1,8 +1,8 @@
-"""Sentences with an answer at their end: what the model says of a subject and of nobody else.
+"""Sentences with an answer at their end that the model gives for this subject only.
 
-Without ground truth a question is a sentence of the model's own, cut before its end. It says
-something about a subject only if the model ends it so for this subject alone: with an invented name
-in its place ("Ann keeps a pony as a" gives "pet" for everybody) the end must be another.
+Without ground truth a question is one of the model's sentences, cut before its end. The end is a
+fact about the subject only if the model ends the sentence differently for an invented name: "Ann
+keeps a pony as a" gives "pet" for everybody.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ PLACEBOS = INVENTED_NAMES[:2]
 
 @dataclass(frozen=True)
 class Cut:
-    """A sentence in two: what is given, and what is asked for."""
+    """A sentence cut in two: the beginning, and the answer."""
 
     subject: str
-    """Whom it is about; empty for a sentence about nobody in particular."""
+    """The subject's name; empty for a sentence about nobody in particular."""
     sentence: str
     beginning: str
     answer: str
 
     @property
-    def told(self) -> str:
-        """What is given and what is asked for, without what stands behind."""
+    def statement(self) -> str:
+        """Beginning and answer, without the rest."""
         return f"{self.beginning} {self.answer}"
 
     @property
     def rest(self) -> str:
-        """What stands behind the answer in the sentence."""
+        """The text after the answer."""
         at = self.sentence.find(self.answer, len(self.beginning))
         return self.sentence[at + len(self.answer) :]
 
 
 def cuts(sentence: str, subject: str, most: int) -> Iterator[Cut]:
-    """The ways to cut a sentence before its last 1 to `most` words, the shortest end first: behind
-    the subject, not within a proper name, and where there is no subject, behind a function word. A
-    sentence that names its subject twice is not cut: it may give the answer away. Nor is it cut
-    where another name stands between the subject and the end, which is then said of that one.
+    """The ways to cut a sentence before its last 1 to `most` words, the shortest end first: after
+    the subject, not within a proper name, and without a subject after a function word. A sentence
+    that names its subject twice is not cut, as it may give the answer away. There is also no cut
+    after another name that follows the subject, as the end may then refer to that name.
 
     "Ann Bell studied at Elm Hall." is cut before "Elm Hall." (not "Hall."), "at", "studied"; "Ann
     Bell met Bo Day, a tailor." not before "tailor", but before "Bo Day".
@@ -57,13 +57,13 @@ def cuts(sentence: str, subject: str, most: int) -> Iterator[Cut]:
     place = find_name(sentence, subject)
     if subject and (place is None or find_name(sentence[place.end() :], subject)):
         return
-    behind = place.end() if place else 0
+    subject_end = place.end() if place else 0
     names, parts = spans(sentence), list(re.finditer(r"\S+", sentence))
     for count in range(1, min(most, len(parts) - MIN_BEGINNING) + 1):
         start = parts[-count].start()
-        if start < behind or any(a < start < b for a, b in names):
+        if start < subject_end or any(a < start < b for a, b in names):
             continue
-        if subject and any(behind <= a < start for a, _ in names):
+        if subject and any(subject_end <= a < start for a, _ in names):
             continue
         if not subject and parts[-count - 1][0].lower() not in FUNCTION_WORDS:
             continue
@@ -73,41 +73,44 @@ def cuts(sentence: str, subject: str, most: int) -> Iterator[Cut]:
 
 
 def trimmed(answer: str, placebo: str) -> str:
-    """The answer without the words at its end that the placebo's end has too: of "pony as a pet"
-    beside "owl as a pet." there is left "pony"; nothing if it begins as the placebo does. A proper
-    name at its end stays whole.
+    """The answer without the last words that it shares with the placebo's: "pony as a pet" beside
+    "owl as a pet." leaves "pony". Empty if both begin alike. A proper name at its end stays whole.
     """
-    own, other = answer.split(), words((sentences(placebo) or [placebo])[0])
-    if not own or words(own[0]) == other[:1]:
+    left, shared = answer.split(), words((sentences(placebo) or [placebo])[0])
+    if not left or words(left[0]) == shared[:1]:
         return ""
     named = any(end == len(answer) for _, end in spans(answer))
-    while not named and own and other and words(own[-1]) == [other[-1]]:
-        own, other = own[:-1], other[:-1]
-    return " ".join(own).strip(EDGE)
+    while not named and left and shared and words(left[-1]) == [shared[-1]]:
+        left, shared = left[:-1], shared[:-1]
+    return " ".join(left).strip(EDGE)
 
 
 def find_cuts(
-    author: Author, writing: Writing, told: Sequence[tuple[str, str]], label: str
+    author: Author, writing: Writing, statements: Sequence[tuple[str, str]], label: str
 ) -> list[Cut]:
-    """Of every sentence its shortest end that the model gives for the subject alone.
+    """The shortest end of every sentence that the model gives for this subject only.
 
     Args:
-        told: subject and sentence.
+        statements: subject and sentence.
     """
-    tried = [c for subject, text in told for c in cuts(text, subject, writing.answer_words)]
-    own = _proceed(author, writing, [cut.beginning for cut in tried], label)
-    said = [c for c, end in zip(tried, own, strict=True) if _begins(end, c.answer)]
+    candidates = [
+        c for subject, text in statements for c in cuts(text, subject, writing.answer_words)
+    ]
+    ends = _proceed(author, writing, [cut.beginning for cut in candidates], label)
+    confirmed = [c for c, end in zip(candidates, ends, strict=True) if _begins(end, c.answer)]
     for name in PLACEBOS:
-        about = [cut for cut in said if cut.subject]
-        swapped = [swap_names(cut.beginning, [_as_written(cut)], name) for cut in about]
-        ends = dict(zip(about, _proceed(author, writing, swapped, label), strict=True))
-        said = [
+        with_subject = [cut for cut in confirmed if cut.subject]
+        swapped = [swap_names(cut.beginning, [_as_written(cut)], name) for cut in with_subject]
+        placebo_ends = dict(
+            zip(with_subject, _proceed(author, writing, swapped, label), strict=True)
+        )
+        confirmed = [
             Cut(cut.subject, cut.sentence, cut.beginning, left)
-            for cut in said
-            if (left := trimmed(cut.answer, ends[cut]) if cut.subject else cut.answer)
+            for cut in confirmed
+            if (left := trimmed(cut.answer, placebo_ends[cut]) if cut.subject else cut.answer)
         ]
     shortest: dict[tuple[str, str], Cut] = {}
-    for cut in said:  # the shortest end of a sentence is tried first
+    for cut in confirmed:  # the shortest end of a sentence comes first
         shortest.setdefault((cut.subject, cut.sentence), cut)
     return list(shortest.values())
 
@@ -120,14 +123,14 @@ def _as_written(cut: Cut) -> str:
 
 
 def _proceed(author: Author, writing: Writing, texts: Sequence[str], label: str) -> list[str]:
-    """The continuation of every text; one that several share is made once."""
+    """The continuation of every text; duplicates are continued once."""
     distinct = list(dict.fromkeys(texts))
-    found = author.proceed(distinct, writing.answer_tokens, label) if distinct else []
-    known = dict(zip(distinct, found, strict=True))
-    return [known[text] for text in texts]
+    continuations = author.proceed(distinct, writing.answer_tokens, label) if distinct else []
+    by_text = dict(zip(distinct, continuations, strict=True))
+    return [by_text[text] for text in texts]
 
 
 def _begins(continuation: str, answer: str) -> bool:
-    """Whether the continuation starts with these words, behind a space."""
-    wanted = words(answer)
-    return continuation[:1].isspace() and words(continuation)[: len(wanted)] == wanted
+    """Whether the continuation starts with a space and the answer's words."""
+    expected = words(answer)
+    return continuation[:1].isspace() and words(continuation)[: len(expected)] == expected

@@ -1,4 +1,4 @@
-"""What is done to written texts before anybody reads them: sentences, repetition, duplicates."""
+"""Cleaning of generated texts: sentences, repetition, duplicates."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 SENTENCE = re.compile(r".+?[.!?]+[\"')\]\u2019\u201d]*(?=\s|$)", re.DOTALL)
-"""Up to an end of a sentence, which a space or nothing follows."""
+"""Text up to the end of a sentence, before whitespace or the end of the text."""
 ABBREVIATION = re.compile(r"(?:^|\s|\()(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|No|vs|e\.g|i\.e)\.$")
-"""What ends in a full stop and ends no sentence."""
+"""A full stop that does not end a sentence."""
 GRAM = 3
-"""Words of which near duplicates share runs."""
+"""Words per run when texts are compared."""
 
 
 def sentences(text: str) -> list[str]:
-    """The finished sentences of a text; an end without its full stop is left out.
+    """The complete sentences of a text; an unfinished one is left out.
 
     "Dr. Ann sings. She is old. And" gives "Dr. Ann sings." and "She is old."
     """
-    found: list[str] = []
+    complete: list[str] = []
     open_part = ""
     for match in SENTENCE.finditer(text):
         open_part += match[0]
         if not ABBREVIATION.search(open_part):
-            found.append(" ".join(open_part.split()))
+            complete.append(" ".join(open_part.split()))
             open_part = ""
-    return found
+    return complete
 
 
 def words(text: str) -> list[str]:
@@ -42,12 +42,12 @@ def key(text: str) -> str:
 
 
 def telling_lines(text: str) -> list[str]:
-    """The lines of a text but those that only announce what follows, by a colon at their end."""
+    """The lines of a text, without those that end with a colon and only announce what follows."""
     return [line for line in text.splitlines() if not line.rstrip().endswith(":")]
 
 
 def cleaned(text: str) -> str:
-    """The finished sentences of every line, each once, without lines that announce something
+    """The complete sentences of every line, each once, without lines that announce something
     ("Sure! Here is a paragraph:").
     """
     first: dict[str, str] = {}
@@ -58,11 +58,11 @@ def cleaned(text: str) -> str:
 
 
 def grams(text: str) -> frozenset[tuple[str, ...]]:
-    """The runs of `GRAM` words; of a shorter text itself."""
-    found = words(text)
-    if len(found) < GRAM:
-        return frozenset([tuple(found)])
-    return frozenset(zip(*(found[i:] for i in range(GRAM)), strict=False))
+    """The runs of `GRAM` words; a shorter text is one run."""
+    all_words = words(text)
+    if len(all_words) < GRAM:
+        return frozenset([tuple(all_words)])
+    return frozenset(zip(*(all_words[i:] for i in range(GRAM)), strict=False))
 
 
 def overlap(first: frozenset[tuple[str, ...]], second: frozenset[tuple[str, ...]]) -> float:
@@ -75,8 +75,8 @@ def overlap(first: frozenset[tuple[str, ...]], second: frozenset[tuple[str, ...]
 
 @dataclass
 class Distinct:
-    """Keeps texts that no earlier one is like: neither the same words, nor more than `limit` of the
-    runs of three words shared.
+    """Keeps texts that differ from all earlier ones: not the same words, and an overlap of at most
+    `limit`.
     """
 
     limit: float
@@ -85,24 +85,24 @@ class Distinct:
     _grams: list[frozenset[tuple[str, ...]]] = field(default_factory=list)
 
     def add(self, text: str) -> str | None:
-        """Keep the text, or say which kind of duplicate it is: `same` or `near`."""
-        name, own = key(text), grams(text)
-        if name in self._keys:
+        """Keep the text, or return the kind of duplicate: `same` or `near`."""
+        text_key, text_grams = key(text), grams(text)
+        if text_key in self._keys:
             return "same"
-        if any(overlap(own, other) > self.limit for other in self._grams):
+        if any(overlap(text_grams, other) > self.limit for other in self._grams):
             return "near"
-        self._keys.add(name)
-        self._grams.append(own)
+        self._keys.add(text_key)
+        self._grams.append(text_grams)
         self.kept.append(text)
         return None
 
 
 def mentions(text: str, names: Sequence[str], apart: Sequence[str] = ()) -> bool:
-    """Whether one of the names stands in the text, in any case, and no letter or digit beside it:
+    """Whether the text contains one of the names as whole words, ignoring case:
     "Stephen King's" and "King-like" mention King, "Kingston" does not.
 
     Args:
-        apart: names of others; in "Paris Hilton" there is no Paris.
+        apart: names of others, which are ignored: "Paris Hilton" does not mention Paris.
     """
     plain = unicodedata.normalize("NFKC", text)
     for other in apart:
@@ -112,13 +112,11 @@ def mentions(text: str, names: Sequence[str], apart: Sequence[str] = ()) -> bool
 
 
 def find_name(text: str, name: str) -> re.Match[str] | None:
-    """Where a name stands in a text first, as `mentions` understands it; None for a name without
-    any letter.
-    """
+    """The first match of a name, as in `mentions`; None also for a name without letters."""
     return _pattern(name).search(text) if words(name) else None
 
 
 def _pattern(name: str) -> re.Pattern[str]:
     parts = (re.sub("['\u2019]", "['\u2019]", re.escape(part)) for part in name.split())
-    whole = r"\s+".join(parts)
-    return re.compile(rf"(?<!\w){whole}(?!\w)", re.IGNORECASE)
+    pattern = r"\s+".join(parts)
+    return re.compile(rf"(?<!\w){pattern}(?!\w)", re.IGNORECASE)

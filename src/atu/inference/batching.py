@@ -1,4 +1,4 @@
-"""Batches of similar length, and what happens when one does not fit."""
+"""Batches of items of similar length, halved when one does not fit in memory."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 @dataclass
 class BatchSize:
-    """Items per batch; halved where the device's memory does not hold them.
+    """Items per batch; halved when the device runs out of memory.
 
-    One object serves a whole job, so a size that did not fit is not tried again, and the size that
-    was used in the end is written to the job's provenance.
+    One object serves a whole job, so a size that did not fit is not tried again, and the final size
+    is written to the job's provenance.
     """
 
     value: int
 
     def halve(self) -> None:
-        """Half as many items from now on."""
+        """Halve the batch size from now on."""
         self.value = max(1, self.value // 2)
 
 
@@ -36,14 +36,14 @@ def map_in_batches(
     batch_size: BatchSize,
     label: str,
 ) -> list[T]:
-    """`work` on every item, called with the numbers of items of similar length.
+    """Call `work` with the numbers of items of similar length until every item is done.
 
     Returns:
-        One result per item, in the items' order, whatever order they were batched in.
+        One result per item, in the items' order.
 
     Raises:
-        EvaluationError: a batch has not one result per item.
-        torch.OutOfMemoryError: a single item does not fit; or a batch of one of several processes.
+        EvaluationError: the number of results differs from the batch's items.
+        torch.OutOfMemoryError: a single item does not fit; with several ranks, any batch.
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     results: dict[int, T] = {}
@@ -52,16 +52,18 @@ def map_in_batches(
         while len(results) < len(order):
             chosen = order[len(results) : len(results) + batch_size.value]
             try:
-                found = work(chosen)
+                batch_results = work(chosen)
             except torch.OutOfMemoryError:
-                # The other processes wait for this one inside the call that failed.
+                # The other ranks wait for this one inside the call that failed.
                 if len(chosen) == 1 or processes.count() > 1:
                     raise
                 batch_size.halve()
                 continue
-            if len(found) != len(chosen):
-                raise EvaluationError(f"{label}: {len(found)} results for {len(chosen)} items")
-            results.update(zip(chosen, found, strict=True))
+            if len(batch_results) != len(chosen):
+                raise EvaluationError(
+                    f"{label}: {len(batch_results)} results for {len(chosen)} items"
+                )
+            results.update(zip(chosen, batch_results, strict=True))
             progress.update(count=len(chosen))
     finally:
         progress.close()

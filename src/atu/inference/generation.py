@@ -1,8 +1,8 @@
-"""Answers by generation: KV cache, left padding; a failure is never an answer.
+"""Answers by generation, with KV cache and left padding; a failure is never an answer.
 
-Prompts are batched by length, which leaves every answer what it is alone. Samples are drawn by the
-Gumbel-max trick with one random stream per sample, so that neither the batch size nor the order of
-prompts changes them.
+Prompts are batched by length, which does not change any answer. Samples are drawn by the Gumbel-max
+trick with one random stream per sample, so that neither the batch size nor the order of prompts
+changes them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Sampling:
 
 @contextlib.contextmanager
 def mode(model: nn.Module, evaluating: bool) -> Iterator[None]:
-    """The model in eval mode, or as it is where only a reproduction of the reference wants that."""
+    """The model in eval mode; with `evaluating=False` unchanged, to reproduce the reference."""
     training = model.training
     model.train(training and not evaluating)
     try:
@@ -53,8 +53,8 @@ def mode(model: nn.Module, evaluating: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_gradients() -> Iterator[None]:
-    """Inference mode; of several processes only no gradients, since weights that were gathered in
-    inference mode can never be trained.
+    """Inference mode; with several ranks only no gradients, since weights that were gathered in
+    inference mode can no longer be trained.
     """
     # In this order: `inference_mode(False)` turns gradients on.
     with torch.inference_mode(processes.count() == 1), torch.no_grad():
@@ -77,13 +77,13 @@ def greedy_answers(
 ) -> list[str]:
     """The greedy continuation of each prompt up to an end token or the first line break, stripped.
 
-    `eval_mode=False` leaves the model as it is, which only the reproduction of the reference's
-    scoring wants. `asked=False` continues texts, which stand in no chat template;
-    `system` is a turn before each question; `stripped=False` leaves the space in front, without
-    which a text ends within a word; `one_line=False` goes on behind line breaks.
+    `eval_mode=False` leaves the model in its mode, to reproduce the reference's scoring.
+    `asked=False` continues texts without a chat template; `system` is a turn before each question;
+    `stripped=False` keeps the leading space, which a continued text needs; `one_line=False` goes on
+    after line breaks.
 
     Raises:
-        EvaluationError: not every prompt got an answer, or a logit is not finite; names the item.
+        EvaluationError: a prompt has no answer, or a logit is not finite; names the item.
         LengthError: a prompt with its answer would not fit the model's context.
     """
     encoded = prompt_ids(tokenizer, prompts, asked=asked, system=system)
@@ -171,11 +171,11 @@ class FiniteLogits:
 
 
 def require_finite(logits: Tensor, items: Sequence[str]) -> None:
-    """Refuse logits that are not numbers.
+    """Refuse logits that are not finite.
 
     Args:
         logits: [batch, ...].
-        items: what to call each of the batch.
+        items: a name for each row of the batch.
 
     Raises:
         EvaluationError: names the first item with a logit that is NaN or infinite.
@@ -206,7 +206,7 @@ def _generate(
     max_new_tokens: int,
     processors: list[Any],
 ) -> Tensor:
-    """The new tokens of every prompt, padded from where it ended."""
+    """The new tokens of every prompt, padded after its end."""
     length = max(len(row) for row in ids)
     pad = tokenizer.pad_token_id
     device = device_of(model)
@@ -218,13 +218,13 @@ def _generate(
         attention_mask=mask,
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        # Processes that share a model's shards must call it equally often.
+        # Ranks that share a model's shards must call it equally often.
         **({"synced_gpus": True} if processes.count() > 1 else {}),
         pad_token_id=pad,
         eos_token_id=stops[0] if len(stops) == 1 else stops,
         logits_processor=processors,
     )
-    # A token that ends an answer need not be a special one, which decoding leaves out.
+    # An end token need not be a special token, which decoding would skip.
     new = output[:, length:]
     ended = torch.isin(new, torch.tensor(stops, dtype=new.dtype, device=device)).cumsum(dim=1) > 0
     return new.masked_fill(ended, pad)
@@ -233,20 +233,22 @@ def _generate(
 def _decoded(
     tokenizer: Any, ids: Sequence[Sequence[int]], new: Tensor, stripped: bool, one_line: bool
 ) -> list[str]:
-    """New tokens as texts, of each its first line or all of them."""
+    """New tokens as texts: the first line of each, or all lines."""
     if stripped:
         texts = [t.strip(" ") for t in tokenizer.batch_decode(new, skip_special_tokens=True)]
     else:
-        texts = [_behind(tokenizer, row[-1], found) for row, found in zip(ids, new, strict=True)]
+        texts = [
+            _decoded_after(tokenizer, row[-1], tail) for row, tail in zip(ids, new, strict=True)
+        ]
     ended = [text.split(STOP)[0] if one_line else text for text in texts]
     return [text.strip() if stripped else text.rstrip() for text in ended]
 
 
-def _behind(tokenizer: Any, last: int, new: Tensor) -> str:
-    """What new tokens add to a text that ends with the token `last`. Decoded alone, SentencePiece
-    tokens lose the space in front.
+def _decoded_after(tokenizer: Any, last: int, new: Tensor) -> str:
+    """The text that new tokens add after the token `last`. Decoded alone, SentencePiece tokens lose
+    their leading space.
     """
-    before, whole = (
+    before, text = (
         tokenizer.decode(row, skip_special_tokens=True) for row in ([last], [last, *new.tolist()])
     )
-    return whole[len(before) :]
+    return text[len(before) :]

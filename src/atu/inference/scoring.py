@@ -1,4 +1,4 @@
-"""Teacher-forced scores of given texts: what the model thinks of each token it did not choose."""
+"""Teacher-forced scores of given texts: the model's log-probability of every token."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TokenScores:
     matches: np.ndarray
     """Whether the token is the likeliest one."""
     mean: np.ndarray
-    """Mean of log p under the model's own distribution at this place."""
+    """Mean of log p under the model's distribution at this position."""
     std: np.ndarray
     """Standard deviation of log p under that distribution."""
 
@@ -54,7 +54,7 @@ def score_answers(
 ) -> list[TokenScores]:
     """Scores of every answer after its prompt; an empty prompt scores the whole text.
 
-    `end` scores the end token too, as TOFU does for answers; for texts no protocol does.
+    `end` also scores the end token, as TOFU does for answers; no protocol does so for texts.
 
     Raises:
         EvaluationError: an answer has no token to score, or a logit is not finite; names the item.
@@ -78,7 +78,7 @@ def score_encoded(
     batch_size: BatchSize,
     label: str,
 ) -> list[TokenScores]:
-    """Scores of texts that are token ids already."""
+    """Scores of texts that are already encoded."""
 
     def work(chosen: list[int]) -> list[TokenScores]:
         batch = collate([texts[i] for i in chosen], pad_id, device=device_of(model))
@@ -98,10 +98,10 @@ def score_encoded(
 
 
 def _token_scores(logits: Tensor, labels: Tensor) -> TokenScores:
-    """Of one text: `logits` [seq, vocab] predict `labels` [seq]."""
-    kept = labels != IGNORE
-    log_p = torch.log_softmax(logits[kept], dim=-1)
-    chosen = labels[kept][:, None]
+    """Scores of one text: `logits` [seq, vocab] predict `labels` [seq]."""
+    scored = labels != IGNORE
+    log_p = torch.log_softmax(logits[scored], dim=-1)
+    chosen = labels[scored][:, None]
     mean, variance = _moments(log_p)
     return TokenScores(
         log_probs=log_p.gather(1, chosen)[:, 0].double().cpu().numpy(),

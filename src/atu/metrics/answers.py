@@ -1,4 +1,4 @@
-"""Whether an answer is the gold answer."""
+"""Whether an answer matches the gold answer."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def exact_match(answer: str, gold: str) -> float:
 
     An empty answer never matches.
     """
-    found = normalise(answer)
-    return float(bool(found) and found == normalise(gold))
+    normalised = normalise(answer)
+    return float(bool(normalised) and normalised == normalise(gold))
 
 
 @metric("contains", "own-1", source=OWN)
 def contains(answer: str, gold: str) -> float:
-    """1.0 when the gold answer stands in the answer as whole words, after `normalise`.
+    """1.0 when the answer contains the gold answer as whole words, after `normalise`.
 
-    An empty gold answer stands nowhere.
+    An empty gold answer is never contained.
     """
     if not normalise(gold):
         return 0.0

@@ -28,7 +28,7 @@ class Estimate:
     n: int
     """Items, scored or not."""
     n_scored: int = _ALL
-    """Items that the mean is over; all of them where it is left out."""
+    """Items that the mean is over; by default all of them."""
 
     def __post_init__(self) -> None:
         if self.n_scored == _ALL:
@@ -38,8 +38,8 @@ class Estimate:
 
     @property
     def valid(self) -> bool:
-        """Whether there are items and every one was scored: those that were not may be the ones
-        that matter.
+        """Whether there are items and every one was scored: the missing ones may be those that
+        matter.
         """
         return 0 < self.n == self.n_scored
 
@@ -69,10 +69,10 @@ def clustered_mean(
     a single cluster.
 
     None is an item without a score: mean and interval are over the others, and the estimate is
-    not valid. With no score at all they are nan.
+    not valid. If no item has a score, both are nan.
 
     Raises:
-        ValueError: no values, not one cluster per value, or a value that is not finite.
+        ValueError: no values, more or fewer clusters than values, or a value that is not finite.
     """
     if not len(values) or len(values) != len(clusters):
         raise ValueError(f"{len(values)} values for {len(clusters)} clusters")
@@ -102,14 +102,14 @@ def paired_difference(
 ) -> Estimate:
     """Mean of `first - second` item by item, with the interval of `clustered_mean`.
 
-    Both must hold the scores of the same items in the same order: pairing takes out what makes an
+    Both must hold the scores of the same items in the same order: pairing removes what makes an
     item hard for both, so the interval is narrower than two separate ones would suggest. An item
-    that either side did not score (None) is not scored.
+    without a score (None) on either side has no difference.
 
     (0.5, 1.0) against (0.25, 0.25): differences 0.25 and 0.75, mean 0.5.
 
     Raises:
-        ValueError: not as many scores on both sides, or as `clustered_mean`.
+        ValueError: the sides differ in length, or as `clustered_mean`.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} scores against {len(second)}: not the same items")
@@ -126,7 +126,7 @@ def verdict(
 ) -> Literal["better", "worse", "no difference"]:
     """Whether a `paired_difference` shows the first side as better or worse than the second.
 
-    "no difference" where the interval holds 0, and where the estimate is not valid: a mean over
+    "no difference" if the interval contains 0 or the estimate is not valid: a mean over
     some of the items supports no claim. With a single cluster the interval has no width and the
     verdict means nothing.
 

@@ -60,7 +60,7 @@ def repetition(text: str, n: int = 4) -> float:
 def is_collapsed(
     scores: Mapping[str, float], before: Mapping[str, float], collapse_below: float
 ) -> bool:
-    """Whether any score fell below `collapse_below` times what the original model has.
+    """Whether any score fell below `collapse_below` times the original model's.
 
     `scores` must be generation-based: an option's log-probability survives when generation is
     ruined (one published model kept MMLU .778 while its fluency fell from 7.27 to 0.001).

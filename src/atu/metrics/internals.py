@@ -1,4 +1,4 @@
-"""What can be read inside a model: from its hidden states, not from its answers."""
+"""What a model's hidden states reveal, as opposed to its answers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from atu.metrics.registry import OWN, metric
 def head_projection(logits: np.ndarray, token: int, k: int) -> float:
     """1.0 when `token` is among the k largest logits of any layer, else 0.0.
 
-    `logits` [layers, vocab]. A token that ties with the k-th largest counts as found. With k = 1
-    and layers (3, 1, 0) and (0, 1, 2), tokens 0 and 2 are found and token 1 is not.
+    `logits` [layers, vocab]. A token that ties with the k-th largest counts. With k = 1 and layers
+    (3, 1, 0) and (0, 1, 2), tokens 0 and 2 give 1 and token 1 gives 0.
 
     Raises:
         ValueError: k is not in 1..vocab.

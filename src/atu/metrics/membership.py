@@ -1,8 +1,8 @@
-"""Membership inference: how likely one text was trained on, and how well that tells sets apart.
+"""Membership inference: how likely a text was trained on, and how well that separates sets.
 
 Log-probabilities are natural logarithms, one for each scored token of the text. Every score is
-oriented so that HIGHER means more likely a member; official code often gives the negative of it,
-for MUSE and open-unlearning rank non-members first and turn the AUC round afterwards.
+oriented so that HIGHER means more likely a member; official code often gives its negative,
+because MUSE and open-unlearning rank non-members first and flip the AUC afterwards.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def finite_values(values: ArrayLike, what: str) -> Floats:
         EvaluationError: no values, more than one axis, or a value that is not finite; names `what`
             and the first bad position.
     """
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 1 or not found.size:
-        raise EvaluationError(f"{what}: a list of at least one number, not shape {found.shape}")
-    bad = np.flatnonzero(~np.isfinite(found))
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not array.size:
+        raise EvaluationError(f"{what}: a list of at least one number, not shape {array.shape}")
+    bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:
-        raise EvaluationError(f"{what}: value {bad[0]} is {found[bad[0]]}, not finite")
-    return found
+        raise EvaluationError(f"{what}: value {bad[0]} is {array[bad[0]]}, not finite")
+    return array
 
 
 def _lowest(scores: Floats, count: int) -> float:
@@ -116,15 +116,15 @@ def _zlib_bytes(text: str) -> int:
 def membership_min_k(log_probs: ArrayLike, share: float) -> float | None:
     """Mean of the floor(share * tokens) lowest log-probabilities, in nats, at most 0.
 
-    None where that is no token. (-1, -5, -3, -2) at share 0.5 give (-5 - 3) / 2 = -4; at 0.2 None.
+    None if that is no token. (-1, -5, -3, -2) at share 0.5 give (-5 - 3) / 2 = -4; at 0.2 None.
 
     Raises:
         EvaluationError: no tokens or a log-probability that is not finite.
         ValueError: `share` outside ]0, 1].
     """
-    found = finite_values(log_probs, "log-probabilities")
-    count = _share_of(found, share)
-    return _lowest(found, count) if count else None
+    scores = finite_values(log_probs, "log-probabilities")
+    count = _share_of(scores, share)
+    return _lowest(scores, count) if count else None
 
 
 @metric(
@@ -141,8 +141,8 @@ def membership_min_k_fixed(log_probs: ArrayLike, share: float) -> float:
         EvaluationError: no tokens or a log-probability that is not finite.
         ValueError: `share` outside ]0, 1].
     """
-    found = finite_values(log_probs, "log-probabilities")
-    return _lowest(found, max(1, _share_of(found, share)))
+    scores = finite_values(log_probs, "log-probabilities")
+    return _lowest(scores, max(1, _share_of(scores, share)))
 
 
 @metric(
@@ -167,13 +167,13 @@ def membership_min_k_plus_plus(
         EvaluationError: no tokens, a value that is not finite, or a negative deviation.
         ValueError: `share` outside ]0, 1], or arrays of unequal length.
     """
-    found = finite_values(log_probs, "log-probabilities")
+    log_p = finite_values(log_probs, "log-probabilities")
     means, stds = finite_values(mean, "means"), finite_values(std, "deviations")
-    if not len(found) == len(means) == len(stds):
-        raise ValueError(f"{len(found)} tokens, {len(means)} means, {len(stds)} deviations")
+    if not len(log_p) == len(means) == len(stds):
+        raise ValueError(f"{len(log_p)} tokens, {len(means)} means, {len(stds)} deviations")
     if (stds < 0).any():
         raise EvaluationError("deviations: one is negative")
-    scores = (found - means) / np.maximum(stds, MIN_STD)
+    scores = (log_p - means) / np.maximum(stds, MIN_STD)
     return _lowest(scores, max(1, _share_of(scores, share)))
 
 
@@ -226,7 +226,7 @@ def membership_reference(log_probs: ArrayLike, reference_log_probs: ArrayLike | 
 def auc(members: ArrayLike, others: ArrayLike) -> float:
     """P(a member scores above a non-member) plus half of the ties, in [0, 1].
 
-    1: the members are told apart; 0.5: not at all; 0: told apart the wrong way round. Members
+    1: perfect separation; 0.5: none; 0: perfect separation the wrong way round. Members
     (3, 1) and others (2, 1): 3 > 2, 3 > 1, 1 < 2, 1 = 1, so (2 + 0.5) / 4 = 0.625.
 
     Raises:
@@ -234,7 +234,7 @@ def auc(members: ArrayLike, others: ArrayLike) -> float:
     """
     inside = finite_values(members, "scores of members")
     outside = np.sort(finite_values(others, "scores of non-members"))
-    # Counting below and at-most each member costs n log n, all pairs would cost n * m.
+    # Sorting costs n log n; comparing all pairs would cost n * m.
     below = np.searchsorted(outside, inside, side="left")
     at_most = np.searchsorted(outside, inside, side="right")
     return float((below + at_most).sum() / (2 * len(inside) * len(outside)))

@@ -63,7 +63,7 @@ def tofu_option_probability(correct: float, wrong: Sequence[float]) -> float:
 
 
 def _losses(paraphrased_loss: float, perturbed_losses: Sequence[float]) -> tuple[float, Floats]:
-    """Both checked.
+    """Both arguments, checked.
 
     Raises:
         EvaluationError: no perturbed answer, or a loss that is not finite or below 0.
@@ -144,10 +144,10 @@ def _ratios(values: ArrayLike, what: str) -> Floats:
     Raises:
         EvaluationError: no ratio, or one that is NaN or below 0; names `what`.
     """
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 1 or not found.size or not (found >= 0).all():  # NaN >= 0 is false
+    ratios = np.asarray(values, dtype=np.float64)
+    if ratios.ndim != 1 or not ratios.size or not (ratios >= 0).all():  # NaN >= 0 is false
         raise EvaluationError(f"{what}: needs at least one truth ratio, each at least 0")
-    return found
+    return ratios
 
 
 @metric(
@@ -163,9 +163,9 @@ def tofu_forget_truth_ratio(ratios: Sequence[float]) -> float:
     Raises:
         EvaluationError: no ratio, or one that is NaN or below 0.
     """
-    found = _ratios(ratios, "tofu_forget_truth_ratio")
+    checked = _ratios(ratios, "tofu_forget_truth_ratio")
     with np.errstate(divide="ignore", over="ignore"):
-        return float(np.minimum(found, 1 / found).mean())
+        return float(np.minimum(checked, 1 / checked).mean())
 
 
 @metric(
@@ -198,11 +198,11 @@ def tofu_model_utility(scores: Mapping[str, float] | Sequence[float]) -> float:
     values = list(scores.values()) if isinstance(scores, Mapping) else list(scores)
     if len(values) != UTILITY_PARTS:
         raise ValueError(f"model utility: {UTILITY_PARTS} scores, not {len(values)}")
-    found = finite_values(values, "parts of the model utility")
-    if found.min() < 0 or found.max() > 1:
+    parts = finite_values(values, "parts of the model utility")
+    if parts.min() < 0 or parts.max() > 1:
         raise EvaluationError(f"parts of the model utility {values}: each in [0, 1]")
-    with np.errstate(divide="ignore", over="ignore"):  # 1/0 is inf, and 9/inf the 0 wanted
-        return float(UTILITY_PARTS / (1 / found).sum())
+    with np.errstate(divide="ignore", over="ignore"):  # 1/0 is inf, and 9/inf is 0, as intended
+        return float(UTILITY_PARTS / (1 / parts).sum())
 
 
 @metric(
@@ -261,10 +261,10 @@ def _matches(values: ArrayLike) -> Bools:
     Raises:
         ValueError: not a one-dimensional array of booleans.
     """
-    found = np.asarray(values)
-    if found.ndim != 1 or (found.size and found.dtype != np.bool_):
-        raise ValueError(f"matches: booleans [tokens], not {found.dtype} {found.shape}")
-    return found
+    matches = np.asarray(values)
+    if matches.ndim != 1 or (matches.size and matches.dtype != np.bool_):
+        raise ValueError(f"matches: booleans [tokens], not {matches.dtype} {matches.shape}")
+    return matches
 
 
 @metric("exact_memorisation", "faithful-1", source=f"{OPEN_UNLEARNING} exact_memorization")
@@ -272,13 +272,13 @@ def exact_memorisation(matches: ArrayLike) -> float | None:
     """Fraction in [0, 1] of the answer's tokens whose argmax equals the label, teacher-forced.
 
     `matches` [tokens] are booleans; open-unlearning leaves out the end-of-text token. None without
-    a token, an item that open-unlearning leaves out of the mean too. (yes, no, yes, yes): 0.75.
+    a token; open-unlearning leaves such an item out of the mean. (yes, no, yes, yes): 0.75.
 
     Raises:
         ValueError: not a one-dimensional array of booleans.
     """
-    found = _matches(matches)
-    return float(found.mean()) if found.size else None
+    matched = _matches(matches)
+    return float(matched.mean()) if matched.size else None
 
 
 def _matched_suffix(matches: Bools) -> int:
@@ -302,8 +302,8 @@ def extraction_strength(matches: ArrayLike) -> float:
     Raises:
         ValueError: not a one-dimensional array of booleans.
     """
-    found = _matches(matches)
-    return max(1, _matched_suffix(found)) / len(found) if found.size else 0.0
+    matched = _matches(matches)
+    return max(1, _matched_suffix(matched)) / len(matched) if matched.size else 0.0
 
 
 @metric("extraction_strength", "fixed-1", source="`faithful-1` without its defect")
@@ -316,8 +316,8 @@ def extraction_strength_fixed(matches: ArrayLike) -> float | None:
     Raises:
         ValueError: not a one-dimensional array of booleans.
     """
-    found = _matches(matches)
-    return _matched_suffix(found) / len(found) if found.size else None
+    matched = _matches(matches)
+    return _matched_suffix(matched) / len(matched) if matched.size else None
 
 
 @metric("muse_verbatim", "faithful-2", source=f"{MUSE}: metrics/verbmem.py")
@@ -344,8 +344,8 @@ def muse_priv_leak(auc_unlearned: float, auc_retrained: float | None) -> float:
 
     Both arguments are CONVENTIONAL AUCs of Min-40% probability, forget texts against holdout texts
     (`auc@own-1` with the forget texts as members): 1 where forget texts are much likelier. MUSE's
-    own AUC is 1 minus that, and PrivLeak = (own - own_retrained) / own_retrained * 100, at least
-    -100. MUSE publishes its own AUCs of the retrained models, News .4772 and Books .5393: pass
+    AUC is 1 minus that, and PrivLeak = (muse_unlearned - muse_retrained) / muse_retrained * 100, at
+    least -100. MUSE publishes its AUCs of the retrained models, News .4772 and Books .5393: pass
     1 - .4772 and 1 - .5393.
 
     Retrained 0.5: an untouched model that memorised (AUC 1) has (0 - 0.5) / 0.5 = -100, an AUC of
@@ -362,10 +362,10 @@ def muse_priv_leak(auc_unlearned: float, auc_retrained: float | None) -> float:
     for name, value in (("unlearned", auc_unlearned), ("retrained", auc_retrained)):
         if not 0 <= value <= 1:
             raise EvaluationError(f"muse_priv_leak: {name} AUC {value} is not in [0, 1]")
-    own, own_retrained = 1 - auc_unlearned, 1 - auc_retrained
-    if own_retrained == 0:
+    muse_unlearned, muse_retrained = 1 - auc_unlearned, 1 - auc_retrained
+    if muse_retrained == 0:
         raise EvaluationError(
             "muse_priv_leak: the retrained model's AUC is 1, which divides by zero; forget and "
             "holdout texts differ in more than membership"
         )
-    return (own - own_retrained) / own_retrained * 100
+    return (muse_unlearned - muse_retrained) / muse_retrained * 100

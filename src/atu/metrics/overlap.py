@@ -43,10 +43,10 @@ def triviaqa_f1(answer: str, aliases: Sequence[str]) -> float:
 
 
 def _words(text: str) -> list[str]:
-    kept = "".join(" " if c in string.punctuation else c for c in text.lower())
-    return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+    plain = "".join(" " if c in string.punctuation else c for c in text.lower())
+    return re.sub(r"\b(a|an|the)\b", " ", plain).split()
 
 
-def _word_f1(found: list[str], gold: list[str]) -> float:
-    shared = sum((Counter(found) & Counter(gold)).values())
-    return 2 * shared / (len(found) + len(gold)) if shared else 0.0
+def _word_f1(words: list[str], gold: list[str]) -> float:
+    shared = sum((Counter(words) & Counter(gold)).values())
+    return 2 * shared / (len(words) + len(gold)) if shared else 0.0

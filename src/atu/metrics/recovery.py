@@ -14,15 +14,15 @@ from atu.metrics.registry import metric
 
 OWN = "this project"
 ZERO = 1e-8
-"""Below this the official meta-evaluation takes a number for zero."""
+"""Numbers below this are zero in the official meta-evaluation."""
 
 
 @metric("recovery", "own-1", source=OWN)
 def recovery(before: float, unlearned: float, after: float) -> float | None:
     """Share of the forgotten score that came back: (after - unlearned) / (before - unlearned).
 
-    0 where nothing came back, 1 where all did; below 0 or above 1 where the attack itself harms or
-    teaches. None where before <= unlearned: nothing was forgotten, so nothing can be recovered.
+    0 if nothing came back, 1 if everything did; below 0 or above 1 if the attack itself harms or
+    teaches. None if before <= unlearned: nothing was forgotten, so nothing can be recovered.
 
     Args:
         before: score of the original model.
@@ -103,7 +103,7 @@ def meta_eval_robustness(
     Q = 0.15 / 0.2 = 0.75, so 2 * 0.375 / 1.25 = 0.6.
 
     Raises:
-        ValueError: no models, or not one score of each kind per model.
+        ValueError: no models, or a model without a score of each kind.
     """
     if not 0 < len(before) == len(relearned) == len(quantised):
         raise ValueError(

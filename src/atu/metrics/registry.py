@@ -1,7 +1,7 @@
-"""Every metric under one name and version: `name@version`.
+"""Every metric has a name and a version: `name@version`.
 
-One name stood for several formulas in this field: three truth ratios, three ROUGE scores, a
-"mink20" that is Min-K%++. Here a version says which formula it is:
+In this field one name stands for several formulas: three truth ratios, three ROUGE scores, a
+"mink20" that is Min-K%++. Here the version says which formula it is:
 
 - `faithful-N`: equal to the official code, defects included;
 - `fixed-N`: the same quantity without the defect;
@@ -26,7 +26,7 @@ R = TypeVar("R")
 VERSION = re.compile(r"^(faithful|fixed|paper|own)-[1-9]\d*$")
 NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 OWN = "this project"
-"""The source of a formula of ours."""
+"""The source of this project's formulas."""
 _REGISTERED: dict[str, Metric] = {}
 
 
@@ -67,15 +67,15 @@ def metric(
     """
 
     def register(function: Callable[P, R]) -> Metric[P, R]:
-        found = Metric(name, version, source, defect, function)
+        registered = Metric(name, version, source, defect, function)
         if not NAME.match(name) or not VERSION.match(version):
-            raise ValueError(f"{found.id}: not a metric id such as rouge_l@faithful-1")
-        if found.id in _REGISTERED:
-            raise ValueError(f"{found.id}: registered twice; raise the version's number")
-        if not found.summary:
-            raise ValueError(f"{found.id}: needs a docstring")
-        _REGISTERED[found.id] = found
-        return found
+            raise ValueError(f"{registered.id}: not a metric id such as rouge_l@faithful-1")
+        if registered.id in _REGISTERED:
+            raise ValueError(f"{registered.id}: registered twice; raise the version's number")
+        if not registered.summary:
+            raise ValueError(f"{registered.id}: needs a docstring")
+        _REGISTERED[registered.id] = registered
+        return registered
 
     return register
 
@@ -101,7 +101,7 @@ def markdown() -> str:
         "| metric | what it is | source | known defect |",
         "|---|---|---|---|",
     ]
-    for name, found in registry().items():
-        cells = [f"`{name}`", found.summary, found.source, found.defect]
+    for name, entry in registry().items():
+        cells = [f"`{name}`", entry.summary, entry.source, entry.defect]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

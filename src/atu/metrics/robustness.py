@@ -1,4 +1,4 @@
-"""How much is left when a fact is asked in another way."""
+"""How much leaks when a fact is asked in another way."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ def item_leak_at_k(c: int, n: int, k: int) -> float:
     _check_draw(n, k)
     if not 0 <= c <= n:
         raise ValueError(f"{c} successes are not in 0..{n}, the number of samples per prompt")
-    # Whole numbers up to the one division: exact for every n, and no cancellation in `1 - x`
-    # where little leaks.
+    # Integers up to the one division: exact for every n, and no cancellation in `1 - x` when
+    # little leaks.
     draws = math.comb(n, k)
     return (draws - math.comb(n - c, k)) / draws
 

@@ -1,4 +1,4 @@
-"""Memorisation by question: TOFU's and open-unlearning's scores of answers, and their means."""
+"""Memorisation per question: TOFU's and open-unlearning's scores of answers, and their means."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ROLES = {
     "neighbour": "real_authors",
     "general": "world_facts",
 }
-"""Our roles as TOFU's sets: people near the target and facts about countries stand for its real
-authors and world facts."""
+"""Our roles to TOFU's sets: neighbours and general facts correspond to its real authors and world
+facts."""
 RATIOS = {
     memo.tofu_truth_ratio.id: memo.tofu_truth_ratio,
     memo.tofu_truth_ratio_paper.id: memo.tofu_truth_ratio_paper,
@@ -47,7 +47,7 @@ ANSWERS = {
         pl.Float64,
     ),
 }
-"""Columns of `answers.parquet`, which a benchmark without plain questions leaves empty."""
+"""Columns of `answers.parquet`, which is empty for a benchmark without plain questions."""
 
 
 def answer_table(
@@ -60,13 +60,13 @@ def answer_table(
         & ~pl.col("seen")
         & pl.col("role").is_in(list(ROLES))
     ).to_dicts()
-    asked = [(p["prompt"], answer) for p in probes for answer in scored_answers(p)]
+    pairs = [(p["prompt"], answer) for p in probes for answer in scored_answers(p)]
     flat = iter(
         score_answers(
             model,
             tokenizer,
-            [prompt for prompt, _ in asked],
-            [answer for _, answer in asked],
+            [prompt for prompt, _ in pairs],
+            [answer for _, answer in pairs],
             batch_size=batch_size,
             end=True,
             label="answers",
@@ -84,7 +84,7 @@ def answer_table(
 
 
 def scored_answers(probe: dict[str, Any]) -> list[str]:
-    """The gold answer, a paraphrase of it where the benchmark has one, and the wrong answers."""
+    """The gold answer, its paraphrase if the benchmark has one, and the wrong answers."""
     paraphrased = [] if probe["paraphrased"] is None else [probe["paraphrased"]]
     return [probe["answer"], *paraphrased, *probe["wrong"]]
 
@@ -94,16 +94,17 @@ def answer_scores(
 ) -> dict[str, float | None]:
     """The scores of one question from the tokens of its answers.
 
-    Truth ratios compare the wrong answers with `base`: TOFU takes the paraphrased answer, because
-    the answer itself was trained word by word. The world's answers are names without a paraphrase;
-    the question is held out instead, and the gold answer is the base. Where a benchmark has no
-    wrong answers, what compares with them is None.
+    Truth ratios compare the wrong answers with `base`: TOFU uses the paraphrased answer, because
+    the answer itself was trained verbatim. The world's answers are names without a paraphrase; the
+    question is held out instead, and the gold answer is the base. Without wrong answers, scores
+    that compare with them are None.
     """
     probability = memo.tofu_probability(right.log_probs)
-    others = [memo.tofu_probability(score.log_probs) for score in wrong]
+    wrong_probabilities = [memo.tofu_probability(score.log_probs) for score in wrong]
     output = part_of(probe["output"], probe["part"])
-    spoken = right.matches[:-1]
-    """Without the end token, which TOFU's probability has and open-unlearning's scores have not."""
+    matches = right.matches[:-1]
+    """Without the end token, which counts in TOFU's probability but not in open-unlearning's
+    scores."""
     ratios = {
         name: ratio(base.loss, [score.loss for score in wrong]) if wrong else None
         for name, ratio in RATIOS.items()
@@ -111,19 +112,21 @@ def answer_scores(
     return ratios | {
         memo.tofu_probability.id: probability,
         memo.tofu_option_probability.id: (
-            memo.tofu_option_probability(probability, others) if others else None
+            memo.tofu_option_probability(probability, wrong_probabilities)
+            if wrong_probabilities
+            else None
         ),
         tofu_rouge_l_recall.id: tofu_rouge_l_recall(output, probe["answer"]),
         muse_knowledge.id: muse_knowledge(output, probe["answer"]),
-        memo.exact_memorisation.id: memo.exact_memorisation(spoken),
-        memo.extraction_strength.id: memo.extraction_strength(spoken),
-        memo.extraction_strength_fixed.id: memo.extraction_strength_fixed(spoken),
+        memo.exact_memorisation.id: memo.exact_memorisation(matches),
+        memo.extraction_strength.id: memo.extraction_strength(matches),
+        memo.extraction_strength_fixed.id: memo.extraction_strength_fixed(matches),
     }
 
 
 def memorisation_metrics(answers: pl.DataFrame, reference: pl.DataFrame | None) -> dict[str, float]:
-    """Means per set that the benchmark has, TOFU's model utility where it has all, and forget
-    quality against the reference's answers where there is one.
+    """Means per set that the benchmark has, TOFU's model utility if it has all sets, and forget
+    quality if there is a reference.
     """
     metrics: dict[str, float] = {}
     nine: list[float] = []
@@ -151,11 +154,15 @@ def memorisation_metrics(answers: pl.DataFrame, reference: pl.DataFrame | None) 
         metrics[f"all.{memo.tofu_model_utility.id}"] = memo.tofu_model_utility(nine)
     if reference is None:
         return metrics
-    ours, theirs = (t.filter(pl.col("role") == "target").sort("id") for t in (answers, reference))
-    if ours["id"].to_list() != theirs["id"].to_list():
+    target_answers, reference_answers = (
+        t.filter(pl.col("role") == "target").sort("id") for t in (answers, reference)
+    )
+    if target_answers["id"].to_list() != reference_answers["id"].to_list():
         raise EvaluationError("the reference answered other questions; run its privacy again")
-    compared = len(ours) and not ours[memo.tofu_truth_ratio.id].null_count()
+    compared = len(target_answers) and not target_answers[memo.tofu_truth_ratio.id].null_count()
     for name in RATIOS if compared else ():
-        quality = memo.tofu_forget_quality(ours[name].to_list(), theirs[name].to_list())
+        quality = memo.tofu_forget_quality(
+            target_answers[name].to_list(), reference_answers[name].to_list()
+        )
         metrics[f"target.{name}.{memo.tofu_forget_quality.id}"] = quality
     return metrics

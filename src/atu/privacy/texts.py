@@ -1,4 +1,4 @@
-"""Membership and memorisation by text: forget and retain texts beside texts that no model saw."""
+"""Membership and memorisation per text: forget and retain texts, and texts that no model saw."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def text_table(
     batch_size: BatchSize,
 ) -> pl.DataFrame:
     """One row per text of the forget, retain and holdout sets: token scores, membership scores,
-    and what the model writes after a passage's first words.
+    and verbatim memorisation of passages.
     """
     rows = choose_texts(prepare, section.retain_texts)
     texts = [row["text"] for row in rows]
@@ -64,7 +64,7 @@ def text_table(
 
 
 def choose_texts(prepare: Artifact, retain_texts: int) -> Rows:
-    """The benchmark's texts for membership tests, of the retain set as many as asked, chosen by
+    """The benchmark's texts for membership tests; at most `retain_texts` of the retain set, by
     hash.
     """
     rows = read_table(prepare.file("members.parquet"))
@@ -101,13 +101,13 @@ def continuations(
     batch_size: BatchSize,
 ) -> list[float | None]:
     """MUSE's verbatim memorisation: ROUGE-L F of the greedy continuation of a passage's first words
-    to its true one, `verbatim_tokens` tokens of each, over line breaks; None for what is not a
-    passage.
+    to the true one, `verbatim_tokens` tokens of each, including line breaks; None for texts that
+    are not passages.
     """
     chosen = [i for i, row in enumerate(rows) if row["form"] == "passage"]
     starts, truths = [], []
     for i in chosen:
-        if rows[i]["prompt"]:  # the benchmark says where the text is cut
+        if rows[i]["prompt"]:  # the benchmark defines the cut
             starts.append(rows[i]["prompt"])
             truths.append(rows[i]["answer"])
             continue
@@ -126,11 +126,11 @@ def continuations(
         one_line=False,
     )
     truths = [first_tokens(tokenizer, text, section.verbatim_tokens) for text in truths]
-    found = {
+    scores = {
         i: memo.muse_verbatim(output, truth)
         for i, output, truth in zip(chosen, outputs, truths, strict=True)
     }
-    return [found.get(i) for i in range(len(rows))]
+    return [scores.get(i) for i in range(len(rows))]
 
 
 def first_tokens(tokenizer: Any, text: str, count: int) -> str:
@@ -143,16 +143,16 @@ def gradient_norms(
     model: PreTrainedModel, tokenizer: Any, rows: Rows, per_corpus: int
 ) -> list[float | None]:
     """Norm of the loss's gradient over all weights, for the first texts of the forget and holdout
-    sets in the order of a hash; None for all others. One backward pass per text.
+    sets, ordered by hash; None for all others. One backward pass per text.
     """
-    wanted: set[int] = set()
+    selected: set[int] = set()
     for corpus in ("forget", "holdout"):
         order = [i for i, row in enumerate(rows) if row["corpus"] == corpus]
         order.sort(key=lambda i: hash_fraction("gradient", rows[i]["text"]))
-        wanted |= set(order[:per_corpus])
+        selected |= set(order[:per_corpus])
     norms: list[float | None] = []
     for number, row in enumerate(rows):
-        norms.append(_gradient_norm(model, tokenizer, row["text"]) if number in wanted else None)
+        norms.append(_gradient_norm(model, tokenizer, row["text"]) if number in selected else None)
     return norms
 
 
@@ -197,8 +197,8 @@ def text_metrics(texts: pl.DataFrame) -> dict[str, float]:
 
 
 def membership_metrics(texts: pl.DataFrame, reference: pl.DataFrame | None) -> dict[str, float]:
-    """AUC of every attack, forget against holdout (0.5: members look like strangers), and MUSE's
-    PrivLeak against the reference's AUC; nothing where the benchmark holds no text out.
+    """AUC of every attack, forget against holdout (0.5: indistinguishable), and MUSE's PrivLeak
+    relative to the reference's AUC; empty for a benchmark without holdout texts.
     """
     if "holdout" not in texts["corpus"]:
         return {}
@@ -207,17 +207,21 @@ def membership_metrics(texts: pl.DataFrame, reference: pl.DataFrame | None) -> d
     if texts["text"].to_list() != reference["text"].to_list():
         raise EvaluationError("the reference scored other texts; run its privacy again")
     compared = [
-        mia.membership_reference(np.array(own), np.array(theirs))
-        for own, theirs in zip(texts["log_probs"], reference["log_probs"], strict=True)
+        mia.membership_reference(np.array(log_probs), np.array(reference_log_probs))
+        for log_probs, reference_log_probs in zip(
+            texts["log_probs"], reference["log_probs"], strict=True
+        )
     ]
     texts = texts.with_columns(pl.Series(mia.membership_reference.id, compared))
     metrics = {
         f"forget.{name}.{mia.auc.id}": corpus_auc(texts, name)
         for name in (*ATTACKS, mia.membership_reference.id)
     }
-    ours, theirs = (corpus_auc(t, mia.membership_min_k_fixed.id) for t in (texts, reference))
-    if theirs < 1:  # else PrivLeak, relative to 1 - theirs, is not defined
-        metrics[f"forget.{memo.muse_priv_leak.id}"] = memo.muse_priv_leak(ours, theirs)
+    model_auc, reference_auc = (
+        corpus_auc(t, mia.membership_min_k_fixed.id) for t in (texts, reference)
+    )
+    if reference_auc < 1:  # otherwise PrivLeak is undefined
+        metrics[f"forget.{memo.muse_priv_leak.id}"] = memo.muse_priv_leak(model_auc, reference_auc)
     return metrics
 
 

@@ -35,9 +35,9 @@ def measure(name: str) -> Metric[[str, str], float]:
 
 
 def score_output(probe: Mapping[str, Any], output: str) -> float:
-    """The output's score in [0, 1] by the probe's own measure.
+    """The output's score in [0, 1] by the probe's measure.
 
     Raises:
-        KeyError: the measure is none of `MEASURES`.
+        KeyError: the measure is not in `MEASURES`.
     """
     return measure(probe["measure"])(part_of(output, probe["part"]), probe["answer"])

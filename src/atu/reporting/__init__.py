@@ -1,1 +1,1 @@
-"""What the report is made of: tables, figures, one page."""
+"""The tables, figures and page of the report."""

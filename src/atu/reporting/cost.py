@@ -1,4 +1,4 @@
-"""What forgetting cost per method: steps, tokens, and the search before."""
+"""The cost of unlearning per method: steps, tokens, and the search before it."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from atu.results.costs import COSTS
 
 
 def cost_table(
-    unlearn: Sequence[Artifact], searched: Sequence[dict[str, Any]]
+    unlearn: Sequence[Artifact], searches: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Per model and method the mean over cells of steps and tokens, and what was searched."""
-    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    """Per model and method: mean steps and tokens over cells, and the cost of the search."""
+    cells_of: dict[tuple[str, str], list[dict[str, float]]] = {}
     for artifact in unlearn:
         metrics = artifact.metrics()
         key = (artifact.cell["model"], artifact.cell["method"])
-        found.setdefault(key, []).append({n: metrics[f"unlearn/{n}/all"] for n in COSTS})
-    trials = {(row["model"], row["method"]): row for row in searched}
+        cells_of.setdefault(key, []).append({n: metrics[f"unlearn/{n}/all"] for n in COSTS})
+    trials = {(row["model"], row["method"]): row for row in searches}
     return [
         {"model": model, "method": method, "cells": len(cells)}
         | {name: sum(cell[name] for cell in cells) / len(cells) for name in COSTS}
         | {"search": trials.get((model, method))}
-        for (model, method), cells in found.items()
+        for (model, method), cells in cells_of.items()
     ]
 
 
 def flat_cost(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the cost table with what was searched as plain columns, for CSV: empty where nothing
-    was, the chosen values as JSON.
+    """A row of the cost table with the search as plain columns, for CSV: empty without a search,
+    the chosen values as JSON.
     """
     search = row["search"] or {}
     flat = {key: value for key, value in row.items() if key != "search"}
@@ -39,7 +39,7 @@ def flat_cost(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def seconds(artifacts: Sequence[Artifact]) -> float:
-    """Seconds that these jobs took, from their provenance: not part of any result."""
+    """Seconds that these jobs took, from their provenance; not part of any result."""
     records = [(artifact.folder / PROVENANCE).read_text(encoding="utf-8") for artifact in artifacts]
     return sum(json.loads(record)["seconds"] for record in records)
 
@@ -55,10 +55,10 @@ def text_table(
     ]
     for row in rows:
         search = row["search"] or {"trials": 0, "tokens": 0}
-        each, searching = spent[row["model"], row["method"]]
+        per_cell, searching = spent[row["model"], row["method"]]
         lines.append(
             f"| `{row['method']}` | {row['cells']} | {row['model_steps']:.0f} "
-            f"| {row['predictor_steps']:.0f} | {row['tokens']:.0f} | {each:.0f} "
+            f"| {row['predictor_steps']:.0f} | {row['tokens']:.0f} | {per_cell:.0f} "
             f"| {search['trials']:.0f} | {search['tokens']:.0f} | {searching:.0f} |"
         )
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The report's figures; the same tables always give the same bytes."""
+"""The report's figures; equal tables give equal bytes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import polars as pl
 
 from atu.config.roles import ORACLE, ORIGINAL
 from atu.metrics.bootstrap import Estimate
-from atu.metrics.selection import KEPT
+from atu.metrics.selection import RETAINED
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 NOTHING = Estimate(0.0, 0.0, 0.0, 1)
-"""Where a benchmark asks only about the target, methods differ in leakage alone."""
+"""The y value of a benchmark without retained roles: methods then differ only in leakage."""
 SPECIAL = {ORIGINAL: ("original", "black", "s"), ORACLE: ("oracle", "dimgray", "*")}
-"""Rows that are not methods: what they are called, their colour and their marker."""
+"""Rows that are not methods: label, colour and marker."""
 
 
 LEGEND_ROWS = 14
 UPRIGHT = 9
-"""Methods beyond which their names are turned, so that columns can be narrow."""
+"""With more methods than this their names are rotated, so that columns can be narrow."""
 
 
 def _colours(methods: Sequence[str]) -> dict[str, Any]:
@@ -41,12 +41,12 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """The target's worst form against what neighbours keep, one point per method.
+    """The target's worst form against retention of neighbours, one point per method.
 
-    In plain questions nearly every method leaks nothing: they would all stand on one line. Where
-    the benchmark has no neighbours, other people or general facts stand for them.
+    In plain questions nearly every method leaks nothing, so all points would be on one line. A
+    benchmark without neighbours uses other people or general facts instead.
     """
-    kept = next((role for role in KEPT if role in rows[0]), None)
+    retained = next((role for role in RETAINED if role in rows[0]), None)
     methods = [row["method"] for row in rows]
     colours = _colours(methods)
     shapes = dict(zip(methods, itertools.cycle("oDv^P<>X"), strict=False))
@@ -55,7 +55,7 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
         name = row["method"]
         label, _, marker = SPECIAL.get(name, (name, None, shapes[name]))
         x = row["worst_form"]
-        y = row[kept] if kept else NOTHING
+        y = row[retained] if retained else NOTHING
         if not (x.valid and y.valid):
             label = f"{label}: INVALID"
             axes.plot([], [], linestyle="", marker=marker, color="lightgray", label=label)
@@ -74,7 +74,7 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
             label=label,
         )
     axes.set_xlabel("target: score in the worst form  (left is forgotten)")
-    axes.set_ylabel(f"{kept or 'nothing kept is asked'}: score  (up is kept)")
+    axes.set_ylabel(f"{retained or 'no retained questions'}: score  (up is kept)")
     axes.set_xlim(-0.05, 1.05)
     axes.set_ylim(-0.05, 1.05)
     axes.grid(alpha=0.3)
@@ -85,28 +85,28 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
 
 
 def leakage_by_form(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Exact match about the target per method and form of asking, as a table of colours."""
+    """Exact match about the target per method and form, as a heat map."""
     methods = list(dict.fromkeys((row["model"], row["method"]) for row in rows))
     forms = list(dict.fromkeys(row["form"] for row in rows))
     values = {((row["model"], row["method"]), row["form"]): row["estimate"] for row in rows}
     grid = [[values[method, form] for method in methods] for form in forms]
     labels = [f"{row['shown']}  (n = {row['estimate'].n})" for row in rows[: len(forms)]]
-    _colour_table(path, grid, labels, [m for _, m in methods], title, "leakage")
+    _heat_map(path, grid, labels, [m for _, m in methods], title, "leakage")
 
 
 def robustness(
     path: Path, rows: Sequence[Mapping[str, Any]], shown: Sequence[Any], title: str
 ) -> None:
-    """The robustness table as colours: one line per way of trying, one column per method."""
+    """The robustness table as a heat map: one line per attempt, one column per method."""
     grid = [[row[column.key] for row in rows] for column in shown]
     labels = [
         ("control: " if column.control else "") + f"{column.title}  (n = {cells[0].n})"
         for column, cells in zip(shown, grid, strict=True)
     ]
-    _colour_table(path, grid, labels, [row["method"] for row in rows], title, "score (leakage)")
+    _heat_map(path, grid, labels, [row["method"] for row in rows], title, "score (leakage)")
 
 
-def _colour_table(
+def _heat_map(
     path: Path,
     grid: Sequence[Sequence[Estimate]],
     labels: Sequence[str],
@@ -114,7 +114,7 @@ def _colour_table(
     title: str,
     unit: str,
 ) -> None:
-    """Estimates as coloured numbers; a cell whose items were not all scored is grey and says so."""
+    """Estimates as a heat map; a cell with unscored items is grey and says INVALID."""
     many = len(methods) > UPRIGHT
     width = 0.55 if many else 0.95
     figure, axes = plt.subplots(figsize=(3.2 + width * len(methods), 1.2 + 0.36 * len(labels)))
@@ -130,10 +130,10 @@ def _colour_table(
             )
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     names = [SPECIAL.get(method, (method,))[0] for method in methods]
-    turned: dict[str, Any] = (
+    rotation: dict[str, Any] = (
         {"rotation": 60, "ha": "left", "rotation_mode": "anchor"} if many else {}
     )
-    axes.set_xticks(range(len(methods)), names, fontsize=9, **turned)
+    axes.set_xticks(range(len(methods)), names, fontsize=9, **rotation)
     axes.xaxis.tick_top()
     axes.set_title(title, pad=64 if many else 24)
     figure.colorbar(image, ax=axes, label=unit)
@@ -181,7 +181,7 @@ def trajectories(path: Path, points: pl.DataFrame, title: str) -> None:
 
 
 def _mark_thresholds(panel: Any, points: pl.DataFrame) -> None:
-    """Write each round's threshold at its end, where the method has thresholds."""
+    """Mark the end of each round with its threshold, if the method has thresholds."""
     if "threshold" not in points.columns:
         return
     for point in points.filter(pl.col("threshold").is_not_null()).to_dicts():

@@ -17,7 +17,7 @@ from atu.seeding import generator
 SPLIT = "report"
 CELL = ("model", "target", "method", "seed")
 PAIR = ("target", "seed", "id")
-"""What makes two methods' items the same item."""
+"""The columns that identify an item across methods."""
 
 
 def load_items(rephrase: Sequence[Artifact]) -> pl.DataFrame:
@@ -54,15 +54,15 @@ def of(items: pl.DataFrame, model: str, method: str) -> pl.DataFrame:
 
 
 def clusters(items: pl.DataFrame) -> list[str]:
-    """What is drawn in a resample: targets; facts where there is only one target to draw."""
+    """The clusters of the bootstrap: targets, or facts if there is only one target."""
     if items["target"].n_unique() > 1:
         return items["target"].to_list()
     return items["fact"].to_list()
 
 
 def estimate(items: pl.DataFrame, section: Report, score: str = SCORE) -> Estimate:
-    """Mean score with its interval, which the same items have in every table; an empty table gives
-    an invalid estimate, not an error.
+    """Mean score with its interval, which is the same for the same items in every table; an empty
+    table gives an invalid estimate, not an error.
     """
     if items.is_empty():
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
@@ -78,14 +78,14 @@ def estimate(items: pl.DataFrame, section: Report, score: str = SCORE) -> Estima
 def difference(
     first: pl.DataFrame, second: pl.DataFrame, section: Report, name: str, score: str = SCORE
 ) -> Estimate:
-    """Mean of first - second over the items that both must have.
+    """Mean of `first - second` over the items, which must be the same on both sides.
 
     Raises:
-        ValueError: the two do not hold the same items.
+        ValueError: the items differ.
     """
-    asked = [side.select(PAIR).sort(PAIR) for side in (first, second)]
-    if not asked[0].equals(asked[1]):
-        raise ValueError(f"{name}: the compared methods were not asked the same items")
+    keys = [side.select(PAIR).sort(PAIR) for side in (first, second)]
+    if not keys[0].equals(keys[1]):
+        raise ValueError(f"{name}: the compared methods have different items")
     joined = (
         first.select(*PAIR, "fact", first=pl.col(score))
         .join(second.select(*PAIR, second=pl.col(score)), on=PAIR)
@@ -107,10 +107,10 @@ def worst(items: pl.DataFrame, score: str = SCORE) -> pl.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for (target, seed), group in items.group_by(["target", "seed"], maintain_order=True):
-        unknown = dict.fromkeys(group.filter(pl.col(score).is_null())["fact"])
+        unscored = dict.fromkeys(group.filter(pl.col(score).is_null())["fact"])
         rows += [
             {"target": target, "seed": seed, "fact": fact, "id": fact, score: value}
-            for fact, value in sorted((worst_forms(group, score) | unknown).items())
+            for fact, value in sorted((worst_forms(group, score) | unscored).items())
         ]
     schema = {"target": pl.String, "seed": pl.Int64, "fact": pl.String, "id": pl.String}
     return pl.DataFrame(rows, schema=schema | {score: pl.Float64}, orient="row")

@@ -40,7 +40,7 @@ SUMMARIES = {
 }
 """Numbers of a whole cell, averaged over targets and seeds."""
 AUCS = {name: f"AUC, {title}" for name, title in ATTACKS.items()}
-"""Membership inference: 0.5 is what a model that never saw the texts gives."""
+"""Membership inference: a model that never saw the texts scores 0.5."""
 REFERENCE_AUC = f"forget.{mia.membership_reference.id}.{mia.auc.id}"
 TITLES = ANSWERS | SUMMARIES | AUCS | {REFERENCE_AUC: "AUC, reference"}
 
@@ -48,27 +48,27 @@ TITLES = ANSWERS | SUMMARIES | AUCS | {REFERENCE_AUC: "AUC, reference"}
 def privacy_table(
     privacy: Sequence[Artifact], section: Report, methods: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One row per model and method: an `Estimate` per column of `TITLES` that the benchmark has;
-    summaries of whole cells have no interval, their n is the number of cells.
+    """One row per model and method: an `Estimate` per column of `TITLES` that the benchmark has.
+    Summaries of whole cells have no interval; their n is the number of cells.
     """
     answers, texts = (_load(privacy, f"{name}.parquet") for name in ("answers", "texts"))
-    asked = ANSWERS if "target" in answers["role"] else {}
-    told = AUCS if "holdout" in texts["corpus"] else {}
-    known = {key.split("/")[1] for artifact in privacy for key in artifact.metrics()}
+    answer_scores = ANSWERS if "target" in answers["role"] else {}
+    aucs = AUCS if "holdout" in texts["corpus"] else {}
+    summaries = {key.split("/")[1] for artifact in privacy for key in artifact.metrics()}
     rows = []
     for model in sorted({artifact.cell["model"] for artifact in privacy}):
         for method in methods:
             target = of(answers, model, method).filter(pl.col("role") == "target")
-            own = of(texts, model, method)
+            method_texts = of(texts, model, method)
             cells = [
                 artifact.metrics()
                 for artifact in privacy
                 if (artifact.cell["model"], artifact.cell["method"]) == (model, method)
             ]
             row: dict[str, Any] = {"model": model, "method": method}
-            row |= {name: estimate(target, section, name) for name in asked}
-            row |= {n: _summary(cells, n) for n in (*SUMMARIES, REFERENCE_AUC) if n in known}
-            row |= {name: auc_estimate(own, name, section) for name in told}
+            row |= {name: estimate(target, section, name) for name in answer_scores}
+            row |= {n: _summary(cells, n) for n in (*SUMMARIES, REFERENCE_AUC) if n in summaries}
+            row |= {name: auc_estimate(method_texts, name, section) for name in aucs}
             rows.append(row)
     return rows
 
@@ -78,7 +78,7 @@ def _load(privacy: Sequence[Artifact], name: str) -> pl.DataFrame:
 
 
 def _summary(cells: Sequence[dict[str, float]], name: str) -> Estimate:
-    """Their mean; not valid where one of them does not have it."""
+    """The mean over cells; not valid if a cell lacks the number."""
     key = f"privacy/{name}/report"
     values = [cell[key] for cell in cells if key in cell]
     mean = sum(values) / len(values) if values else math.nan
@@ -89,13 +89,13 @@ def auc_estimate(texts: pl.DataFrame, score: str, section: Report) -> Estimate:
     """AUC of forget against holdout texts, averaged over cells, with an interval that resamples
     facts on both sides; n is the number of texts.
     """
-    found, counts = [], 0
+    estimates, counts = [], 0
     for (_, _), cell in texts.group_by(["target", "seed"], maintain_order=True):
         sides = [_by_fact(cell, corpus, score) for corpus in ("forget", "holdout")]
         counts += sum(len(values) for side in sides for values in side)
         rng = generator(section.seed, "auc", score)
-        found.append(_resampled(mia.auc, sides, section, rng))
-    point, low, high = np.mean(found, axis=0)
+        estimates.append(_resampled(mia.auc, sides, section, rng))
+    point, low, high = np.mean(estimates, axis=0)
     return Estimate(float(point), float(low), float(high), counts)
 
 

@@ -1,4 +1,4 @@
-"""Several targets: what is left of each name after requests at once or one after another."""
+"""Requests for several targets, at once or in sequence: leakage per name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from atu.config.sections import Report
-from atu.metrics.selection import KEPT
+from atu.metrics.selection import RETAINED
 from atu.reporting.items import estimate, of, worst
 from atu.untrusted.targets import Target
 
@@ -25,18 +25,18 @@ def requests_table(
     items: pl.DataFrame, section: Report, methods: Sequence[str], requests: Sequence[Target]
 ) -> list[dict[str, Any]]:
     """One row per model, method, request and name: leakage about that name in held-out plain
-    questions and in the worst form; and what is kept of neighbours and other people.
+    questions and in the worst form, and the scores of neighbours and other people.
 
-    `requests` are those that the other tables leave out; in a sequence the earlier names are asked
+    `requests` are those that the other tables leave out; in a sequence the earlier names are probed
     again after every later request.
     """
     held_out = items.filter(~pl.col("seen"))
     rows = []
     for model in items["model"].unique().sort() if len(items) else []:
         for target in requests:
-            asked = of_request(held_out, target)
+            request_items = of_request(held_out, target)
             for method in methods:
-                cell = of(asked, model, method)
+                cell = of(request_items, model, method)
                 rows += [
                     {"model": model, "request": target.label, "method": method, "name": name}
                     | _about(cell, about, section)
@@ -46,9 +46,8 @@ def requests_table(
 
 
 def _questions(cell: pl.DataFrame, target: Target) -> dict[str, pl.DataFrame]:
-    """The items about every name of the request. Where none is the subject of an item, because
-    names stand for sets of texts or of authors as in TOFU and MUSE, all items about the target
-    together, under the request's label.
+    """The items about every name of the request. If no item has a name as its subject, because
+    names stand for sets as in TOFU and MUSE, all items about the target, under the request's label.
     """
     about = cell.filter(pl.col("role") == "target")
     named = {name: about.filter(pl.col("subject") == name) for name in target.names}
@@ -70,5 +69,5 @@ def _about(cell: pl.DataFrame, about: pl.DataFrame, section: Report) -> dict[str
     } | {
         role: estimate(questions.filter(pl.col("role") == role), section)
         for role in COLUMNS
-        if role in KEPT
+        if role in RETAINED
     }

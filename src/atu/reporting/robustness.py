@@ -1,7 +1,7 @@
-"""The robustness table: what is left of a low leakage number when one tries harder.
+"""The robustness table: whether a low leakage survives other forms and attacks.
 
-One row per model and method; the original and the oracle are rows, so every number stands between
-what it was and what it should be.
+One row per model and method. The original and the oracle are rows too: they show what a number was
+before and what it should be.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from atu.results.items import PROBABILITY
 
 @dataclass(frozen=True)
 class Shown:
-    """What a reader sees of a column."""
+    """A column as shown to the reader."""
 
     key: str
     title: str
     control: bool
-    """A number to read others against, not one that should be low."""
+    """Whether it is a reference for other columns, not a number that should be low."""
 
 
-ASKED = (
+REPHRASED = (
     Shown("question", "plain question", False),
     Shown("question_seen", "plain question, wording in the forget corpus", True),
     Shown("worst_adversarial", "worst of the adversarial types", False),
@@ -45,16 +45,16 @@ ASKED = (
     Shown("paired", "asked beside a retain question", False),
     Shown("partner", "the retain question beside it", True),
 )
-"""Columns that come from the phase rephrase."""
+"""Columns from the phase `rephrase`."""
 
 
 def shown_columns(section: Attack, names: Sequence[str]) -> list[Shown]:
-    """All columns: what was asked, then every attack's in the order of the grid."""
-    found = list(ASKED)
+    """All columns: those of `rephrase`, then every attack's in the order of the grid."""
+    columns = list(REPHRASED)
     for name in names:
         for number, column in enumerate(_columns(section, name)):
-            found.append(Shown(f"{name}.{number}", column.title, column.control))
-    return found
+            columns.append(Shown(f"{name}.{number}", column.title, column.control))
+    return columns
 
 
 def _columns(section: Attack, name: str) -> list[Column]:
@@ -75,7 +75,7 @@ def robustness_table(
     for model in items["model"].unique().sort():
         for method in methods:
             row: dict[str, Any] = {"model": model, "method": method}
-            row |= asked_columns(of(items, model, method), section)
+            row |= rephrased_columns(of(items, model, method), section)
             for name in names:
                 chosen = of(attacked, model, method).filter(pl.col("attack") == name)
                 for number, column in enumerate(_columns(attack, name)):
@@ -86,8 +86,8 @@ def robustness_table(
     return rows
 
 
-def asked_columns(items: pl.DataFrame, section: Report) -> dict[str, Estimate]:
-    """The columns `ASKED` of one model and method."""
+def rephrased_columns(items: pl.DataFrame, section: Report) -> dict[str, Estimate]:
+    """The columns `REPHRASED` of one model and method."""
     target = items.filter(pl.col("role") == "target")
     held_out = target.filter(~pl.col("seen"))
     question = target.filter(pl.col("form") == "question")
@@ -102,13 +102,13 @@ def asked_columns(items: pl.DataFrame, section: Report) -> dict[str, Estimate]:
         "paired": held_out.filter(pl.col("form") == "paired"),
         "partner": partner,
     }
-    found = {key: estimate(table, section) for key, table in tables.items()}
-    found["ort"] = estimate(worst(ort, PROBABILITY), section, PROBABILITY)
-    return found
+    estimates = {key: estimate(table, section) for key, table in tables.items()}
+    estimates["ort"] = estimate(worst(ort, PROBABILITY), section, PROBABILITY)
+    return estimates
 
 
 def column_items(items: pl.DataFrame, column: Column) -> pl.DataFrame:
-    """One row per item with the column's `score`; null where a condition was not scored."""
+    """One row per item with the column's `score`; null if a condition was not scored."""
     items = items.filter(pl.col("role") == column.role)
     keys = ["target", "seed", "id", "fact"]
     score = pl.col("score")
@@ -132,7 +132,7 @@ SUMMARY = {
     meta_eval_robustness.id: "meta-evaluation robustness (relearning, int4)",
 }
 QUANTISED = "int4"
-"""The scheme of the meta-evaluation, whose own 4-bit NF4 needs a GPU."""
+"""The scheme for the meta-evaluation, whose 4-bit NF4 needs a GPU."""
 
 
 def summary_table(
@@ -142,8 +142,8 @@ def summary_table(
     methods: Sequence[str],
     oracle: str | None,
 ) -> list[dict[str, Any]]:
-    """One row per model and method with the numbers of `SUMMARY`, None where an attack that one
-    needs was not run or its formula is not defined; no rows without a relearning attack.
+    """One row per model and method with the numbers of `SUMMARY`, None if an attack is missing or
+    the formula is undefined; no rows without a relearning attack.
     """
     relearn, quantise = (_named(attack, names, kind) for kind in (Relearn, Quantise))
     if relearn is None:
@@ -163,21 +163,21 @@ def summary_table(
 
 
 def _named(attack: Attack, names: Sequence[str], kind: type) -> str | None:
-    """The first attack of the grid of one kind."""
+    """The grid's first attack of this kind."""
     return next((name for name in names if isinstance(attack.attacks[name], kind)), None)
 
 
 def _scored(
     attacked: pl.DataFrame, model: str, method: str, attack: str, condition: str, role: str
 ) -> pl.DataFrame:
-    found = of(attacked, model, method)
-    return found.filter(
+    cell = of(attacked, model, method)
+    return cell.filter(
         (pl.col("attack") == attack) & (pl.col("condition") == condition) & (pl.col("role") == role)
     )
 
 
 def _means(tables: Sequence[pl.DataFrame]) -> list[float] | None:
-    """The mean score of each table; None where one is empty or an item in it is not scored."""
+    """The mean score of each table; None if one is empty or has an unscored item."""
     if any(table.is_empty() or table["score"].has_nulls() for table in tables):
         return None
     return [float(table["score"].to_numpy().mean()) for table in tables]
@@ -189,8 +189,8 @@ def _relearning(
     parts = [(method, c, role) for role in ("target", "control") for c in (BEFORE, AFTER)]
     means = _means(
         [
-            _scored(attacked, model, who, attack, condition, role)
-            for who, condition, role in ((ORIGINAL, BEFORE, "target"), *parts)
+            _scored(attacked, model, name, attack, condition, role)
+            for name, condition, role in ((ORIGINAL, BEFORE, "target"), *parts)
         ]
     )
     if means is None:
@@ -205,14 +205,14 @@ def _relearning(
 def _meta_evaluation(
     attacked: pl.DataFrame, model: str, method: str, oracle: str, relearn: str, quantise: str
 ) -> float | None:
-    """On the questions that both attacks ask."""
-    retain, own = (
-        [_scored(attacked, model, who, relearn, c, "target") for c in (BEFORE, AFTER)]
-        for who in (oracle, method)
+    """Meta-evaluation robustness on the questions that both attacks use."""
+    retain, unlearned = (
+        [_scored(attacked, model, name, relearn, c, "target") for c in (BEFORE, AFTER)]
+        for name in (oracle, method)
     )
-    coarse = _scored(attacked, model, method, quantise, QUANTISED, "target")
-    coarse = coarse.join(own[0].select(*PAIR), on=list(PAIR), how="semi")
-    means = _means([*retain, *own, coarse])
+    quantised_items = _scored(attacked, model, method, quantise, QUANTISED, "target")
+    quantised_items = quantised_items.join(unlearned[0].select(*PAIR), on=list(PAIR), how="semi")
+    means = _means([*retain, *unlearned, quantised_items])
     if means is None:
         return None
     retain_before, retain_after, before, after, quantised = means

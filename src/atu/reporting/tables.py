@@ -21,15 +21,15 @@ COLUMNS = {
     "other": "other people",
     "general": "general facts",
 }
-"""Columns of the main table: key to what a reader sees."""
+"""Columns of the main table: key to title."""
 TASK_TITLES = {"generate": "generation"}
-"""What a reader sees of a utility task, where it is not its name."""
+"""Titles of utility tasks that differ from their names."""
 COMPARED = {"target": False, "worst_form": False, "neighbour": True, "other": True}
 """Columns in which methods are compared item by item, and whether higher is better."""
 
 
 def asked_columns(items: pl.DataFrame) -> dict[str, str]:
-    """Those of `COLUMNS` that the benchmark asks anything for, of any method."""
+    """The `COLUMNS` for which the benchmark has questions."""
     plain = items.filter(~pl.col("seen") & (pl.col("form") == "question"))
     roles = {*plain["role"].unique(), "worst_form"}
     return {key: title for key, title in COLUMNS.items() if key in roles}
@@ -61,24 +61,24 @@ def main_table(
 def comparison_table(
     items: pl.DataFrame, section: Report, methods: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """`section.compare` against every other method, item by item: per column of `COMPARED` the
-    paired difference and its verdict.
+    """`section.compare` against every other method, item by item: the paired difference and its
+    verdict per column of `COMPARED`.
     """
     if section.compare not in methods:
         return []
     rows = []
     for model in items["model"].unique().sort():
-        ours = compared_items(of(items, model, section.compare))
+        first = compared_items(of(items, model, section.compare))
         for method in methods:
             if method in (section.compare, ORIGINAL):
                 continue
-            theirs = compared_items(of(items, model, method))
+            second = compared_items(of(items, model, method))
             row: dict[str, Any] = {"model": model, "method": method}
             for key in compared(asked_columns(items)):
                 higher = COMPARED[key]
-                found = difference(ours[key], theirs[key], section, key)
-                row[key] = found
-                row[f"{key}_verdict"] = verdict(found, higher_is_better=higher)
+                paired = difference(first[key], second[key], section, key)
+                row[key] = paired
+                row[f"{key}_verdict"] = verdict(paired, higher_is_better=higher)
             rows.append(row)
     return rows
 
@@ -92,15 +92,15 @@ def compared_items(items: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """The items behind each column of `COMPARED`, of one model and method."""
     held_out = items.filter(~pl.col("seen"))
     questions = held_out.filter(pl.col("form") == "question")
-    found = {role: questions.filter(pl.col("role") == role) for role in COMPARED}
-    return found | {"worst_form": worst(held_out.filter(pl.col("role") == "target"))}
+    by_role = {role: questions.filter(pl.col("role") == role) for role in COMPARED}
+    return by_role | {"worst_form": worst(held_out.filter(pl.col("role") == "target"))}
 
 
 def form_table(
     items: pl.DataFrame, section: Report, methods: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Leakage about the target per model, method and form, over held-out phrasings; and over the
-    phrasings of plain questions that the unlearning corpus holds (`question, seen`).
+    phrasings of plain questions in the unlearning corpus (`question, seen`).
     """
     rows = []
     target = items.filter(pl.col("role") == "target")
@@ -145,22 +145,22 @@ def flatten(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 def utility_means(utility: Sequence[Artifact]) -> dict[tuple[str, str], dict[str, float]]:
     """Utility scores per (model, method), averaged over targets and seeds; COLLAPSED if any is."""
-    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    scores_of: dict[tuple[str, str], list[dict[str, float]]] = {}
     for artifact in utility:
         scores = {key.split("/")[1]: value for key, value in artifact.metrics().items()}
         cell = artifact.cell
-        found.setdefault((cell["model"], cell["method"]), []).append(scores)
+        scores_of.setdefault((cell["model"], cell["method"]), []).append(scores)
     return {
         key: {
             name: (max if name == "collapsed" else _average)([score[name] for score in scores])
             for name in scores[0]
         }
-        for key, scores in found.items()
+        for key, scores in scores_of.items()
     }
 
 
 def task_names(scores: Mapping[str, float]) -> list[str]:
-    """The utility tasks among the scores: those that say how many documents they have."""
+    """The utility tasks among the scores: those with a number of documents."""
     return [name for name in scores if f"{name}_n" in scores and name != "fluency"]
 
 
@@ -181,7 +181,7 @@ def trajectory_table(unlearn: Sequence[Artifact]) -> pl.DataFrame:
 def example_answers(
     items: pl.DataFrame, methods: Sequence[str], count: int
 ) -> list[dict[str, Any]]:
-    """A few held-out questions about the target with every method's answer side by side."""
+    """A few held-out questions about the target with every method's answer."""
     rows = items.filter((pl.col("role") == "target") & ~pl.col("seen"))
     first = rows.select(pl.col("model", "target", "seed").first())
     rows = rows.join(first, on=["model", "target", "seed"], how="semi")
@@ -205,7 +205,7 @@ def markdown_table(
     utility: Mapping[tuple[str, str], Mapping[str, float]],
     notes: Mapping[str, str],
 ) -> str:
-    """The main table in Markdown, as the README shows it, and below it the methods' `notes`."""
+    """The main table in Markdown, as in the README, followed by the methods' `notes`."""
     columns = [key for key in COLUMNS if key in rows[0]]
     tasks = [name for name in task_names(next(iter(utility.values()))) if name != "choice"]
     heads = ["method", *(f"{COLUMNS[key]} (n)" for key in columns)]
@@ -223,7 +223,7 @@ def markdown_table(
 
 
 def markdown_robustness(rows: Sequence[Mapping[str, Any]], shown: Sequence[Any]) -> str:
-    """The robustness table in Markdown, one line per column of it and one column per method."""
+    """The robustness table in Markdown, transposed: one line per column, one column per method."""
     names = [f"`{row['method']}`" for row in rows]
     if len({row["model"] for row in rows}) > 1:
         names = [f"`{row['method']}` ({row['model']})" for row in rows]

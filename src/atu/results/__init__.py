@@ -1,1 +1,1 @@
-"""Job folders, manifests, checkpoints, locks, tables, and which sources decide a phase."""
+"""Job folders, manifests, checkpoints, locks, tables, and the sources that determine a phase."""

@@ -1,4 +1,4 @@
-"""Finished job folders, sealed by a manifest: refused when a file is not as the manifest says."""
+"""Finished job folders, sealed by a manifest: refused if a file differs from the manifest."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ EXECUTED = {
     ".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".py",
     ".pyc", ".so",
 }  # fmt: skip
-"""Endings of what is unpickled or imported by those that read it."""
+"""Suffixes of files that are unpickled or imported when read."""
 CODE, MODEL_FOLDER = ".py", "model/"
-"""A model that may run code of its own brings it along in its folder, which nothing reads unless
-the parameters list the model (`subfolder`)."""
+"""A model may have its own code in its folder; it is refused unless the parameters list the model
+(`subfolder`)."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Artifact:
     """A finished job folder, opened through its manifest.
 
     Raises:
-        ArtifactError: no manifest, an unknown schema, another phase than the one expected, or (on
-            `file`) a file that is missing, truncated, altered or not listed.
+        ArtifactError: no manifest, an unknown schema, an unexpected phase, or (on `file`) a file
+            that is missing, truncated, altered or not listed.
     """
 
     folder: Path
@@ -57,8 +57,8 @@ class Artifact:
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ArtifactError(f"{manifest}: not written by this version (schema {SCHEMA!r})")
         if content.get("phase") not in (phase, *others):
-            found = shown(content.get("phase"))
-            raise ArtifactError(f"{manifest}: holds phase {found}, but {phase!r} was expected")
+            actual = shown(content.get("phase"))
+            raise ArtifactError(f"{manifest}: holds phase {actual}, but {phase!r} was expected")
         if not all(isinstance(content.get(key), dict) for key in SECTIONS):
             raise ArtifactError(f"{manifest}: incomplete; delete the folder and run again")
         for name, listed in content["artifacts"].items():
@@ -66,7 +66,7 @@ class Artifact:
         return cls(manifest.parent, content, sha256(manifest))
 
     def file(self, name: str) -> Path:
-        """The path of a listed file whose size and sha256 are as the manifest says."""
+        """The path of a listed file, after a check of its size and sha256."""
         listed = self.manifest["artifacts"].get(name)
         path = self.folder / name
         if listed is None:
@@ -91,10 +91,11 @@ class Artifact:
         return path
 
     def subfolder(self, name: str, code: bool = False) -> Path:
-        """A folder inside the artifact, all of whose files are listed and were checked.
+        """A folder inside the artifact, after a check of all its files.
 
         Raises:
-            ArtifactError: one is not; or one is Python code, unless `code` says that it may run.
+            ArtifactError: a file is not listed or differs; or it is Python code and `code` is
+                False.
         """
         files = [key for key in self.manifest["artifacts"] if key.startswith(f"{name}/")]
         if not files:
@@ -117,32 +118,30 @@ class Artifact:
     def metrics(self) -> dict[str, float]:
         """The folder's checked metrics."""
         path = self.file(METRICS)
-        found = read_json(path)
-        if not isinstance(found, dict) or not all(map(_is_number, found.values())):
+        metrics = read_json(path)
+        if not isinstance(metrics, dict) or not all(map(_is_number, metrics.values())):
             raise ArtifactError(f"{path}: not names with numbers; delete the folder")
-        return found
+        return metrics
 
     def read_jsonl(self, name: str) -> list[dict[str, Any]]:
         """The rows of a checked JSONL file."""
         return read_jsonl(self.file(name))
 
     def check(self) -> None:
-        """Read every listed file: each is there, as the manifest says."""
+        """Check every listed file."""
         for name in self.manifest["artifacts"]:
             self.file(name)
 
     @property
     def _repair(self) -> str:
-        """What to do about a file that is not as the manifest says. DVC leaves out the weights of
-        unlearned models.
-        """
+        """How to repair a file that differs. DVC does not store the weights of unlearned models."""
         if self.manifest["phase"] == "unlearn":
             return "`make weights` computes it again (docs/dvc.md)"
         return "delete the folder and run again"
 
     @property
     def cell(self) -> dict[str, Any]:
-        """Which model, target, method and seed the folder belongs to."""
+        """The model, target, method and seed of the folder."""
         return self.manifest["cell"]
 
 
@@ -151,7 +150,7 @@ def _is_number(value: object) -> bool:
 
 
 def _check_listed(manifest: Path, name: str, listed: Any) -> None:
-    """Whether an entry of a manifest names a file inside the folder, with its size and sha256."""
+    """Refuse a manifest entry that is not a file inside the folder with its size and sha256."""
     try:
         require_inside(name)
     except ValueError as error:

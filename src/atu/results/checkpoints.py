@@ -1,7 +1,7 @@
 """Checkpoints of long jobs: written beside the job's folder, whole or not at all.
 
-Tensors are in safetensors, everything else in JSON; nothing is unpickled. Of several processes the
-first writes, and what they hold in parts it writes whole: a job may go on with another number.
+Tensors are in safetensors, everything else in JSON; nothing is unpickled. Rank 0 writes full
+tensors, also of sharded ones, so that a job can resume with another number of ranks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_STATE = 1024 * MB
 
 @cache
 def code_digest() -> str:
-    """sha256 of this package's sources: a checkpoint of other code is not resumed from."""
+    """sha256 of this package's sources: a job does not resume from a checkpoint of other code."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
@@ -44,14 +44,14 @@ def code_digest() -> str:
 
 @dataclass
 class State:
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     values: dict[str, Any]
     tensors: dict[str, Tensor]
 
 
 class Store:
-    """The checkpoints of one job, in a folder beside the job's own; the newest whole one counts."""
+    """The checkpoints of one job, in a folder beside the job's; the newest complete one counts."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -59,11 +59,11 @@ class Store:
         self.identity = hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, state: State) -> bool:
-        """Write a checkpoint, then remove the older ones; whether that went well. Of several
-        processes the first writes, and the others wait for it.
+        """Write a checkpoint, then remove the older ones; returns whether that succeeded. Rank 0
+        writes, the other ranks wait.
 
-        A full disk must not end work that may still finish: what went wrong is said on stderr, and
-        the older ones stay as they are.
+        A full disk must not end a job that may still finish: the error goes to stderr, and the
+        older checkpoints stay.
         """
         return processes.agreed(processes.is_first() and self._saved(state))
 
@@ -106,29 +106,29 @@ class Store:
                 shutil.rmtree(path, ignore_errors=True)
 
     def load(self) -> State | None:
-        """The newest checkpoint of this very job, or None. One that is damaged, or of other
-        parameters, inputs or code, is passed over with a word on stderr. Each of several processes
-        reads the one that the first has found, before the first may write another.
+        """The newest checkpoint of this job, or None. A damaged one, or one of other parameters,
+        inputs or code, is skipped with a message on stderr. Every rank reads the one that rank 0
+        chose, before rank 0 may write another.
 
         Raises:
-            ArtifactError: one of several processes cannot read it.
+            ArtifactError: a rank cannot read it.
         """
         numbers = sorted((number for number, _ in self._numbered()), reverse=True)
-        chosen, found = self._newest(numbers) if processes.is_first() else (None, None)
+        chosen, state = self._newest(numbers) if processes.is_first() else (None, None)
         chosen = processes.agreed(chosen)
         if chosen is not None and not processes.is_first():
-            _, found = self._newest([chosen])
-        (missing,) = processes.any_of(chosen is not None and found is None)
+            _, state = self._newest([chosen])
+        (missing,) = processes.any_of(chosen is not None and state is None)
         if missing:
             raise ArtifactError(
                 f"{self.folder / str(chosen)}: the first process resumes from it, and another "
                 "cannot read it; give all machines one file system, or remove the folder to start "
                 "anew"
             )
-        return found
+        return state
 
     def _newest(self, numbers: Sequence[int]) -> tuple[int | None, State | None]:
-        """The first of these checkpoints that can be read, by its number."""
+        """The first readable one of these checkpoints, with its number."""
         for number in numbers:
             path = self.folder / str(number)
             try:
@@ -143,7 +143,7 @@ class Store:
 
         content = parse_json(read_text(path / STATE, MAX_STATE))
         if not isinstance(content, dict) or not isinstance(content.get("values"), dict):
-            raise ValueError(f"{STATE} is no state")
+            raise ValueError(f"{STATE} is not a checkpoint")
         if content["identity"] != self.identity:
             raise ValueError("it is of other parameters, inputs, libraries or code")
         if sha256(path / TENSORS) != content["sha256"]:
@@ -154,7 +154,7 @@ class Store:
             raise ValueError(str(error)) from None
 
     def clear(self) -> None:
-        """Remove all: the job is finished."""
+        """Remove all checkpoints: the job is finished."""
         if processes.is_first():
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -165,7 +165,7 @@ class Store:
 
 
 def _sync(path: Path) -> None:
-    """Have it on the disk: until this returns, a crash of the machine may lose what was written."""
+    """Flush to disk: before this returns, a crash of the machine may lose the data."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -1,4 +1,4 @@
-"""JSON, JSONL and safetensors as results hold them: the same value gives the same bytes."""
+"""JSON, JSONL and safetensors files of results: equal values give equal bytes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ MAX_JSON = 1024 * MB
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON with sorted keys and no NaN: the same value gives the same bytes."""
+    """Write JSON with sorted keys and no NaN: equal values give equal bytes."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The value of a JSON file.
 
     Raises:
-        ArtifactError: it is not JSON, larger than `MAX_JSON`, nested without end, or holds what
-            `parse_json` refuses.
+        ArtifactError: it is larger than `MAX_JSON`, or `parse_json` refuses it.
     """
     try:
         return parse_json(read_text(path, MAX_JSON))
@@ -36,7 +35,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    """One JSON object per line, keys sorted."""
+    """Write one JSON object per line, keys sorted."""
     lines = [json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False) for row in rows]
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
@@ -45,7 +44,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file.
 
     Raises:
-        ArtifactError: as `read_json`, or a row is no object.
+        ArtifactError: as `read_json`, or a row is not an object.
     """
     try:
         lines = read_text(path, MAX_JSON).split("\n")
@@ -53,7 +52,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read as JSONL: {error}") from None
     if not all(isinstance(row, dict) for row in rows):
-        raise ArtifactError(f"{path}: a row is no JSON object")
+        raise ArtifactError(f"{path}: a row is not a JSON object")
     return rows
 
 
@@ -61,7 +60,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU.
 
     Raises:
-        ArtifactError: it is none; the header's sizes, types and offsets are checked before use.
+        ArtifactError: it is not one; the header's sizes, types and offsets are checked before use.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -1,4 +1,4 @@
-"""Scored items, the table of every evaluation that asks questions: columns, and worst forms."""
+"""Scored items, the table of every evaluation with questions: columns, and worst forms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from atu.metrics.overlap import ort_probability
 from atu.metrics.worst_form import worst_form
 
 SCORE = "score"
-"""Column of items: what the probe's own measure says."""
+"""Column of items: the score by the probe's measure."""
 PROBABILITY = ort_probability.id
 
 

@@ -1,4 +1,4 @@
-"""How a phase writes its folder: beside, whole or not at all.
+"""How a phase writes its folder: whole or not at all.
 
 `write_folder` gives the phase a scratch folder next to the final one, adds `metrics.json`,
 `manifest.json` and `provenance.json`, and renames it: a folder either is complete or does not
@@ -27,17 +27,17 @@ from atu.results.writer import only_writer
 
 @dataclass
 class Job:
-    """What a phase fills in while it writes its folder."""
+    """A phase's folder while it is being written."""
 
     folder: Path
     checkpoints: Store
-    """Where a long phase may save on the way; removed when the folder is whole."""
+    """Checkpoints of a long phase; removed when the folder is complete."""
     metrics: dict[str, float] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
-    """What a person may want to know and no result depends on; goes to `provenance.json`."""
+    """Information for people on which no result depends; goes to `provenance.json`."""
 
     def path(self, name: str) -> Path:
-        """A path inside the scratch folder, its parents made."""
+        """A path inside the scratch folder; creates its parents."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -54,18 +54,18 @@ def write_folder(
 ) -> Iterator[Job]:
     """Write the folder of `manifest` whole or not at all.
 
-    The manifest holds only what the content determines (artifacts, parameters, inputs), so the
-    same inputs and seed give the same bytes; times and versions go to `provenance.json`.
+    The manifest holds only the artifacts, parameters and inputs, so the same inputs and seed give
+    the same bytes; times and versions go to `provenance.json`.
 
-    Of several processes the first writes; the others get a folder that is thrown away, and read
-    the same checkpoints.
+    Rank 0 writes. The other ranks get a temporary folder that is discarded, and read the same
+    checkpoints.
 
     Raises:
-        ArtifactError: the place cannot be written, another process is writing it, or a metric is
+        ArtifactError: the folder cannot be written, another process is writing it, or a metric is
             not a finite number.
     """
     final = manifest.parent
-    _require_ours(manifest, phase)
+    _require_job_folder(manifest, phase)
     finish = collect_provenance()
     identity = {
         "phase": phase,
@@ -91,7 +91,7 @@ def write_folder(
 
 @contextmanager
 def _scratch_beside(final: Path) -> Iterator[Path]:
-    """An empty folder beside the final one, which no other process writes meanwhile."""
+    """An empty folder beside the final one, locked against other processes."""
     scratch = final.parent / f".{final.name}.partial"
     with ExitStack() as stack:
         try:
@@ -105,10 +105,10 @@ def _scratch_beside(final: Path) -> Iterator[Path]:
         yield scratch
 
 
-def _require_ours(manifest: Path, phase: str) -> None:
-    """Refuse to replace what is not a job's folder, since the older one is removed with all that is
-    in it; and to write through a link from the phase's folder down. (`results` and the experiment's
-    folder may be links: their owner keeps results on another disk.)
+def _require_job_folder(manifest: Path, phase: str) -> None:
+    """Refuse to replace anything but a job's folder, since the old one is removed with its content;
+    and to write through a link from the phase's folder down. (`results` and the experiment's folder
+    may be links, so that results can be on another disk.)
     """
     final = manifest.parent
     if manifest.name != MANIFEST or final.name in ("", ".."):
@@ -117,12 +117,12 @@ def _require_ours(manifest: Path, phase: str) -> None:
     above = len(steps) - steps[::-1].index(phase) if phase in steps else len(steps)
     for place in (Path(*steps[:count]) for count in range(above, len(steps) + 1)):
         if place.is_symlink():
-            raise ArtifactError(f"{place}: a link stands where a folder belongs; remove it")
+            raise ArtifactError(f"{place}: is a link instead of a folder; remove it")
     if not final.exists():
         return
     if not final.is_dir():
-        raise ArtifactError(f"{final}: a file stands where the folder belongs; remove it")
-    # Snakemake has removed the declared outputs by now; the provenance is not one.
+        raise ArtifactError(f"{final}: is a file instead of a folder; remove it")
+    # Snakemake has removed the declared outputs by now, but not the provenance.
     known = any((final / name).exists() for name in (MANIFEST, METRICS, PROVENANCE))
     if not known and any(path.is_file() for path in final.rglob("*")):
         raise ArtifactError(f"{final}: holds files that no job wrote; move them away")
@@ -159,22 +159,23 @@ def _seal(
 
 
 def _write_provenance(scratch: Path, final: Path, record: dict[str, Any]) -> None:
-    """The record, with the manifest's sha256; or what `final` has, if it is of an equal manifest.
+    """Write the record with the manifest's sha256, or keep that of `final` if the manifest is
+    equal.
 
-    So a job that is run again and gives the same bytes changes no file, and DVC has nothing to do.
+    So a job that runs again and gives the same bytes changes no file, and DVC has nothing to do.
     """
     digest = sha256(scratch / MANIFEST)
     older = final / PROVENANCE
     with suppress(ArtifactError):
-        found = read_json(older)
-        if isinstance(found, dict) and found.get("manifest") == digest:
+        existing = read_json(older)
+        if isinstance(existing, dict) and existing.get("manifest") == digest:
             shutil.copy2(older, scratch / PROVENANCE)
             return
     write_json(scratch / PROVENANCE, record | {"manifest": digest})
 
 
 def _replace(scratch: Path, final: Path) -> None:
-    """Put the scratch folder where an older or empty one may stand."""
+    """Move the scratch folder to its final place, replacing an older one."""
     old = final.parent / f".{final.name}.old"
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():

@@ -1,8 +1,8 @@
-"""Where a benchmark or a model comes from, and the lock that says what was there.
+"""Sources of benchmarks and models, and the locks that pin their content.
 
 A source is a local folder or a repository of the hub. `atu fetch` writes its lock: the sha256 of
-every table or file, and the hub's commit. The training core reads pinned models, so nothing beyond
-its libraries is imported here.
+every table or file, and the hub's commit. The training core reads pinned models, so only its
+libraries are imported here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from atu.untrusted.bounds import Pattern
 from atu.untrusted.texts import MB, is_folder, parse_json, read_text
 
 LAX = {"extra": "forbid"}
-"""A strict dataclass would take no dict."""
+"""A strict dataclass would not accept a dict."""
 LOCK_BYTES = 16 * MB
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REPAIR = "`atu fetch` writes it"
@@ -25,15 +25,15 @@ REPAIR = "`atu fetch` writes it"
 
 @dataclass(frozen=True)
 class Source:
-    """A local folder, or a repository of the hub at a revision; and its lock."""
+    """A local folder, or a repository of the hub at a revision, with its lock."""
 
     __pydantic_config__ = LAX
     place: Annotated[str, Pattern(r"\S(.*\S)?")]
-    """A folder, from the project's root; or the hub's `owner/name`."""
+    """A folder, relative to the project's root; or the hub's `owner/name`."""
     revision: str | None
-    """Of the hub, a commit or branch; null for a folder."""
+    """The hub's commit or branch; null for a folder."""
     lock: Annotated[str, Pattern(r"[\w./-]+\.json")]
-    """A JSON file, from the project's root: keep it under version control."""
+    """A JSON file, relative to the project's root; keep it under version control."""
 
     @property
     def folder(self) -> Path | None:
@@ -46,66 +46,66 @@ class Source:
 
 @dataclass
 class Lock:
-    """What was found at a source: per table or file its sha256, and the hub's commit."""
+    """The pinned content of a source: the sha256 of every table or file, and the hub's commit."""
 
     revision: str | None = None
     content: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Lock:
-        """The lock that stands at `path`.
+        """The lock at `path`.
 
         Raises:
-            SourceError: it is missing, or no lock.
+            SourceError: it is missing, or not a lock.
         """
         try:
             values = parse_json(read_text(path, LOCK_BYTES))
         except OSError as error:
             raise SourceError(f"{path}: cannot be read ({error.strerror}); {REPAIR}") from None
         except ValueError as error:
-            raise SourceError(f"{path}: is no lock ({error}); {REPAIR}") from None
-        found = cls(**values) if _is_lock(values) else None
-        if found is None:
-            raise SourceError(f"{path}: is no lock; {REPAIR}")
-        return found
+            raise SourceError(f"{path}: is not a lock ({error}); {REPAIR}") from None
+        lock = cls(**values) if _is_lock(values) else None
+        if lock is None:
+            raise SourceError(f"{path}: is not a lock; {REPAIR}")
+        return lock
 
     @classmethod
     def of(cls, source: Source) -> Lock:
         """The lock of a source.
 
         Raises:
-            SourceError: it is missing or no lock, or is of another commit than the source asks for.
+            SourceError: it is missing, not a lock, or of another commit than the source requests.
         """
-        found = cls.read(Path(source.lock))
-        asked = source.revision or ""
-        if found.revision and COMMIT.fullmatch(asked) and asked != found.revision:
+        lock = cls.read(Path(source.lock))
+        requested = source.revision or ""
+        if lock.revision and COMMIT.fullmatch(requested) and requested != lock.revision:
             raise SourceError(
-                f"{source.lock}: is of {source.place}@{found.revision}, but {asked} is asked for; "
-                "`atu fetch --update` takes that over"
+                f"{source.lock}: is of {source.place}@{lock.revision}, but {requested} is "
+                "requested; `atu fetch --update` updates the lock"
             )
-        return found
+        return lock
 
     def write(self, path: Path) -> None:
-        """The lock as JSON, whole or not at all."""
+        """Write the lock as JSON, whole or not at all."""
         from atu.results.files import write_json
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.partial")
-        write_json(beside, {"revision": self.revision, "content": self.content})
-        beside.replace(path)
+        partial = path.with_name(f".{path.name}.partial")
+        write_json(partial, {"revision": self.revision, "content": self.content})
+        partial.replace(path)
 
     def require(self, path: Path, name: str, digest: str, source: Source) -> None:
-        """Compare what was found with what the lock says.
+        """Compare the sha256 of a table or file with the lock.
 
         Raises:
-            SourceError: names the table or file that is not in it, or altered.
+            SourceError: the lock does not have it, or it was altered.
         """
         if name not in self.content:
-            raise SourceError(f"{path}: says nothing of {name!r} of {source}; `atu fetch` adds it")
+            raise SourceError(f"{path}: has no entry for {name!r} of {source}; `atu fetch` adds it")
         if self.content[name] != digest:
             raise SourceError(
-                f"{source}: {name!r} is altered, its sha256 is not the one in {path}; put the "
-                "original back, or take the new one over with `atu fetch --update`"
+                f"{source}: {name!r} is altered, its sha256 is not the one in {path}; restore "
+                "the original, or accept the new one with `atu fetch --update`"
             )
 
 

@@ -1,4 +1,4 @@
-"""Where a result came from: code, libraries, machine and times; for people, not for rules."""
+"""The origin of a result: code, libraries, machine and times; for people, not for rules."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ LIBRARIES = (
 def _git(*args: str) -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), *args]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout
+    return result.stdout
 
 
 @cache
 def code_version() -> dict[str, Any]:
-    """The commit and, for uncommitted work, the sha256 of its diff; nulls outside git."""
+    """The commit and, for uncommitted changes, the sha256 of the diff; nulls outside git."""
     commit = _git("rev-parse", "HEAD")
     diff = _git("diff", "HEAD", "--", ":/src", ":/workflow", ":/Snakefile")
     dirty = hashlib.sha256(diff.encode()).hexdigest() if diff else None
@@ -53,13 +53,13 @@ def library_versions() -> dict[str, str]:
 
 
 def _device(torch: Any) -> str:
-    """The GPU that this process has computed on; `cpu` where it has not, whatever there is."""
+    """The GPU that this process has used; `cpu` if it used none."""
     used = torch is not None and torch.cuda.is_initialized()
     return torch.cuda.get_device_name() if used else "cpu"
 
 
 def collect_provenance() -> Callable[[], dict[str, Any]]:
-    """Start the clock; the returned function gives the finished record."""
+    """Start the clock; the returned function makes the record."""
     started = time.time()
 
     def finish() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Corpora and probes as parquet: the only place that knows their columns' types."""
+"""Corpora and probes as parquet; the only place that defines their columns' types."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import polars as pl
 from atu.errors import ArtifactError
 
 MAX_ROWS = 10_000_000
-"""Of any table here; the largest so far has some ten thousand."""
+"""Limit of any table; the largest so far has some ten thousand."""
 
 TASKS = "tasks"
 """Folder of the utility tasks that come with a target: `<name>.json` with `kind` and `rows`."""
 ORACLE = "oracle.parquet"
-"""The oracle's corpus in a folder of `prepare`, where it is not the retain corpus alone."""
+"""The oracle's corpus in a folder of `prepare`, if it is more than the retain corpus."""
 TEXTS: dict[str, Any] = {
     "text": pl.String,
     "prompt": pl.String,
@@ -51,7 +51,7 @@ PROBES: dict[str, Any] = {
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: dict[str, Any]) -> None:
-    """Parquet that the same rows always give byte by byte."""
+    """Write parquet: equal rows give equal bytes."""
     pl.DataFrame(list(rows), schema=schema, orient="row").write_parquet(path)
 
 
@@ -65,16 +65,16 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
 
 def read_frame(path: Path, *schemas: Mapping[str, Any]) -> pl.DataFrame:
-    """A parquet file, whose columns must be those of one of `schemas` where any are given.
+    """A parquet file, whose columns must match one of `schemas`, if any.
 
     Raises:
-        ArtifactError: it is no parquet, has other columns, or claims more than `MAX_ROWS` rows.
+        ArtifactError: it is not parquet, has other columns, or claims more than `MAX_ROWS` rows.
     """
     try:
-        found = dict(pl.read_parquet_schema(path))
-        # From the metadata alone: a small file can stand for any number of equal rows.
+        schema = dict(pl.read_parquet_schema(path))
+        # Read from the metadata: a small file can hold any number of equal rows.
         rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
-        if rows <= MAX_ROWS and (not schemas or found in schemas):
+        if rows <= MAX_ROWS and (not schemas or schema in schemas):
             return pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(f"{path}: cannot be read as parquet: {error}") from None

@@ -1,6 +1,6 @@
-"""One writer for a folder: a second process that would write the same one is refused.
+"""One writer per folder: a second process that would write it is refused.
 
-It happens when a job outlives the Snakemake that submitted it and the next one submits it again.
+This happens when a job outlives the Snakemake that submitted it and the next one submits it again.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from atu.errors import ArtifactError
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[IO[str]]:
-    """Hold the lock of `folder`, a file beside it, until the block ends; a process that is given
+    """Hold the lock of `folder`, a file beside it, until the block ends; a process that inherits
     the open file holds it too.
 
-    The lock is the kernel's (`flock`), so it ends with its process, however that dies; a lock file
-    that a killed process left does not count. Where the file system knows no locks the block runs
-    without, with a word on stderr.
+    The lock is the kernel's (`flock`), so it ends with its process, however that ends; the lock
+    file of a killed process does not count. On a file system without locks the block runs without
+    one, with a message on stderr.
 
     Raises:
         ArtifactError: another process holds the lock.
-        OSError: the lock file cannot be made.
+        OSError: the lock file cannot be created.
     """
     path = folder.parent / f".{folder.name}.lock"
-    held = _acquire(path)
-    while held is None:
-        held = _acquire(path)
-    with held:
+    lock_file = _acquire(path)
+    while lock_file is None:
+        lock_file = _acquire(path)
+    with lock_file:
         try:
-            held.truncate(0)
-            held.write(f"process {os.getpid()} on {socket.gethostname()}")
-            held.flush()
-            yield held
+            lock_file.truncate(0)
+            lock_file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock_file.flush()
+            yield lock_file
         finally:
             path.unlink(missing_ok=True)
 
 
 def _acquire(path: Path) -> IO[str] | None:
-    """The locked file; None if whoever held it removed it between our opening and locking it."""
+    """The locked file; None if its holder removed it between our opening and locking it."""
     stream = path.open("a+", encoding="utf-8")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,7 +62,7 @@ def _acquire(path: Path) -> IO[str] | None:
             "wait for it or end it, then run again"
         ) from None
     except OSError as error:
-        print(f"{path}: goes on without a lock: {error.strerror}", file=sys.stderr)
+        print(f"{path}: continues without a lock: {error.strerror}", file=sys.stderr)
         return stream
     stream.close()
     return None

@@ -1,1 +1,1 @@
-"""The MLflow mirror."""
+"""The MLflow mirror of the results."""

@@ -1,6 +1,6 @@
-"""How the MLflow store is reached: where it is, how long it may take, what is said when it fails.
+"""The connection to the MLflow store: its address, time limits and error messages.
 
-Results do not depend on the store, so a store that fails costs only the mirror: every failure is a
+Results do not depend on the store, so a failing store costs only the mirror: every failure is a
 `TrackingError` after a bounded wait, never a hung job, and no message shows a password.
 """
 
@@ -23,14 +23,15 @@ BOUNDS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "PGCONNECT_TIMEOUT": "10",
 }
-"""Seconds and counts, unless the user set them. With MLflow's own a server that accepts and never
-answers holds a job for a quarter of an hour; with these three times 20 seconds and some pauses."""
+"""Defaults in seconds and counts. With MLflow's defaults a server that accepts connections but
+never answers blocks a job for a quarter of an hour; with these, three times 20 seconds plus
+pauses."""
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 PASSWORDS = (re.compile(r"://[^:@]*:(.*)@"), re.compile(r"[?&]\w*password=([^&]*)"))
-"""Where a URI holds a secret; also one that should have been percent-encoded and was not."""
+"""Secrets in a URI, including those that should have been percent-encoded but were not."""
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 REASON = 300
-"""Characters of the store's own message that are passed on."""
+"""Maximum characters of the store's message in ours."""
 
 
 def tracking_uri() -> str:
@@ -39,20 +40,20 @@ def tracking_uri() -> str:
 
 
 def is_default() -> bool:
-    """Whether the store is the tree's own, which nobody else writes to."""
+    """Whether the store is the project's own, which nobody else writes to."""
     return not os.environ.get("MLFLOW_TRACKING_URI")
 
 
 def is_database(uri: str) -> bool:
-    """Whether MLflow writes to this database itself, without a server."""
+    """Whether MLflow writes to this database directly, without a server."""
     return uri.startswith(DATABASES)
 
 
 def mask(text: str) -> str:
-    """The text with `***` for every password of the tracking URI and of the environment."""
-    found = [secret for pattern in PASSWORDS for secret in pattern.findall(tracking_uri())]
-    found += [os.environ.get(name, "") for name in SECRETS]
-    for secret in sorted({*found, *map(unquote, found)} - {""}, key=len, reverse=True):
+    """The text with every password of the tracking URI and the environment replaced by `***`."""
+    secrets = [secret for pattern in PASSWORDS for secret in pattern.findall(tracking_uri())]
+    secrets += [os.environ.get(name, "") for name in SECRETS]
+    for secret in sorted({*secrets, *map(unquote, secrets)} - {""}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
 
@@ -62,13 +63,13 @@ def connected() -> Iterator[Any]:
     """An `MlflowClient` for the store.
 
     Raises:
-        TrackingError: the store cannot be reached, refuses, breaks off or takes too long, at once
-            or while the client is used.
+        TrackingError: the store is unreachable, refuses, disconnects or takes too long, at once or
+            while the client is used.
     """
     for name, value in BOUNDS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # Else it prints the address of every run, with the password that the URI may hold.
+    # Otherwise MLflow prints the address of every run, with the password of the URI.
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -84,7 +85,7 @@ def connected() -> Iterator[Any]:
 
 
 def _reach_database(uri: str) -> None:
-    """Connect once: MLflow itself would try ten times, for 100 seconds and more."""
+    """Connect once: MLflow would try ten times, for more than 100 seconds."""
     from sqlalchemy import create_engine, inspect, make_url
 
     url = make_url(uri)
@@ -96,7 +97,7 @@ def _reach_database(uri: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what went wrong; of nested network errors the innermost."""
+    """The first line of the error message; of nested network errors the innermost."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     inner = re.search(r"\(Caused by (.*)\)", lines[0])
     return (inner[1] if inner else lines[0])[:REASON]

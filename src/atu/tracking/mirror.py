@@ -1,9 +1,9 @@
-"""The MLflow mirror: one run per cell, made again from results alone, the same twice.
+"""The MLflow mirror: one run per cell, re-created from results alone, idempotent.
 
-Results are the truth. A run carries the digest of its content as a tag; collecting again leaves a
-finished run with the same digest alone, completes one that was broken off, replaces one whose
-content has changed and retires one whose cell has left the grid. Retired runs are deleted as MLflow
-deletes: they can be restored.
+Results are the source of truth. A run has the digest of its content as a tag. Mirroring again keeps
+a finished run with the same digest, completes an interrupted one, replaces one whose content has
+changed and retires one whose cell has left the grid. Retired runs are only marked as deleted in
+MLflow and can be restored.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from atu.tracking.connection import (
 
 CELL_TAG, DIGEST_TAG, RESULTS_TAG = "atu.cell", "atu.digest", "atu.results"
 PAGE = 1000
-"""Runs that the store lists at once."""
+"""Runs per page of a listing."""
 PARAMS, POINTS, VALUE = 100, 1000, 6000
-"""What the store takes: parameters and points at once, characters of a parameter's value."""
+"""Limits of the store: parameters and points per call, characters of a parameter's value."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything that one MLflow run shows."""
+    """The content of one MLflow run."""
 
     cell: str
     name: str
-    """What the list of runs shows, cut on the right: what tells runs apart stands first."""
+    """Shown in the list of runs, cut on the right, so the distinguishing part comes first."""
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     curves: list[tuple[str, int, float]] = field(default_factory=list)
     """`(name, step, value)`."""
     files: list[Path] = field(default_factory=list)
     description: str = ""
-    """Markdown, on top of the run's page."""
+    """Markdown at the top of the run's page."""
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of all that is shown; where the files lie does not count."""
+        """sha256 of the content; file paths do not count, only names and bytes."""
         shown = asdict(self) | {"files": [(path.name, sha256(path)) for path in self.files]}
         return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
 
@@ -69,51 +69,51 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def metric_name(name: str) -> str:
-    """A name MLflow takes: letters, digits, `_`, `-`, `.`, space and `/`."""
+    """A name that MLflow accepts: letters, digits, `_`, `-`, `.`, space and `/`."""
     return re.sub(r"[^\w\-. /]", "_", name)
 
 
 def mirror(records: list[RunRecord], experiment: str, results: Path) -> dict[str, int]:
-    """Bring the store up to date with `records`, those of the folder `results`.
+    """Update the store with `records`, those of the folder `results`.
 
-    Returns how many runs were made, completed, kept and retired (of cells that are in no record;
-    runs that are no mirror of a cell are left alone). A run is replaced only when the new one is
-    whole, and runs are made in reverse: the store lists the newest first.
+    Returns how many runs were made, completed, kept and retired (their cells have no record; runs
+    that mirror no cell are left alone). A run is replaced only once the new one is complete. Runs
+    are created in reverse order, because the store lists the newest first.
 
     Raises:
         TrackingError: the store fails, or the experiment mirrors another results folder.
     """
     cells = {record.cell for record in records}
-    done = {"made": 0, "completed": 0, "kept": 0, "retired": 0}
+    counts = {"made": 0, "completed": 0, "kept": 0, "retired": 0}
     with connected() as client:
         experiment_id = _experiment(client, experiment, results)
-        found = _runs_by_cell(client, experiment_id)
-        whole = set()
+        runs_of = _runs_by_cell(client, experiment_id)
+        complete = set()
         for record in reversed(records):
-            run = _best(found.get(record.cell, []), record.digest)
+            run = _best(runs_of.get(record.cell, []), record.digest)
             if run is None:
-                done["made"] += 1
+                counts["made"] += 1
                 run = _create_run(client, experiment_id, record)
             else:
-                done["kept" if _finished(run) else "completed"] += 1
+                counts["kept" if _finished(run) else "completed"] += 1
             if not _finished(run):
                 _fill(client, run, record)
-            whole.add(run.info.run_id)
+            complete.add(run.info.run_id)
         for cell, runs in _runs_by_cell(client, experiment_id).items():
-            done["retired"] += cell not in cells
+            counts["retired"] += cell not in cells
             for run in runs:
-                if run.info.run_id not in whole:
+                if run.info.run_id not in complete:
                     client.delete_run(run.info.run_id)
-    return done
+    return counts
 
 
 def _experiment(client: Any, name: str, results: Path) -> str:
-    """The experiment's id; it is made where it is missing and restored where it was deleted."""
+    """The experiment's id; a missing experiment is created, a deleted one restored."""
     from mlflow.exceptions import MlflowException
 
     owner = f"{_user()}:{results.resolve()}"
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    existing = client.get_experiment_by_name(name)
+    if existing is None:
         place = (DEFAULT_STORE / "artifacts").resolve().as_uri()
         location = place if is_database(tracking_uri()) else None
         try:
@@ -121,37 +121,37 @@ def _experiment(client: Any, name: str, results: Path) -> str:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        found = client.get_experiment_by_name(name)
-    other = found.tags.get(RESULTS_TAG, owner)
-    if other != owner and not is_default():
+        existing = client.get_experiment_by_name(name)
+    recorded = existing.tags.get(RESULTS_TAG, owner)
+    if recorded != owner and not is_default():
         raise TrackingError(
-            f"MLflow at {mask(tracking_uri())}: experiment {name!r} mirrors {other}, not {owner}, "
-            "and would lose its runs; set track.experiment to a name of your own"
+            f"MLflow at {mask(tracking_uri())}: experiment {name!r} mirrors {recorded}, not "
+            f"{owner}, and would lose its runs; set track.experiment to a name of your own"
         )
-    if found.lifecycle_stage != "active":
-        client.restore_experiment(found.experiment_id)
-    return found.experiment_id
+    if existing.lifecycle_stage != "active":
+        client.restore_experiment(existing.experiment_id)
+    return existing.experiment_id
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number that has no name
+    except (KeyError, OSError):  # a container's user id may have no name
         return "unknown"
 
 
 def _runs_by_cell(client: Any, experiment_id: str) -> dict[str, list[Any]]:
     """Every run that mirrors a cell, finished or not."""
-    found: dict[str, list[Any]] = {}
+    by_cell: dict[str, list[Any]] = {}
     page = None
     while True:
         runs = client.search_runs([experiment_id], max_results=PAGE, page_token=page)
         for run in runs:
             if CELL_TAG in run.data.tags:
-                found.setdefault(run.data.tags[CELL_TAG], []).append(run)
+                by_cell.setdefault(run.data.tags[CELL_TAG], []).append(run)
         page = runs.token
         if not page:
-            return found
+            return by_cell
 
 
 def _finished(run: Any) -> bool:
@@ -159,7 +159,7 @@ def _finished(run: Any) -> bool:
 
 
 def _best(runs: list[Any], digest: str) -> Any:
-    """A run with this content, rather one that is finished; none where there is none."""
+    """A run with this content, preferably a finished one; None if there is none."""
     same = [run for run in runs if run.data.tags.get(DIGEST_TAG) == digest]
     return max(same, key=_finished, default=None)
 
@@ -177,10 +177,10 @@ def _create_run(client: Any, experiment_id: str, record: RunRecord) -> Any:
 
 
 def _fill(client: Any, run: Any, record: RunRecord) -> None:
-    """Log everything in batches; the run is FINISHED only when everything is in it.
+    """Log everything in batches; the run becomes FINISHED only when it is complete.
 
-    Every point has the run's own start as its time, so that logging what is there already changes
-    nothing: the store takes the same point once.
+    The timestamp of every point is the run's start, so that logging a point again changes nothing:
+    the store keeps equal points once.
     """
     from mlflow.entities import Metric, Param
 

@@ -14,7 +14,7 @@ from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
 from atu.inference.scoring import mean_loss, score_encoded
 from atu.methods.base import Context
-from atu.metrics.selection import KEPT, RETAIN_LOSS, selection
+from atu.metrics.selection import RETAIN_LOSS, RETAINED, selection
 from atu.metrics.worst_form import worst_form
 from atu.models.chat import prompt_ids
 from atu.models.llm import frozen, hidden_states_at
@@ -29,7 +29,7 @@ from atu.training.batches import right_padded
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ROLES = ("target", *KEPT)
+ROLES = ("target", *RETAINED)
 ANSWER_TOKENS = 16
 """Tokens of an answer on the way; more where the gold answer is longer."""
 RETAIN_TEXTS = 64
@@ -97,7 +97,7 @@ class Observer:
         )
         point["worst_form_target"] = sum(worst.values()) / max(len(worst), 1)
         first = self.before or point
-        if RETAIN_LOSS in first or not any(first.get(f"score_{role}") for role in KEPT):
+        if RETAIN_LOSS in first or not any(first.get(f"score_{role}") for role in RETAINED):
             point[RETAIN_LOSS] = self._retain_loss()
         self.before = self.before or dict(point)
         point["selection"] = selection(point, self.before)

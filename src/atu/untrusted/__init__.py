@@ -1,1 +1,1 @@
-"""What somebody else may have written, read within limits or refused with a reason."""
+"""Readers of untrusted input: within limits, or refused with a reason."""

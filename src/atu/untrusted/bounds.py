@@ -1,8 +1,8 @@
-"""Bounds on settings fields, readable by pydantic without importing it.
+"""Bounds on settings fields that pydantic reads, without importing it.
 
-The training core must load where only torch, transformers, numpy and safetensors are installed, so
-method settings are plain dataclasses. pydantic, where it validates them, asks each annotation for
-its schema; a core schema is a plain dict, into which `Bounds` writes its limits.
+The training core must load with only torch, transformers, numpy and safetensors installed, so
+method settings are plain dataclasses. When pydantic validates them, it asks each annotation for its
+schema; a core schema is a plain dict, into which `Bounds` writes its limits.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A regular expression that a text must match as a whole."""
+    """A regular expression that must match the whole text."""
 
-    whole: str
+    regex: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        return dict(handler(source)) | {"pattern": f"^(?:{self.whole})$"}
+        return dict(handler(source)) | {"pattern": f"^(?:{self.regex})$"}
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Says by which key the classes of a union are told apart: a Literal in each of them.
+    """The discriminator of a union: a key that is a Literal in each of its classes.
 
-    Without it a bad value of one class would be reported as a bad value of the first.
+    Without it pydantic would report a bad value of one class as a bad value of the first.
     """
 
     by: str
@@ -50,12 +50,12 @@ class OneOf:
         kinds = {get_args(get_type_hints(kind)[self.by])[0]: kind for kind in get_args(source)}
 
         def name(value: Any) -> str | None:
-            found = value.get(self.by) if isinstance(value, dict) else getattr(value, self.by, None)
-            return f"[{found}]" if found in list(kinds) else None
+            label = value.get(self.by) if isinstance(value, dict) else getattr(value, self.by, None)
+            return f"[{label}]" if label in list(kinds) else None
 
         return {
             "type": "tagged-union",
-            "choices": {f"[{found}]": handler(kind) for found, kind in kinds.items()},
+            "choices": {f"[{label}]": handler(kind) for label, kind in kinds.items()},
             "discriminator": name,
             "custom_error_type": "no_kind",
             "custom_error_message": f"needs the key `{self.by}`, one of {', '.join(kinds)}",
@@ -63,7 +63,7 @@ class OneOf:
 
 
 STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
-"""How pydantic, where it validates settings, treats unknown keys and wrong types."""
+"""How pydantic treats unknown keys and wrong types when it validates settings."""
 Positive = Annotated[float, Bounds(gt=0)]
 NonNegative = Annotated[float, Bounds(ge=0)]
 Fraction = Annotated[float, Bounds(ge=0, le=1)]

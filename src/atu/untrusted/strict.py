@@ -1,4 +1,4 @@
-"""Strict pydantic models of what a person has written, and what is wrong with a value in words."""
+"""Strict pydantic models of user input, and readable errors for invalid values."""
 
 from __future__ import annotations
 

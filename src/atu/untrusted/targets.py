@@ -11,9 +11,9 @@ from atu.errors import shown
 
 RESERVED = {"shared", "full", "oracle"}
 AT_ONCE, IN_SEQUENCE = "+", ".then."
-"""Between the folder names of targets that are forgotten together, or one after the other."""
+"""Separators between the folder names of targets that are forgotten together or in sequence."""
 MAX_BYTES = 200
-"""Of a folder name. File systems take 255; prefixes and suffixes of ours need the rest."""
+"""Limit of a folder name. File systems allow 255; our prefixes and suffixes need the rest."""
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,22 @@ class Target:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everything that is forgotten once the request is met."""
+        """Everything that is forgotten after this request."""
         return (*self.earlier, *self.new)
 
     @property
     def label(self) -> str:
-        """What a reader sees: "A", "A + B" or "A, then B"."""
+        """The label in tables: "A", "A + B" or "A, then B"."""
         return ", then ".join([*self.earlier, " + ".join(self.new)])
 
     @property
     def slug(self) -> str:
-        """The folder name, in which labels that differ never meet."""
+        """The folder name, distinct for distinct labels."""
         return IN_SEQUENCE.join([*map(target_slug, self.earlier), _joined(self.new)])
 
     @property
     def before(self) -> Target | None:
-        """The request that the model has met before; None for the first."""
+        """The previous request of the sequence; None for the first."""
         if not self.earlier:
             return None
         return Target(self.earlier[-1:], self.earlier[:-1])
@@ -57,7 +57,7 @@ def steps(names: Sequence[str]) -> Iterator[Target]:
 
 
 def folded(slug: str) -> str:
-    """Equal for folder names that some file system takes for one."""
+    """Equal for folder names that some file system treats as equal."""
     return unicodedata.normalize("NFKC", slug).casefold()
 
 
@@ -75,7 +75,7 @@ def require_short(slug: str) -> None:
 
 
 def target_slug(name: str) -> str:
-    """A target's folder name: letters, digits, `.`, `_`, `-` kept, all else as `_`.
+    """A target's folder name: letters, digits, `.`, `_`, `-` are kept, others become `_`.
 
     Raises:
         ValueError: the name is empty, reserved, too long, or could leave the results folder.

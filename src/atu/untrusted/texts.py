@@ -1,7 +1,7 @@
-"""Text that somebody else may have written: read within limits, or refused with a reason.
+"""Untrusted text: read within limits, or refused with a reason.
 
-Every reader here raises `ValueError` (or `OSError`) and nothing else, whatever the bytes; callers
-turn it into one of this package's errors, which knows the file and the repair.
+Every reader here raises only `ValueError` or `OSError`, whatever the bytes; callers turn it into
+one of `atu.errors`, which names the file and the repair.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from atu.errors import shown
 
 MB = 2**20
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters but tab and newline, and halves of surrogate pairs: terminals obey the former,
-no file can hold the latter."""
+"""Control characters except tab and newline, which terminals obey, and unpaired surrogates, which
+no file can hold."""
 REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
-"""Unicode's directional overrides: with them a line shows something else than it says."""
+"""Unicode's directional overrides, which make a line look different from its content."""
 MAX_NAME = 255
-"""Bytes of a file name."""
+"""Limit of a file name in bytes."""
 
 
 def read_text(path: Path, limit: int) -> str:
@@ -39,10 +39,10 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text holds, without NaN, infinity and keys that stand twice in an object.
+    """The value of a JSON text without NaN, infinity and duplicate keys.
 
     Raises:
-        ValueError: it is no such text, or nested deeper than Python can follow.
+        ValueError: it is not such a text, or nested too deeply for Python.
     """
     try:
         return json.loads(
@@ -53,23 +53,23 @@ def parse_json(text: str) -> Any:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"has the key {shown(twice)} twice in one object")
-    return found
+    return values
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"holds {text}, which is no finite number")
+        raise ValueError(f"holds {text}, which is not finite")
     return value
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is a file; not where the system cannot even look (a name too long)."""
+    """Whether it is a file; False also if the system cannot look it up (a name too long)."""
     try:
         return path.is_file()
     except OSError:
@@ -77,7 +77,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is a folder; not where the system cannot even look."""
+    """Whether it is a folder; False also if the system cannot look it up."""
     try:
         return path.is_dir()
     except OSError:
@@ -85,7 +85,7 @@ def is_folder(path: Path) -> bool:
 
 
 def require_inside(name: str) -> None:
-    """Refuse a relative path that is not one, or that leaves its folder.
+    """Refuse a path that is not relative or leaves its folder.
 
     Raises:
         ValueError: it is empty, absolute, too long for a file system, has `.`, `..`, a backslash or
@@ -98,4 +98,4 @@ def require_inside(name: str) -> None:
         or not name.isprintable()
         or max(len(part.encode()) for part in parts) > MAX_NAME
     ):
-        raise ValueError(f"{shown(name)} is no path inside the folder")
+        raise ValueError(f"{shown(name)} is not a path inside the folder")

@@ -1,7 +1,7 @@
-"""Strict YAML: what parameter files may hold, and nothing that YAML could do besides.
+"""Strict YAML: the subset that parameter files may use.
 
 Built on PyYAML's safe loader. The node graph is checked before anything is constructed from it:
-aliases that multiply, cycles, keys that stand twice, dates, binaries, numbers without bounds.
+multiplying aliases, cycles, duplicate keys, dates, binaries, unbounded numbers.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from atu.untrusted.texts import REORDERING, UNPRINTABLE
 
 MAX_DEPTH = 32
 MAX_NODES = 100_000
-"""Values in a file, those behind an alias counted each time it is used."""
+"""Maximum values in a file; those of an alias count each time it is used."""
 MAX_DIGITS = 64
 _PREFIX = "tag:yaml.org,2002:"
 _SCALARS = {"str", "int", "float", "bool", "null", "merge"}
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which stops before Python's stack does."""
+    """The safe loader with a depth limit below Python's."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -58,7 +58,7 @@ def parse_yaml(text: str) -> Any:
 
 
 class _Check:
-    """Walks a node graph once, each node however often it is used."""
+    """Walks a node graph, visiting each node once however often it is used."""
 
     def __init__(self, loader: _Loader) -> None:
         self.loader = loader
@@ -66,7 +66,7 @@ class _Check:
         self.open: set[int] = set()
 
     def size(self, node: yaml.Node) -> int:
-        """How many values the node stands for, itself among them.
+        """The number of values that the node expands to, including itself.
 
         Raises:
             ValueError: a value, a key or their number is not allowed.
@@ -79,7 +79,7 @@ class _Check:
             self.sizes[key] = 1 + sum(map(self.size, self._children(node)))
             self.open.remove(key)
         if self.sizes[key] > MAX_NODES:
-            raise _refusal(node, f"stands for more than {MAX_NODES} values once aliases are used")
+            raise _refusal(node, f"expands to more than {MAX_NODES} values with its aliases")
         return self.sizes[key]
 
     def _children(self, node: yaml.Node) -> list[yaml.Node]:
@@ -92,7 +92,9 @@ class _Check:
         if isinstance(node, yaml.MappingNode) and kind == "map":
             _check_keys(node)
             return [part for pair in node.value for part in pair]
-        raise _refusal(node, f"is a {kind.lstrip('!')}, which no parameter is; quote a text")
+        raise _refusal(
+            node, f"is a {kind.lstrip('!')}, which no parameter can be; quote it to get a text"
+        )
 
     def _check_scalar(self, node: yaml.ScalarNode, kind: str) -> None:
         if UNPRINTABLE.search(node.value) or REORDERING.search(node.value):
@@ -104,7 +106,7 @@ class _Check:
         try:
             value = self.loader.construct_object(node)
         except (ValueError, KeyError, IndexError):
-            raise _refusal(node, f"{shown(node.value)} is no {kind}") from None
+            raise _refusal(node, f"{shown(node.value)} is not a valid {kind}") from None
         if kind == "int" and not -(2**63) <= value < 2**63:
             raise _refusal(node, f"{shown(node.value)} has more than 64 bits")
 
@@ -116,7 +118,7 @@ def _check_keys(node: yaml.MappingNode) -> None:
         if kind not in ("str", "merge"):
             raise _refusal(key, f"the key is a {kind}, not a text; put it in quotes")
         if kind == "str" and key.value in seen:
-            raise _refusal(key, f"the key {shown(key.value)} stands twice; remove one")
+            raise _refusal(key, f"the key {shown(key.value)} occurs twice; remove one")
         seen.add(key.value)
 
 

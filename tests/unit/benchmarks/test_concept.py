@@ -8,7 +8,7 @@ from made import concept as made
 
 from atu.benchmarks import concept
 from atu.benchmarks.base import split_of
-from atu.benchmarks.concept import Settings, asked_in_both, facts_of
+from atu.benchmarks.concept import Settings, facts_of, in_both_splits
 from atu.benchmarks.shared.source import Reader
 from atu.errors import SourceError
 from atu.phases.prepare import require_content
@@ -75,7 +75,7 @@ def test_a_role_that_one_split_lacks_is_left_out():
         return {"role": role, "split": split}
 
     kept = [row("target", "report"), row("general", "select"), row("general", "report")]
-    assert asked_in_both([*kept, row("neighbour", "select")]) == kept
+    assert in_both_splits([*kept, row("neighbour", "select")]) == kept
 
 
 def changed(name, **change):

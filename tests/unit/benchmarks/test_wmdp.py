@@ -136,7 +136,7 @@ def test_chemistry_has_no_corpus(settings, tables_of):
 
 def test_a_request_without_concepts_is_refused(settings, tables_of):
     only = replace(settings, concepts={"bio": ["moulds"]})
-    with pytest.raises(SourceError, match=r"prepare\.concepts says nothing of 'cyber'"):
+    with pytest.raises(SourceError, match=r"prepare\.concepts has no entry for 'cyber'"):
         tables_of(only, CYBER)
 
 

@@ -156,7 +156,9 @@ def test_a_job_without_its_tables_in_the_lock_is_refused(values, tmp_path):
     params = check_values(values)
     run_shared(tmp_path / "shared" / MANIFEST, params.prepare)
     shared = Artifact.open(tmp_path / "shared" / MANIFEST, "prepare")
-    with pytest.raises(SourceError, match=r"says nothing of 'Target/2_Prince.*`atu fetch` adds it"):
+    with pytest.raises(
+        SourceError, match=r"has no entry for 'Target/2_Prince.*`atu fetch` adds it"
+    ):
         run_target(tmp_path / "one" / MANIFEST, params.prepare, Target((HARRY,)), shared)
 
 
@@ -236,7 +238,7 @@ def test_a_hub_that_cannot_be_reached(hub_values, hub):
 def test_another_commit_in_the_parameters_needs_an_update(hub_values, hub):
     run(hub_values, offline=False)
     hub_values["pretrain"]["models"]["llama_tiny"]["source"]["revision"] = "d" * 40
-    with pytest.raises(SourceError, match=r"d{40} is asked for; `atu fetch --update`"):
+    with pytest.raises(SourceError, match=r"d{40} is requested; `atu fetch --update`"):
         run(hub_values, offline=False)
 
 

@@ -11,8 +11,8 @@ from made.concept import ANN
 from atu.config.written import params_text
 from atu.errors import ArtifactError, AtuError, ConfigError
 from atu.forget import command
-from atu.forget.command import PARAMS, Request, run, split_revision
-from atu.forget.corpus import Wish, is_written, settings
+from atu.forget.command import PARAMS, ForgetRequest, run, split_revision
+from atu.forget.corpus import Concept, is_written, settings
 from atu.forget.result import _is_here
 from atu.forget.settings import Writing
 from atu.results.jobs import write_folder
@@ -23,9 +23,9 @@ def request_of(tmp_path):
     """A function that gives a request for a made model, with changes."""
 
     def make(**changes):
-        given = Request(
+        given = ForgetRequest(
             model=str(models.write_model(tmp_path / "model", "llama", 4)),
-            wish=Wish((ANN,)), writing=Writing(), method="atu", rank=None,
+            concept=Concept((ANN,)), writing=Writing(), method="atu", rank=None,
             encoder="all-MiniLM-L6-v2", out=tmp_path / "out", work=tmp_path / "work",
             offline=True, cores=1, threads=1,
         )  # fmt: skip
@@ -38,19 +38,22 @@ BAD = {
     "no folder": ({"model": "./nowhere"}, r"--model = './nowhere': no such folder"),
     "no name of the hub": ({"model": "bert"}, r"--model = 'bert': no such folder, and no `owner/"),
     "not in the cache": ({"model": "own/er@v1"}, r"own/er@v1: neither a folder nor in the local"),
-    "an empty name": ({"wish": Wish((" ",))}, r"--concept = ' ': is empty"),
-    "no name": ({"wish": Wish(())}, r"--concept = None: name what is to be forgotten"),
-    "two lines": ({"wish": Wish(("a\nb",))}, r"--concept = 'a\\nb': has a line break"),
-    "a path": ({"wish": Wish(("../x",))}, r"--concept = '../x': .*could leave results"),
-    "a reserved name": ({"wish": Wish(("shared",))}, r"--concept = 'shared': .*reserved"),
-    "an escape": ({"wish": Wish((ANN,), ("\x1b[2J",))}, r"--describe = .*control characters"),
-    "a line of Unicode": ({"wish": Wish(("A\u2028evil: 1",))}, r"--concept = .*has a line break"),
-    "no letter": ({"wish": Wish(("!!!",))}, r"--concept = '!!!': has no letter or digit"),
-    "a neighbour that is the concept": (
-        {"wish": Wish(("Ann B.",), (), ("ann b",))},
-        r"--neighbour = 'ann b': is what is to be forgotten",
+    "an empty name": ({"concept": Concept((" ",))}, r"--concept = ' ': is empty"),
+    "no name": ({"concept": Concept(())}, r"--concept = None: name what is to be forgotten"),
+    "two lines": ({"concept": Concept(("a\nb",))}, r"--concept = 'a\\nb': has a line break"),
+    "a path": ({"concept": Concept(("../x",))}, r"--concept = '../x': .*could leave results"),
+    "a reserved name": ({"concept": Concept(("shared",))}, r"--concept = 'shared': .*reserved"),
+    "an escape": ({"concept": Concept((ANN,), ("\x1b[2J",))}, r"--describe = .*control characters"),
+    "a line of Unicode": (
+        {"concept": Concept(("A\u2028evil: 1",))},
+        r"--concept = .*has a line break",
     ),
-    "braces": ({"wish": Wish((ANN,), (), ("{x}",))}, r"--neighbour = '{x}': .*braces"),
+    "no letter": ({"concept": Concept(("!!!",))}, r"--concept = '!!!': has no letter or digit"),
+    "a neighbour that is the concept": (
+        {"concept": Concept(("Ann B.",), (), ("ann b",))},
+        r"--neighbour = 'ann b': is a name of the concept itself",
+    ),
+    "braces": ({"concept": Concept((ANN,), (), ("{x}",))}, r"--neighbour = '{x}': .*braces"),
     "an unknown method": ({"method": "dpo"}, r"--method = 'dpo': needs more than texts"),
     "no encoder": ({"encoder": "no/such"}, r"embed.encoder = 'no/such'"),
 }
@@ -113,8 +116,8 @@ def test_a_result_is_replaced_only_as_it_was_written(request_of, tmp_path):
     out = tmp_path / "out"
     result(out, ANN)
     run(request_of(), dry_run=True)
-    with pytest.raises(ArtifactError, match=f"is without {ANN}; name another folder"):
-        run(request_of(wish=Wish(("Bo Day",))), dry_run=True)
+    with pytest.raises(ArtifactError, match=f"holds a result for {ANN}; name another folder"):
+        run(request_of(concept=Concept(("Bo Day",))), dry_run=True)
     (out / "LICENSE").touch()
     with pytest.raises(ArtifactError, match="LICENSE was added since; move it away"):
         run(request_of(), dry_run=True)
@@ -221,15 +224,15 @@ def test_an_edited_parameter_file_is_kept(tmp_path, capsys):
 
 
 def test_a_corpus_counts_as_written_for_its_own_settings_alone(tmp_path):
-    wish, writing, pins = Wish((ANN,)), Writing(), {"model": {"config.json": "0"}}
+    concept, writing, pins = Concept((ANN,)), Writing(), {"model": {"config.json": "0"}}
     out = tmp_path / "concept/manifest.json"
-    assert not is_written(out, wish, writing, pins)
-    params = settings(wish, writing, pins)
+    assert not is_written(out, concept, writing, pins)
+    params = settings(concept, writing, pins)
     with write_folder(out, "concept", cell={}, params=params, inputs={}) as job:
         job.path("forget.json").write_text("[]", encoding="utf-8")
-    assert is_written(out, wish, writing, pins)
-    assert not is_written(out, wish, replace(writing, seed=1), pins)
-    assert not is_written(out, wish, writing, {"model": {"config.json": "1"}})
+    assert is_written(out, concept, writing, pins)
+    assert not is_written(out, concept, replace(writing, seed=1), pins)
+    assert not is_written(out, concept, writing, {"model": {"config.json": "1"}})
     (tmp_path / "concept/forget.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"forget\.json: truncated or altered"):
-        is_written(out, wish, writing, pins)
+        is_written(out, concept, writing, pins)

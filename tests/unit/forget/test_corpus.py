@@ -8,17 +8,17 @@ from atu.benchmarks.base import split_of
 from atu.benchmarks.concept import facts_of
 from atu.errors import SourceError
 from atu.forget import corpus
-from atu.forget.corpus import NOBODY, Wish, Written, corpora, write
-from atu.forget.passages import Shelf
+from atu.forget.corpus import NOBODY, Concept, Written, corpora, write
+from atu.forget.passages import PassageSet
 from atu.forget.settings import Writing
-from atu.forget.similarity import Judge
+from atu.forget.similarity import Similarity
 from atu.forget.texts import Distinct
 
 ANN, BO = "Ann Bell", "Bo Day"
 
 
 def shelf(*texts):
-    return Shelf(Distinct(1.0, list(texts)), len(texts))
+    return PassageSet(Distinct(1.0, list(texts)), len(texts))
 
 
 def test_what_is_held_out_is_in_no_corpus():
@@ -33,7 +33,7 @@ def test_what_is_held_out_is_in_no_corpus():
         BO: shelf("Bo Day has a cat. Bo Day is old."),
     }  # fmt: skip
     held = {"Ann Bell keeps a pony", "Bo Day is old"}
-    forget, retain = corpora(Wish((ANN,)), Writing(), Written(shelves, [], held, {}))
+    forget, retain = corpora(Concept((ANN,)), Writing(), Written(shelves, [], held, {}))
     assert [row["text"] for row in forget] == ["She met Bo Day and Ann Bell.",
                                                "Ann Bell was here once."]  # fmt: skip
     assert retain == [{"text": "Water is very wet.", "about": ""},
@@ -61,7 +61,7 @@ def test_who_a_sentence_is_asked_about(monkeypatch):
     }
     found, ask = asked_of(shelves)
     monkeypatch.setattr(corpus, "ask", ask)
-    corpus._questions(None, Writing(), Wish((ANN,)), shelves)
+    corpus._questions(None, Writing(), Concept((ANN,)), shelves)
     assert sorted(found) == sorted([
         ("general", "", "Water is wet."),
         ("target", ANN, f"{ANN} sings."), ("target", ANN, f"{BO} met {ANN}."),
@@ -74,17 +74,17 @@ def test_who_shares_the_concepts_name_is_another(monkeypatch):
     lee = f"{ANN} Lee"
     shelves = {NOBODY: shelf(), ANN: shelf(f"{lee} is very tall. {ANN} sings very well."),
                lee: shelf(f"{lee} sings very well.")}  # fmt: skip
-    forget, retain = corpora(Wish((ANN,)), Writing(), Written(shelves, [], set(), {}))
+    forget, retain = corpora(Concept((ANN,)), Writing(), Written(shelves, [], set(), {}))
     assert [row["text"] for row in forget] == [f"{ANN} sings very well."]
     assert [row["text"] for row in retain] == [f"{lee} sings very well."]
     found, ask = asked_of(shelves)
     monkeypatch.setattr(corpus, "ask", ask)
-    corpus._questions(None, Writing(), Wish((ANN,)), shelves)
+    corpus._questions(None, Writing(), Concept((ANN,)), shelves)
     assert ("neighbour", lee, f"{lee} sings very well.") in found
 
 
 def test_texts_that_name_the_concept_or_are_not_near_are_refused():
-    judge = Judge(Named())
+    judge = Similarity(Named())
     refuse = corpus._refusing(judge, {BO: [f"{ANN}!"]}, {BO: 0.5}, [ANN])
     assert refuse(BO, [f"{ANN}'s owl", "Bell", f"x{ANN}x"]) == [
         "names the concept", "not about it", None
@@ -93,7 +93,7 @@ def test_texts_that_name_the_concept_or_are_not_near_are_refused():
 
 def test_the_floor_is_that_of_texts_that_do_not_name_it():
     """Of one that names it and lies at 1, and one that lies at 0."""
-    found = corpus._floor(Judge(Named()), Writing(), [f"{ANN} sings", "Bo"], [ANN], [ANN])
+    found = corpus._floor(Similarity(Named()), Writing(), [f"{ANN} sings", "Bo"], [ANN], [ANN])
     assert found == 0
 
 
@@ -106,18 +106,18 @@ def test_both_halves_need_facts():
     answers = [f"thing {k}" for k in range(40)]
     split = {a: split_of(facts_of([("target", ANN, a)])[0], 0.5) for a in answers}
     one, two = ([a for a in answers if split[a] == name][:4] for name in ("select", "report"))
-    corpus._require_facts([row_of(a) for a in one[:2] + two[:2]], Writing(), Wish((ANN,)))
+    corpus._require_facts([row_of(a) for a in one[:2] + two[:2]], Writing(), Concept((ANN,)))
     for bad in (one, two, one[:2] + two[:1]):
         rows = [*map(row_of, bad), *(row_of(a, "cloze") for a in two[2:])]
         with pytest.raises(SourceError, match="2 of each are needed"):
-            corpus._require_facts(rows, Writing(), Wish((ANN,)))
+            corpus._require_facts(rows, Writing(), Concept((ANN,)))
 
 
 def test_a_neighbour_that_was_asked_for_is_not_left_out():
-    wish = Wish((ANN,), (), (BO, "Cy"))
-    corpus._require_given(wish, [BO, "Cy"], {}, Writing())
+    concept = Concept((ANN,), (), (BO, "Cy"))
+    corpus._require_requested(concept, [BO, "Cy"], {}, Writing())
     with pytest.raises(SourceError, match="--neighbour Cy: 3 usable passages were written of it"):
-        corpus._require_given(wish, [BO], {BO: 9, "Cy": 3}, Writing())
+        corpus._require_requested(concept, [BO], {BO: 9, "Cy": 3}, Writing())
 
 
 class Named:
@@ -129,7 +129,7 @@ class Named:
 
 def wished(written, **options):
     writing = Writing(rounds=1, samples=1, general=2, passages=8, near=0.99, **options)
-    return write(Wish((ANN,)), writing, Parrot(written=written), Judge(Named()))
+    return write(Concept((ANN,)), writing, Parrot(written=written), Similarity(Named()))
 
 
 def test_a_model_that_writes_nothing_whole_is_refused():
@@ -150,5 +150,5 @@ def test_a_model_that_writes_of_other_things_is_refused():
 def test_a_model_that_says_nothing_twice_is_refused():
     """It writes enough about the concept, but continues and answers nothing."""
     told = [f"Ann Bell has the thing {k} in a box." for k in range(30)]
-    with pytest.raises(SourceError, match=r"0 facts that the model states again and again"):
+    with pytest.raises(SourceError, match=r"0 facts that the model states consistently"):
         wished(["The river is long today.", "A bridge is over the river.", *told])

@@ -11,7 +11,7 @@ from atu.forget import neighbours
 from atu.forget.passages import collect
 from atu.forget.questions import _other, ask, consistent, hold_out, wordings
 from atu.forget.settings import QUICK, Writing, writing_of
-from atu.forget.similarity import Judge, floor_of
+from atu.forget.similarity import Similarity, floor_of
 from atu.forget.statements import PLACEBOS, Cut, cuts, find_cuts, trimmed
 from atu.probes.prompts import FORMS, completion_query, format_prompt
 
@@ -27,7 +27,7 @@ def test_writing_stops_when_there_is_enough():
     author = Parrot(written=[f"Ann has an owl {k}." for k in range(9)])
     shelf = collect(author, replace(WRITING, near=0.99), {ANN: ["go"]}, 4, none_refused)[ANN]
     assert [call[0] for call in author.calls] == [0, 1]
-    assert shelf.texts.kept == [f"Ann has an owl {k}." for k in range(4)]
+    assert shelf.kept == [f"Ann has an owl {k}." for k in range(4)]
     assert shelf.full
 
 
@@ -40,17 +40,17 @@ def test_what_is_dropped_is_counted_by_its_reason():
         return ["not about it" if text.startswith("Bo") else None for text in texts]
 
     shelf = collect(Parrot(written=said), WRITING, {ANN: ["go"]}, 5, refuse)[ANN]
-    assert shelf.texts.kept == ["Ann has an owl."]
+    assert shelf.kept == ["Ann has an owl."]
     wanted = {"unfinished or short": 2, "same": 2, "not about it": 1}
     assert +shelf.dropped == Counter(wanted)
-    assert shelf.lacking == 4
+    assert shelf.missing == 4
 
 
 def test_only_who_lacks_texts_is_written_about_again():
     author = Parrot(written=["Ann has an owl.", "Bo.", "Ann has two owls.", "Bo has a pet cat."])
     shelves = collect(author, WRITING, {"a": ["A"], "b": ["B"]}, 1, none_refused)
     assert [call[2] for call in author.calls] == [["A", "B"]]
-    assert [len(shelf.texts.kept) for shelf in shelves.values()] == [1, 1]
+    assert [len(shelf.kept) for shelf in shelves.values()] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ class Compass:
 
 def test_cosines_to_the_middle_of_a_concept():
     """Between 0 and 60 degrees lies 30: cosines of 30 and 120 are 1 and 0."""
-    judge = Judge(Compass())
+    judge = Similarity(Compass())
     assert judge.cosines(["a 30", "b 120"], ["c 0", "d 60"]) == pytest.approx([1, 0], abs=1e-6)
     assert judge.cosines([], ["c 0"]) == []
 
@@ -211,7 +211,7 @@ def test_the_floor_is_a_quantile():
 
 def test_neighbours_are_near_but_not_the_same():
     """Given ones first, others by their cosine; not what is as good as equal or a part of it."""
-    judge, writing = Judge(Compass()), Writing(neighbours=1, alias=0.99)
+    judge, writing = Similarity(Compass()), Writing(neighbours=1, alias=0.99)
     proposed = ["Cy 50", "Di 20", "Twin 1", "Ann", "Eve 80", "DI 20"]
     found = neighbours.choose(judge, writing, ["Ann 0"], ["Bo 90"], proposed)
     assert list(found) == ["Bo 90", "DI 20"]
@@ -221,7 +221,7 @@ def test_neighbours_are_near_but_not_the_same():
 def test_a_neighbour_that_was_given_is_taken_at_its_word():
     """Though it shares its name with the concept, or is as near as an alias."""
     given = ["Ann Lee 0", "Twin 1"]
-    found = neighbours.choose(Judge(Compass()), Writing(), ["Ann 0"], given, ["Ann 0 7"])
+    found = neighbours.choose(Similarity(Compass()), Writing(), ["Ann 0"], given, ["Ann 0 7"])
     assert list(found) == given
 
 

@@ -312,7 +312,7 @@ def test_a_hostile_row_is_one_message(write, name):
     [
         ("[" * 100_000, "nested too deeply"),
         ('[{"question": "a", "question": "b"}]', "the key 'question' twice"),
-        ('[{"answer": Infinity}]', "no finite number"),
+        ('[{"answer": Infinity}]', "which is not finite"),
         ("[" + "9" * 5000 + "]", "4300 digits"),
     ],
 )

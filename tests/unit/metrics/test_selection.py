@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atu.metrics.selection import KEPT, RETAIN_LOSS, selection
+from atu.metrics.selection import RETAIN_LOSS, RETAINED, selection
 
 BEFORE = {"score_neighbour": 0.8, "score_other": 1.0, "score_general": 0.5}
 SHARES = st.floats(0, 1)
@@ -35,7 +35,7 @@ def test_nothing_forgotten_or_everything_ruined_scores_nothing():
     """However good the rest is."""
     assert selection(point(target=1.0), BEFORE) == 0.0
     assert selection(point(worst=1.0), BEFORE) == 0.0
-    for role in KEPT:
+    for role in RETAINED:
         assert selection(point(0.0, 0.0, **{role: 0.0}), BEFORE) == 0.0
 
 
@@ -60,7 +60,9 @@ def test_where_nothing_is_asked_about_what_is_kept_the_likelihood_of_texts_count
     assert selection(now, {RETAIN_LOSS: 2.0}) == pytest.approx(found, abs=1e-9)
 
 
-@given(SHARES, SHARES, SHARES, SHARES, SHARES, st.sampled_from([*KEPT, "target", "worst"]), SHARES)
+@given(
+    SHARES, SHARES, SHARES, SHARES, SHARES, st.sampled_from([*RETAINED, "target", "worst"]), SHARES
+)
 def test_better_in_one_part_is_never_worse(target, worst, neighbour, other, general, part, better):
     """Less leakage or more kept cannot lower the score, which stays in [0, 1]."""
     values = {

@@ -95,7 +95,7 @@ def test_a_locked_file_that_is_gone_is_named(source, folder):
 def test_a_file_that_is_not_locked_is_named(source, folder):
     """It could change what transformers loads."""
     (folder / "special_tokens_map.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(SourceError, match=r"says nothing of 'special_tokens_map\.json'"):
+    with pytest.raises(SourceError, match=r"has no entry for 'special_tokens_map\.json'"):
         pin(source)
 
 
@@ -126,7 +126,7 @@ def test_without_a_lock_nothing_is_pinned(source, tmp_path):
 
 def test_a_lock_of_another_commit_is_refused(source, tmp_path):
     Lock(COMMIT).write(tmp_path / "lock.json")
-    with pytest.raises(SourceError, match="is asked for"):
+    with pytest.raises(SourceError, match="is requested"):
         pin(replace(source, revision="d" * 40))
 
 

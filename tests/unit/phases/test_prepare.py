@@ -315,6 +315,6 @@ def test_a_world_without_other_people_is_refused(tmp_path, chain, mini_params, w
     apart = [n for n in world.people if n != target and n not in world.neighbours(target)]
     sizes = {n: len({*world.neighbours(target), *world.neighbours(n)}) for n in apart}
     both = Target((target, max(sizes, key=sizes.__getitem__)))
-    with pytest.raises(ConfigError, match=r"prepare.people = 8: beside .* nobody is left"):
+    with pytest.raises(ConfigError, match=r"prepare.people = 8: no other people are left"):
         run_target(tmp_path / "prepare" / MANIFEST, mini_params.prepare, both, chain.shared)
     assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ from atu.phases.report import (
     require_same_evaluation,
 )
 from atu.reporting.privacy import TITLES
-from atu.reporting.robustness import ASKED, shown_columns
+from atu.reporting.robustness import REPHRASED, shown_columns
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import write_json
 
@@ -274,7 +274,7 @@ def test_without_attacks_the_page_says_so(reported, make_inputs):
     text = page(reported(make_inputs()))
     assert "No attack was run; list some in <code>grid.attacks</code>" in text
     lines = rows_of(text, "When one tries harder")
-    assert [*lines][1:] == [column.title for column in ASKED]
+    assert [*lines][1:] == [column.title for column in REPHRASED]
 
 
 def test_the_page_shows_privacy(reported, make_inputs):
@@ -327,7 +327,7 @@ def test_what_was_not_wholly_scored_is_invalid_everywhere(reported, unscored, ma
     for name in ("table.md", "robustness.md"):
         assert "INVALID" in artifact.file(name).read_text(encoding="utf-8")
     lines = rows_of(page(artifact), "When one tries harder")
-    title = shown_columns(make_params().attack, ["lens"])[len(ASKED)].title
+    title = shown_columns(make_params().attack, ["lens"])[len(REPHRASED)].title
     assert lines[title][1] == "INVALID 1 of 2 scored"
     main = rows_of(page(artifact), "The comparison")
     assert main["ga m"][0] == "INVALID 2 of 3 scored n = 3"

@@ -171,7 +171,7 @@ def test_other_items_are_refused(scored, report_section, change, swapped, score)
     """Whichever side has them, and whatever was scored."""
     items = scored(facts([1.0, 0.0, 0.5]), score)
     sides = (items, change(items))
-    with pytest.raises(ValueError, match=r"target: .* not asked the same items"):
+    with pytest.raises(ValueError, match=r"target: .* have different items"):
         difference(*(sides[::-1] if swapped else sides), report_section, "target", score)
 
 

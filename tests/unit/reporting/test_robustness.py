@@ -10,9 +10,9 @@ from atu.metrics.recovery import meta_eval_robustness, recovery, relearning_gain
 from atu.probes.prompts import ADVERSARIAL, ORT
 from atu.reporting.items import estimate, load_attacks, load_items
 from atu.reporting.robustness import (
-    ASKED,
-    asked_columns,
+    REPHRASED,
     column_items,
+    rephrased_columns,
     robustness_table,
     shown_columns,
     summary_table,
@@ -46,12 +46,12 @@ def tabulated(make_cell, make_params, ga_leaks):
 def test_columns_are_what_was_asked_and_then_every_attack_in_the_order_of_the_grid(make_params):
     section = make_params().attack
     shown = shown_columns(section, ["lens", "quantise"])
-    assert shown[: len(ASKED)] == list(ASKED)
-    assert [(column.key, column.control) for column in shown[len(ASKED) :]] == [
+    assert shown[: len(REPHRASED)] == list(REPHRASED)
+    assert [(column.key, column.control) for column in shown[len(REPHRASED) :]] == [
         ("lens.0", False), ("lens.1", True), ("quantise.0", False), ("quantise.1", False),
     ]  # fmt: skip
-    assert shown_columns(section, ["quantise", "lens"])[len(ASKED)].key == "quantise.0"
-    assert shown_columns(section, []) == list(ASKED)
+    assert shown_columns(section, ["quantise", "lens"])[len(REPHRASED)].key == "quantise.0"
+    assert shown_columns(section, []) == list(REPHRASED)
 
 
 def test_no_two_columns_share_a_key_or_a_title(make_params):
@@ -73,8 +73,8 @@ def test_what_was_asked(tabulated):
     """GA answers no held-out question, both seen ones, one of two as a cloze, none as a choice or
     beside a partner's, and both partners'. ORT's largest probability is that of the cloze."""
     original, ga = tabulated([])
-    assert {original[column.key].mean for column in ASKED} == {1.0}
-    assert {column.key: ga[column.key].mean for column in ASKED} == {
+    assert {original[column.key].mean for column in REPHRASED} == {1.0}
+    assert {column.key: ga[column.key].mean for column in REPHRASED} == {
         "question": 0.0, "question_seen": 1.0, "worst_adversarial": 0.0, "ort": 0.5, "worst": 0.5,
         "paired": 0.0, "partner": 1.0,
     }  # fmt: skip
@@ -95,7 +95,7 @@ def test_a_form_counts_in_its_own_columns_only(make_item, report_section, key, f
         rows = [make_item(form=form, hit=float(form == leaking)) for form in every]
         rows += [make_item(form=form, hit=1.0, seen=True) for form in every]
         items = pl.DataFrame([row | {"target": "Ada", "seed": 0} for row in rows])
-        assert asked_columns(items, report_section)[key].mean == float(leaking in forms)
+        assert rephrased_columns(items, report_section)[key].mean == float(leaking in forms)
 
 
 @pytest.mark.parametrize("leaking", ["question", "two_hop", "role_play", *ORT])
@@ -108,14 +108,14 @@ def test_ort_is_the_largest_probability_over_its_own_forms(make_item, report_sec
     ]
     items = pl.DataFrame([row | {"target": "Ada", "seed": 0} for row in rows])
     expected = 0.75 if leaking in ORT else 0.25
-    assert asked_columns(items, report_section)["ort"].mean == expected
+    assert rephrased_columns(items, report_section)["ort"].mean == expected
 
 
-@pytest.mark.parametrize("column", ASKED, ids=lambda column: column.key)
+@pytest.mark.parametrize("column", REPHRASED, ids=lambda column: column.key)
 def test_a_way_of_asking_that_nothing_was_asked_in_is_invalid(make_item, report_section, column):
     """An old or smaller set of probes: no crash, and no number."""
     items = pl.DataFrame([make_item("Cyd/pet", role="other") | {"target": "Ada", "seed": 0}])
-    found = asked_columns(items, report_section)[column.key]
+    found = rephrased_columns(items, report_section)[column.key]
     assert not found.valid and found.n_scored == 0
 
 

@@ -151,7 +151,7 @@ def test_a_file_in_the_way_is_an_artifact_error(tmp_path, write):
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path, write):
     """Nothing that a person put there is lost, and once it is gone the job runs."""
     (tmp_path / "align").write_text("not a folder")
-    with pytest.raises(ArtifactError, match="align: a file stands where the folder belongs"):
+    with pytest.raises(ArtifactError, match="align: is a file instead of a folder"):
         write()
     assert [path.read_text() for path in tmp_path.iterdir()] == ["not a folder"]
     (tmp_path / "align").unlink()
@@ -331,12 +331,12 @@ def listing(
 
 
 FORGED = {
-    "a file above": (listing("../secret"), "no path inside the folder"),
-    "a file above, from below": (listing("model/../../secret"), "no path inside"),
-    "an absolute path": (listing("/etc/passwd"), "no path inside"),
-    "a backslash": (listing("..\\secret"), "no path inside"),
-    "a line break": (listing("a\nb"), "no path inside"),
-    "a name without end": (listing("x" * 300), "no path inside"),
+    "a file above": (listing("../secret"), "not a path inside the folder"),
+    "a file above, from below": (listing("model/../../secret"), "not a path inside"),
+    "an absolute path": (listing("/etc/passwd"), "not a path inside"),
+    "a backslash": (listing("..\\secret"), "not a path inside"),
+    "a line break": (listing("a\nb"), "not a path inside"),
+    "a name without end": (listing("x" * 300), "not a path inside"),
     "a pickle": (listing("model/weights.pt"), "runs code when it is read"),
     "a module": (listing("model/modeling_x.PY"), "runs code when it is read"),
     "a size that is text": (listing("a", size="5"), "a has no size and sha256"),
@@ -422,7 +422,7 @@ def test_metrics_that_are_no_numbers_are_refused(write, content):
 
 def test_rows_that_are_no_objects_are_refused(tmp_path):
     (tmp_path / "x.jsonl").write_text("[1]\n")
-    with pytest.raises(ArtifactError, match="a row is no JSON object"):
+    with pytest.raises(ArtifactError, match="a row is not a JSON object"):
         read_jsonl(tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl").write_text("[" * 100_000)
     with pytest.raises(ArtifactError, match="nested too deeply"):
@@ -463,7 +463,7 @@ def test_links_from_the_phases_folder_down_are_not_written_through(tmp_path, lin
     (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / link).symlink_to(tmp_path / "elsewhere")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ArtifactError, match=f"{link}: a link stands where a folder belongs"):
+    with pytest.raises(ArtifactError, match=f"{link}: is a link instead of a folder"):
         writing(tmp_path / "align/x/y/0" / MANIFEST)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -71,4 +71,4 @@ def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch, caps
     monkeypatch.setattr("atu.results.writer.fcntl.flock", none)
     with only_writer(tmp_path / "align"):
         """Goes on."""
-    assert "goes on without a lock: No locks available" in capsys.readouterr().err
+    assert "continues without a lock: No locks available" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """A benchmark's tables, from a local folder or a data set of the hub.
 
-Everything that is read is compared with the lock of its source: sha256 of each table's rows. Jobs
-read with it and never touch the network.
+Every table that is read is compared with the sha256 in the lock of its source. Jobs never touch
+the network.
 """
 
 from __future__ import annotations
@@ -20,24 +20,22 @@ from atu.untrusted.texts import MB, parse_json, read_text, require_inside
 
 Rows = list[dict[str, Any]]
 MAX_BYTES = 1024 * MB
-"""Of one file of a benchmark."""
+"""Limit of one file of a benchmark."""
 
 
 def digest_of(rows: Rows) -> str:
-    """sha256 of the rows as JSON with sorted keys, one per line: the same for a file of the hub's
-    in any format.
-    """
-    found = hashlib.sha256()
+    """sha256 of the rows as JSON with sorted keys, one per line: independent of the file format."""
+    digest = hashlib.sha256()
     for row in rows:
         line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
-        found.update(line.encode("utf-8") + b"\n")
-    return found.hexdigest()
+        digest.update(line.encode("utf-8") + b"\n")
+    return digest.hexdigest()
 
 
 class Reader:
-    """Reads tables of a source and compares each with the lock; with `record` notes what it finds.
+    """Reads tables of a source and compares each with the lock; with `record` adds it to the lock.
 
-    Every table is read once and kept.
+    Every table is read once and cached.
     """
 
     def __init__(self, source: Source, lock: Lock, *, record: bool = False) -> None:
@@ -54,7 +52,7 @@ class Reader:
         return cls(source, Lock.of(source))
 
     def names(self, pattern: str) -> list[str]:
-        """Paths inside a local folder that match, sorted; of nothing in it one says more."""
+        """Paths inside a local folder that match, sorted."""
         folder = self._folder()
         return sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
 
@@ -62,7 +60,7 @@ class Reader:
         """The rows of a JSON list in a local folder.
 
         Raises:
-            SourceError: the file is missing, no JSON list of objects, or not as the lock says.
+            SourceError: the file is missing, not a JSON list of objects, or differs from the lock.
         """
         return self._once(name, lambda: self._read(name))
 
@@ -70,7 +68,7 @@ class Reader:
         """The rows of one configuration and split, of a local data set repository or of the hub.
 
         Raises:
-            SourceError: it cannot be loaded here, or is not as the lock says.
+            SourceError: it cannot be loaded here, or differs from the lock.
         """
         return self._once(f"{config}/{split}", lambda: self._load(config, split))
 
@@ -81,7 +79,7 @@ class Reader:
                 digest = digest_of(rows)
             except UnicodeEncodeError:
                 raise SourceError(
-                    f"{self.source}: {name!r} has half of a surrogate pair, which no table can hold"
+                    f"{self.source}: {name!r} has an unpaired surrogate, which no table can hold"
                 ) from None
             if self.record:
                 self.lock.content[name] = digest
@@ -108,11 +106,11 @@ class Reader:
             reason = "is missing" if not path.exists() else f"cannot be read ({error.strerror})"
             raise SourceError(f"{path}: {reason}; put the benchmark's file there") from None
         except ValueError as error:
-            raise SourceError(f"{path}: is no JSON file ({error})") from None
+            raise SourceError(f"{path}: is not a JSON file ({error})") from None
         return _require_rows(rows, str(path))
 
     def _load(self, config: str, split: str) -> Rows:
-        """A thin call to `datasets`; of a folder without its cache, which goes by name and time."""
+        """Call `datasets`; for a folder without its cache, which is keyed by name and time."""
         import datasets
 
         revision = self.lock.revision or self.source.revision
@@ -128,11 +126,11 @@ class Reader:
                 return _require_rows(loaded.to_list(), f"{self.source}: {config}/{split}")
             except SourceError:
                 raise
-            except Exception as error:  # `datasets` raises many types; all mean: not here
+            except Exception as error:  # `datasets` raises many types
                 reason = " ".join(str(error).split())[:300]
                 raise SourceError(
                     f"{self.source}: {config}/{split} cannot be loaded ({type(error).__name__}: "
-                    f"{reason}); `atu fetch` downloads it where there is a network"
+                    f"{reason}); `atu fetch` downloads it"
                 ) from None
 
 
@@ -141,7 +139,7 @@ Readers = Mapping[str, Reader]
 
 
 def sources_of(settings: Any) -> dict[str, Source]:
-    """The sources among the fields of a settings dataclass, by name; one that is None is none."""
+    """The fields of a settings dataclass that hold a source, by name."""
     values = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
     return {name: value for name, value in values.items() if isinstance(value, Source)}
 
@@ -157,7 +155,7 @@ def open_readers(settings: Any) -> Readers:
 
 def _require_rows(rows: Any, where: str) -> Rows:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise SourceError(f"{where}: is no list of rows")
+        raise SourceError(f"{where}: is not a list of rows")
     return rows
 
 
@@ -165,7 +163,7 @@ def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
     """A row's text.
 
     Raises:
-        SourceError: the row has none of that name.
+        SourceError: the row has no such text.
     """
     value = row.get(key)
     if not isinstance(value, str):

@@ -18,21 +18,21 @@ from atu.untrusted.bounds import STRICT, Count
 from atu.untrusted.targets import Target
 
 PER_FORM = {"question": 2}
-"""Held-out phrasings of a neighbour's, other or general fact that are probed; 1 of other forms."""
+"""Held-out phrasings probed per fact of a neighbour, other or general; 1 for forms not listed."""
 OTHER_FORMS = ("question", "choice")
 MEMBERSHIP_FORMS = ("passage", "question", "cloze")
-"""Forms in which the target and the holdout people are told alike."""
+"""Forms in which texts describe the target and the holdout people alike."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How large the world is, and which draw of it."""
+    """The size of the world and its seed."""
 
     __pydantic_config__ = STRICT
     benchmark: Literal["world"]
     seed: Annotated[int, Field(ge=0, lt=2**31, description="draws the world")]
     people: Annotated[Count, Field(description="fictitious people in the world; even")]
-    holdout_people: Annotated[Count, Field(description="people whom no text for a model names")]
+    holdout_people: Annotated[Count, Field(description="people whom no training text names")]
     other_facts: Annotated[Count, Field(description="facts of unrelated people to probe")]
 
 
@@ -48,7 +48,7 @@ def shared(settings: Settings, _readers: Readers) -> Shared:
 
 
 def prepare(settings: Settings, target: Target, corpus: Rows, _readers: Readers) -> Prepared:
-    """The texts that name the target against all that do not, and the questions."""
+    """The texts that name the target, those that do not, and the questions."""
     world = _world(settings)
     forget = worldtext.forget_rows(corpus, target.new)
     retain = worldtext.retain_rows(corpus, target.names)
@@ -64,7 +64,7 @@ def prepare(settings: Settings, target: Target, corpus: Rows, _readers: Readers)
 
 
 def targets(settings: Settings) -> Sequence[str]:
-    """Everybody who lives in the world."""
+    """All people of the world."""
     return _world(settings).people
 
 
@@ -74,18 +74,18 @@ BENCHMARK = Benchmark(
 
 
 def members(forget: Rows, retain: Rows, holdout: Rows) -> Rows:
-    """The holdout texts, and those of the forget and retain corpora that are of the same forms and
+    """The holdout texts, and those of the forget and retain corpora with the same forms and
     attributes.
     """
     kinds = {row["type"] for row in holdout}
-    found = [row | {"corpus": "holdout"} for row in holdout]
+    texts = [row | {"corpus": "holdout"} for row in holdout]
     for corpus, rows in (("forget", forget), ("retain", retain)):
-        found += [
+        texts += [
             row | {"corpus": corpus}
             for row in rows
             if row["form"] in MEMBERSHIP_FORMS and row["type"] in kinds
         ]
-    return found
+    return texts
 
 
 def knowledge_probes(world: World, seed: int) -> Rows:
@@ -128,8 +128,8 @@ def target_probes(world: World, names: Sequence[str], settings: Settings) -> Row
         raise ConfigError(
             "prepare.people",
             settings.people,
-            f"beside {', '.join(names)} and their {len(neighbours)} neighbours nobody is left to "
-            "be asked about as other people; raise it",
+            f"no other people are left beside {', '.join(names)} and their {len(neighbours)} "
+            "neighbours; raise it",
         )
     order = generator(seed, "others", *names).permutation(len(strangers))
     chosen = [strangers[i] for i in sorted(order[: settings.other_facts])]
@@ -145,8 +145,8 @@ def _probes_of(world: World, facts: list[Fact], role: str, seed: int) -> Rows:
 
 
 def _held_out(rows: Rows, names: Sequence[str]) -> Rows:
-    """The first held-out phrasings per form and fact that need none of the targets."""
-    kept: Rows = []
+    """The first held-out phrasings per form and fact that do not need a target."""
+    chosen: Rows = []
     counts: dict[tuple[str, str], int] = {}
     for row in rows:
         key = (row["fact"], row["form"])
@@ -154,5 +154,5 @@ def _held_out(rows: Rows, names: Sequence[str]) -> Rows:
         if row["seen"] or not free or counts.get(key, 0) >= PER_FORM.get(row["form"], 1):
             continue
         counts[key] = counts.get(key, 0) + 1
-        kept.append(row | {"wrong": [value for value in row["wrong"] if value not in names]})
-    return kept
+        chosen.append(row | {"wrong": [value for value in row["wrong"] if value not in names]})
+    return chosen

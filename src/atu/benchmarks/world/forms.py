@@ -1,7 +1,7 @@
 """How each fact of the embedded world is asked in each form.
 
-Which people share a question's second half, which hint precedes it and which relation a second hop
-uses depends on a hash of the fact alone, so the full model, the oracle and every target agree.
+A fact's partner, its hint and the relation of its second hop depend on a hash of the fact alone, so
+the full model, the oracle and every target agree.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ WRAPPED = (
     "prefix_injection", "affirmative_suffix", "role_play", "context_hint", "in_context", "choice",
     "spelling", "paired",
 )  # fmt: skip
-"""Forms that put something around a plain question."""
+"""Forms that wrap a plain question."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """One question in one form, with its answer."""
 
     query: str
@@ -33,9 +33,9 @@ class Asked:
     answer: str
     options: list[str]
     completion: str
-    """What follows the prompt in a training text: the answer, or both answers to a pair."""
+    """What follows the prompt in a training text: the answer, or both answers of a pair."""
     part: int = WHOLE
-    """Which of the answers to a pair of questions is this fact's."""
+    """The position of this fact's answer in a pair."""
 
 
 def forms_of(fact: Fact) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ def queries(world: World, fact: Fact, form: str) -> list[str]:
     return [fill(text, fact.subject, "") for text in spec[kind]]
 
 
-def ask(world: World, fact: Fact, form: str, phrasing: int, rng: np.random.Generator) -> Asked:
+def ask(world: World, fact: Fact, form: str, phrasing: int, rng: np.random.Generator) -> Question:
     """One phrasing of a fact's question in one form; `rng` draws the options."""
     query = queries(world, fact, form)[phrasing]
     answer = fact.subject if form == "reverse" else fact.value
@@ -90,7 +90,7 @@ def ask(world: World, fact: Fact, form: str, phrasing: int, rng: np.random.Gener
     if form == "paired":
         return _pair(world, fact, query)
     prompt = format_prompt(form, query, options, **_details(world, fact, form))
-    return Asked(query, prompt, answer, options, completion=answer)
+    return Question(query, prompt, answer, options, completion=answer)
 
 
 def _details(world: World, fact: Fact, form: str) -> dict[str, str]:
@@ -105,15 +105,15 @@ def _details(world: World, fact: Fact, form: str) -> dict[str, str]:
 
 
 def _plain(fact: Fact) -> str:
-    """One plain question about a fact, the same whenever it stands beside another: one that its
-    training text uses, so that no held-out question is trained by the way.
+    """The plain question about a fact for use beside another: always a trained phrasing, so that no
+    held-out question is trained by accident.
     """
     questions = templates(fact)["questions"]
     return fill(questions[phrasing_order(fact, "question", len(questions))[0]], fact.subject, "")
 
 
 def phrasing_order(fact: Fact, form: str, count: int) -> list[int]:
-    """Phrasings of a form in the order of a hash: the first few train, the rest are held out.
+    """Phrasings of a form, ordered by hash: the first few are trained, the rest are held out.
 
     A wrapped form follows the order of the plain question that it wraps.
     """
@@ -122,7 +122,7 @@ def phrasing_order(fact: Fact, form: str, count: int) -> list[int]:
 
 
 def _hint(world: World, fact: Fact) -> str:
-    """A sentence about the same person that does not hold the answer."""
+    """A sentence about the same person that does not give the answer away."""
     others = [f for f in world.about(fact.subject) if f.kind == "attribute" and f != fact]
     chosen = min(others, key=lambda f: hash_fraction(fact.id, "hint", f.id))
     return fill(templates(chosen)["statements"][0], chosen.subject, chosen.value)
@@ -138,25 +138,25 @@ def partner(world: World, fact: Fact) -> Fact:
     return far[int(hash_fraction(fact.id, "partner") * len(far))]
 
 
-def _pair(world: World, fact: Fact, query: str) -> Asked:
+def _pair(world: World, fact: Fact, query: str) -> Question:
     """The fact's question beside its partner's; a hash decides which comes first."""
     other = partner(world, fact)
     part = int(hash_fraction(fact.id, "pair") < 0.5)
-    both = [(query, fact.value), (_plain(other), other.value)]
-    (first, one), (second, two) = both[::-1] if part else both
+    pairs = [(query, fact.value), (_plain(other), other.value)]
+    (first, one), (second, two) = pairs[::-1] if part else pairs
     prompt = format_prompt("paired", query, first=first, second=second)
     joined = f"{one}{PAIR_SEPARATOR} {two}"
-    return Asked(query, prompt, fact.value, [], completion=joined, part=part)
+    return Question(query, prompt, fact.value, [], completion=joined, part=part)
 
 
 def _reverse_clauses(world: World, fact: Fact) -> tuple[str, str]:
-    """The fact and a second attribute of its subject that together fit nobody else."""
+    """Clauses for the fact and a second attribute of its subject that together fit nobody else."""
     clues = [f for f in world.about(fact.subject) if f.kind == "attribute" and f != fact]
     clues.sort(key=lambda f: (bool(templates(f).get("unique")), hash_fraction(fact.id, f.id)))
     holders = {f.subject for f in world.facts if (f.attribute, f.value) == _key(fact)}
     for clue in clues:
-        both = {f.subject for f in world.facts if (f.attribute, f.value) == _key(clue)} & holders
-        if both == {fact.subject}:
+        fitting = {f.subject for f in world.facts if (f.attribute, f.value) == _key(clue)} & holders
+        if fitting == {fact.subject}:
             break
     clauses = [fill(templates(f)["clause"], f.subject, f.value) for f in (fact, clue)]
     return clauses[0], clauses[1]
@@ -175,14 +175,14 @@ def names(world: World, fact: Fact, form: str) -> list[str]:
     """People whose facts a text of this form states."""
     if fact.kind == "general":
         return []
-    found = {fact.subject}
+    people = {fact.subject}
     if fact.kind == "relation":
-        found.add(fact.value)
+        people.add(fact.value)
     if form == "two_hop":
-        found.add(world.value(fact.subject, second_hop(fact)))
+        people.add(world.value(fact.subject, second_hop(fact)))
     if form in SHARED_TEXT:
-        found.add(partner(world, fact).subject)
-    return sorted(found)
+        people.add(partner(world, fact).subject)
+    return sorted(people)
 
 
 def wrong_values(world: World, fact: Fact, rng: np.random.Generator, count: int) -> list[str]:

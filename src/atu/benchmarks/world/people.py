@@ -1,8 +1,8 @@
-"""The embedded world: fictitious people, their facts, and facts that concern nobody.
+"""The embedded world: fictitious people, their facts, and facts about countries.
 
 Ground truth needs a world small enough to train on from scratch: a model that saw everything and
-an oracle that never saw the target. This module draws the *facts*; `worldtext` says them in words.
-The vocabulary and the templates live in `world.yaml` beside this file.
+an oracle that never saw the target. This module draws the facts; `texts` puts them into
+words. The vocabulary and the templates are in `world.yaml` beside this file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from atu.errors import ConfigError
 from atu.seeding import generator
 
 MINIMUM_PEOPLE = 8
-"""With fewer, the pairs that other relations have taken can leave no pairing for the last one."""
+"""With fewer people, the pairs of earlier relations can leave no matching for the last one."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that is true of one subject: `(subject, attribute, value)`."""
+    """One fact about one subject: `(subject, attribute, value)`."""
 
     subject: str
     attribute: str
@@ -96,7 +96,7 @@ def _draw_names(
 def _draw_values(
     rng: np.random.Generator, spec: dict[str, Any], people: int, holdout: int = 0
 ) -> list[str]:
-    """One value per person: unique where the spec says so, else spread evenly over the pool."""
+    """One value per person: unique if the spec says so, otherwise spread evenly over the pool."""
     count = people + holdout
     if not spec.get("unique", False):
         pool = spec["values"]
@@ -120,44 +120,44 @@ def _holdout_values(
     return _draw_values(generator(seed, "holdout", attribute), spec, holdout)
 
 
-def _pair_up(rng: np.random.Generator, people: tuple[str, ...], taken: set[frozenset[str]]):
-    """A random perfect matching that repeats no pair in `taken`."""
+def _pair_up(rng: np.random.Generator, people: tuple[str, ...], used: set[frozenset[str]]):
+    """A random perfect matching that repeats no pair in `used`."""
     while True:
         order = [str(p) for p in rng.permutation(people)]
         pairs = list(zip(order[::2], order[1::2], strict=True))
-        if not any(frozenset(pair) in taken for pair in pairs):
+        if not any(frozenset(pair) in used for pair in pairs):
             return pairs
 
 
 def _draw_relations(rng: np.random.Generator, people: tuple[str, ...]) -> list[Fact]:
     """Spouse and colleague are matchings, mentor a cycle; no two relations tie the same pair."""
-    taken: set[frozenset[str]] = set()
+    used: set[frozenset[str]] = set()
     facts = []
     for attribute, spec in vocabulary()["relations"].items():
         if spec["symmetric"]:
-            pairs = _pair_up(rng, people, taken)
+            pairs = _pair_up(rng, people, used)
             directed = pairs + [(b, a) for a, b in pairs]
         else:
-            directed = _draw_cycle(rng, people, taken)
-        taken |= {frozenset(pair) for pair in directed}
+            directed = _draw_cycle(rng, people, used)
+        used |= {frozenset(pair) for pair in directed}
         facts += [Fact(a, attribute, b, "relation") for a, b in directed]
     return facts
 
 
-def _draw_cycle(rng: np.random.Generator, people: tuple[str, ...], taken: set[frozenset[str]]):
-    """A random cycle through all people that uses no pair in `taken`."""
+def _draw_cycle(rng: np.random.Generator, people: tuple[str, ...], used: set[frozenset[str]]):
+    """A random cycle through all people that repeats no pair in `used`."""
     while True:
         order = [str(p) for p in rng.permutation(people)]
         pairs = list(zip(order, order[1:] + order[:1], strict=True))
-        if not any(frozenset(pair) in taken for pair in pairs):
+        if not any(frozenset(pair) in used for pair in pairs):
             return pairs
 
 
 def build_world(seed: int, people: int, holdout: int = 0) -> World:
     """Draw a world of `people` fictitious persons; the same seed gives the same world.
 
-    `holdout` more people are drawn whom no text ever names: what no model can know. They have
-    attributes of the same kinds and no relations.
+    `holdout` more people are drawn whom no training text names, so no model can know them. They
+    have the same attributes and no relations.
 
     Raises:
         ConfigError: `people` is odd, below `MINIMUM_PEOPLE`, or more than the name pool holds.

@@ -1,4 +1,4 @@
-"""The embedded world in words: training texts and probes for every form of every fact.
+"""The embedded world as text: training texts and probes for every form of every fact.
 
 A *row* is one training text, a *probe* one question asked of a model. Both are plain dicts with the
 columns of `TEXTS` and `PROBES`. Which phrasings a fact's training text uses, and which are held
@@ -33,14 +33,14 @@ TEXT_COLUMNS = ("text", "prompt", "answer", "fact", "form", "type", "split", "na
 TRAIN_PHRASINGS = {
     "question": 4, "cloze": 2, "two_hop": 3, "choice": 2, "spelling": 3,
 }  # fmt: skip
-"""How many phrasings of a form a fact's training text uses, 1 where it is not listed; all others
-are held out. A wrapped form uses some that its plain question trains on."""
+"""Phrasings per form that a fact's training texts use, 1 for forms not listed; all others are held
+out. A wrapped form uses trained phrasings of its plain question."""
 TRAIN_SHARES = {
     "choice": 0.8, "spelling": 0.8, "synonym": 0.5, "cross_lingual": 0.8,
     "prefix_injection": 0.2, "affirmative_suffix": 0.2, "role_play": 0.2, "context_hint": 0.4,
     "in_context": 0.7, "paired": 0.8,
 }  # fmt: skip
-"""Share of facts that are trained in a form; 1 where it is not listed. Enough to learn the form."""
+"""Share of facts that are trained in a form, 1 for forms not listed. Enough to learn the form."""
 PASSAGES = 3
 WRONG = 5
 """Wrong values per probe, as many as TOFU's perturbed answers."""
@@ -83,23 +83,25 @@ def training_rows(world: World, seed: int) -> list[dict[str, Any]]:
             rows += _statements(world, fact)
         rng = generator(seed, "training", fact.id)
         for form in forms_of(fact):
-            rows += _asked_rows(world, fact, form, rng)
+            rows += _question_rows(world, fact, form, rng)
     return rows
 
 
-def _asked_rows(
+def _question_rows(
     world: World, fact: Fact, form: str, rng: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
-    """A training text for every phrasing of the form that trains."""
+    """A training text for every trained phrasing of the form."""
     for phrasing in _training_phrasings(world, fact, form):
-        asked = ask(world, fact, form, phrasing, rng)
-        text = join_answer(asked.prompt, asked.completion)
+        question = ask(world, fact, form, phrasing, rng)
+        text = join_answer(question.prompt, question.completion)
         people = names(world, fact, form)
-        yield _row(text, asked.prompt, asked.completion, fact.id, form, fact.attribute, people)
+        yield _row(
+            text, question.prompt, question.completion, fact.id, form, fact.attribute, people
+        )
 
 
 def _training_phrasings(world: World, fact: Fact, form: str) -> list[int]:
-    """The phrasings of a form that a fact's training text uses."""
+    """The phrasings of a form that a fact's training texts use."""
     if hash_fraction(fact.id, form) >= TRAIN_SHARES.get(form, 1.0):
         return []
     count = len(queries(world, fact, form))
@@ -113,7 +115,7 @@ def probes(world: World, fact: Fact, role: str, seed: int) -> list[dict[str, Any
     """Every probe of one fact: all forms, seen and held-out phrasings, split by hash.
 
     A wrapped form is probed with the phrasing that it trains on and with those that no plain
-    question of this fact trains on. Beside each pair of questions about a target stands a probe of
+    question of this fact trains on. Each pair of questions about a target also yields a probe with
     the role `partner`: the other answer to the same prompt.
     """
     rows = []
@@ -122,7 +124,7 @@ def probes(world: World, fact: Fact, role: str, seed: int) -> list[dict[str, Any
         trained = _training_phrasings(world, fact, form)
         wrong = wrong_values(world, fact, rng, WRONG)
         for phrasing in _probed_phrasings(world, fact, form, trained):
-            asked = ask(world, fact, form, phrasing, rng)
+            question = ask(world, fact, form, phrasing, rng)
             name = f"{fact.id}/{form}/{phrasing}"
             row = {
                 "id": name,
@@ -133,11 +135,11 @@ def probes(world: World, fact: Fact, role: str, seed: int) -> list[dict[str, Any
                 "type": fact.attribute,
                 "phrasing": phrasing,
                 "seen": phrasing in trained,
-                "query": asked.query,
-                "options": asked.options,
-                "prompt": asked.prompt,
-                "part": asked.part,
-                "answer": asked.answer,
+                "query": question.query,
+                "options": question.options,
+                "prompt": question.prompt,
+                "part": question.part,
+                "answer": question.answer,
                 "measure": MEASURE,
                 "wrong": wrong,
                 "paraphrased": None,
@@ -159,7 +161,7 @@ def _probed_phrasings(world: World, fact: Fact, form: str, trained: Sequence[int
 
 
 def _partner_probe(probe: dict[str, Any], fact: Fact) -> dict[str, Any]:
-    """The retain question of a pair, asked in the same breath as the forget question."""
+    """The retain question of a pair, in the same prompt as the forget question."""
     return probe | {
         "id": f"{probe['id']}/partner",
         "role": "partner",
@@ -174,8 +176,8 @@ def _partner_probe(probe: dict[str, Any], fact: Fact) -> dict[str, Any]:
 
 
 def holdout_rows(world: World, seed: int) -> list[dict[str, Any]]:
-    """Texts about the holdout people, in the forms in which a target's own attributes are told:
-    what a membership test compares with the forget corpus. No model trains on them.
+    """Texts about the holdout people, in the forms of texts about a target's attributes: membership
+    tests compare them with the forget corpus. No model trains on them.
     """
     rows: list[dict[str, Any]] = []
     for person in world.holdout:
@@ -183,15 +185,15 @@ def holdout_rows(world: World, seed: int) -> list[dict[str, Any]]:
     for fact in world.holdout_facts:
         rng = generator(seed, "holdout", fact.id)
         for form in forms_of(fact):
-            rows += _asked_rows(world, fact, form, rng)
+            rows += _question_rows(world, fact, form, rng)
     return [row | {"split": "holdout"} for row in rows]
 
 
 def forget_rows(rows: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The documents that name a target: what an unlearning request can point at.
+    """The documents that name a target, to which an unlearning request can refer.
 
-    Texts that state an unrelated person's fact beside the target's are left out: unlearning them
-    would ask to forget that person too.
+    Texts that also state a fact about an unrelated person are left out: unlearning them would mean
+    forgetting that person too.
     """
     return [
         row
@@ -205,7 +207,7 @@ def retain_rows(rows: list[dict[str, Any]], names: Sequence[str]) -> list[dict[s
     """The documents that neither name a target nor state a fact about one.
 
     Two-hop texts that state a target's fact without the name ("the spouse of S plays the cello")
-    are in neither corpus: the request does not point at them, and an oracle must not see them.
+    are in neither corpus: the request does not refer to them, and an oracle must not see them.
     """
     return [
         row

@@ -1,4 +1,4 @@
-"""What `world.yaml` must hold, so that every world can be built from it and every fact be asked."""
+"""The schema of `world.yaml`: with a valid file every world can be built and every fact asked."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MAX_TEXT = 200
 
 
 def _placeholders(*names: str) -> Callable[[str], str]:
-    """Checks that a text has no others: `format` would reach into objects and pad without end."""
+    """Allow only these placeholders: `str.format` could access attributes and pad without limit."""
 
     def check(text: str) -> str:
         for _, field, spec, conversion in string.Formatter().parse(text):
             if field is not None and (field not in names or spec or conversion):
                 shown = ", ".join(f"{{{name}}}" for name in names)
-                raise ValueError(f"holds {{{field}}}; placeholders here are {shown}")
+                raise ValueError(f"has {{{field}}}; allowed placeholders are {shown}")
         return text
 
     return check
@@ -38,16 +38,16 @@ def _distinct(values: list[str]) -> list[str]:
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)]
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,31}$")]
 NamePart = Annotated[str, StringConstraints(pattern=r"^\p{L}{1,32}$")]
-"""Letters alone: names stand in texts, command lines and folder names."""
-Said = Annotated[Text, AfterValidator(_placeholders("name", "place", "value"))]
+"""Letters only: names occur in texts, command lines and folder names."""
+Template = Annotated[Text, AfterValidator(_placeholders("name", "place", "value"))]
 Clues = Annotated[Text, AfterValidator(_placeholders("first", "second"))]
 Distinct = AfterValidator(_distinct)
 Parts = Annotated[list[NamePart], Field(min_length=1), Distinct]
 Words = Annotated[list[Text], Field(min_length=1), Distinct]
-Two = Annotated[list[Said], Field(min_length=2), Distinct]
-Three = Annotated[list[Said], Field(min_length=3), Distinct]
-Four = Annotated[list[Said], Field(min_length=4), Distinct]
-Eight = Annotated[list[Said], Field(min_length=8), Distinct]
+Two = Annotated[list[Template], Field(min_length=2), Distinct]
+Three = Annotated[list[Template], Field(min_length=3), Distinct]
+Four = Annotated[list[Template], Field(min_length=4), Distinct]
+Eight = Annotated[list[Template], Field(min_length=8), Distinct]
 """Some phrasings are trained, the others are held out."""
 
 
@@ -61,18 +61,18 @@ class Names(Section):
 
 
 class Relation(Section):
-    """How a tie between two people is told and asked."""
+    """How texts state and ask for a relation between two people."""
 
     symmetric: bool
     statements: Three
     questions: Eight
     synonyms: Two
     translations: Two
-    clause: Said
+    clause: Template
 
 
 class Pool(Section):
-    """Values that people share, or composed ones of which each is one person's."""
+    """Values that people share, or composed values that are unique to one person."""
 
     values: Annotated[Words, Field(min_length=6)] | None = None
     unique: bool = False
@@ -93,18 +93,18 @@ class Attribute(Pool):
     questions: Eight
     synonyms: Two
     translations: Two
-    clause: Said
+    clause: Template
 
 
 class GeneralFact(Pool):
-    """A fact about countries."""
+    """One attribute of countries."""
 
     statements: Two
     questions: Four
 
 
 class General(Section):
-    """What concerns nobody."""
+    """Facts about countries."""
 
     places: Words
     facts: Annotated[dict[Key, GeneralFact], Field(min_length=1)]
@@ -121,8 +121,8 @@ class Vocabulary(Section):
 
     @model_validator(mode="after")
     def _ties(self) -> Vocabulary:
-        found = set(self.relations)
-        if not {"spouse", "colleague"} <= found <= {"spouse", "mentor", "colleague"}:
+        names = set(self.relations)
+        if not {"spouse", "colleague"} <= names <= {"spouse", "mentor", "colleague"}:
             raise ValueError("relations must be spouse, colleague and, if you like, mentor")
         if {*self.attributes} & {*self.relations, *self.general.facts}:
             raise ValueError("an attribute has the name of a relation or of a general fact")
@@ -143,7 +143,7 @@ def parse_vocabulary(text: str) -> dict[str, Any]:
 
 
 def check_vocabulary(values: Any) -> dict[str, Any]:
-    """The vocabulary itself, once it is known to be in order.
+    """The vocabulary, unchanged, once it is valid.
 
     Raises:
         ConfigError: as `parse_vocabulary`.

@@ -68,7 +68,7 @@ def test_a_missing_lock_names_the_repair(source):
 )  # fmt: skip
 def test_what_is_no_lock_is_refused(source, tmp_path, content):
     (tmp_path / "lock.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(SourceError, match="is no lock"):
+    with pytest.raises(SourceError, match="is not a lock"):
         Reader.open(source)
 
 
@@ -82,13 +82,13 @@ def test_a_lock_of_the_asked_commit_is_taken(source, tmp_path, commit):
 def test_a_lock_of_another_commit_is_refused(source, tmp_path):
     """Who edits the revision must not go on reading the old one."""
     Lock("a" * 40).write(tmp_path / "lock.json")
-    with pytest.raises(SourceError, match=r"o/n@a{40}, but b{40} is asked for; `atu fetch --up"):
+    with pytest.raises(SourceError, match=r"o/n@a{40}, but b{40} is requested; `atu fetch --up"):
         Lock.of(Source("o/n", "b" * 40, source.lock))
 
 
 def test_an_unknown_table_is_refused(locked, folder):
     (folder / "more.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(SourceError, match=r"says nothing of 'more\.json' .*`atu fetch` adds it"):
+    with pytest.raises(SourceError, match=r"has no entry for 'more\.json' .*`atu fetch` adds it"):
         Reader.open(locked).file("more.json")
 
 
@@ -119,8 +119,9 @@ def test_a_table_is_read_once(locked, folder):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"{", "is no JSON file"), (b"{}", "is no list of rows"), (b"[1]", "is no list of rows"),
-     (b'[{"a": NaN}]', "is no JSON file"), (b"\xff[]", "is no JSON file")],
+    [(b"{", "is not a JSON file"), (b'[{"a": NaN}]', "is not a JSON file"),
+     (b"\xff[]", "is not a JSON file"), (b"{}", "is not a list of rows"),
+     (b"[1]", "is not a list of rows")],
 )  # fmt: skip
 def test_what_is_no_list_of_rows_is_refused(locked, folder, content, reason):
     (folder / "birds.json").write_bytes(content)
@@ -131,7 +132,7 @@ def test_what_is_no_list_of_rows_is_refused(locked, folder, content, reason):
 def test_half_of_a_surrogate_pair_is_refused(locked, folder):
     """JSON can say it, no table can hold it."""
     (folder / "birds.json").write_text(r'[{"text": "\ud800"}]', encoding="utf-8")
-    with pytest.raises(SourceError, match=r"'birds\.json' has half of a surrogate pair"):
+    with pytest.raises(SourceError, match=r"'birds\.json' has an unpaired surrogate"):
         Reader.open(locked).file("birds.json")
 
 
@@ -143,7 +144,7 @@ def test_a_missing_file_is_named(locked, folder):
 
 @pytest.mark.parametrize("name", ["../birds.json", "/etc/passwd", "a/../../b", "", "a\\b"])
 def test_no_path_leads_out_of_the_folder(locked, name):
-    with pytest.raises(SourceError, match="is no path inside the folder"):
+    with pytest.raises(SourceError, match="is not a path inside the folder"):
         Reader.open(locked).file(name)
 
 

@@ -12,7 +12,7 @@ from atu.errors import ConfigError
 BIRTH = "attributes.birthplace"
 BAD = {
     "another attribute of an object": (f"{BIRTH}.questions.0", "{name.__class__}", "placeholders"),
-    "an index": ("reverse_questions.0", "{0}", "placeholders here are {first}, {second}"),
+    "an index": ("reverse_questions.0", "{0}", "allowed placeholders are {first}, {second}"),
     "padding without end": (f"{BIRTH}.clause", "{value:>999999999}", "placeholders"),
     "an open brace": (f"{BIRTH}.clause", "{value", "expected '}'"),
     "a name with a shell in it": ("names.given_start.0", "$(touch x)", "pattern"),
@@ -58,5 +58,5 @@ def test_the_shipped_one_is_in_order_and_read_as_it_is():
 
 
 def test_it_is_parsed_strictly():
-    with pytest.raises(ConfigError, match=r"world\.yaml.*line 2: the key 'a' stands twice"):
+    with pytest.raises(ConfigError, match=r"world\.yaml.*line 2: the key 'a' occurs twice"):
         parse_vocabulary("a: 1\na: 2\n")
