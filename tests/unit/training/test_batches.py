@@ -199,8 +199,7 @@ class TestLookingAhead:
 
         def in_order(*lengths):
             rng = SimpleNamespace(permutation=lambda count: range(count))
-            stream = BatchStream([encoded(*[7] * n) for n in lengths], 1, PAD, rng)
-            return stream
+            return BatchStream([encoded(*[7] * n) for n in lengths], 1, PAD, rng)
 
         first, second, unread = in_order(9, 1, 2, 4), in_order(9, 3, 3, 0), in_order(9, 8, 1, 1)
         next(first), next(second)
@@ -213,13 +212,3 @@ class TestLookingAhead:
         with longest_ahead([first], 1), pytest.raises(ZeroDivisionError):
             raise ZeroDivisionError
         assert next(first).input_ids.shape[1] == 9
-
-    def test_only_streams_that_are_read_count(self):
-        """The unread one would choose its first batch."""
-        read, unread = streams(3, 1), BatchStream([encoded(*[7] * 9)], 1, PAD, None)
-        unread.rng = np.random.default_rng(0)
-        read.texts = [encoded(7), encoded(7, 7), encoded(7, 7, 7)]
-        read.lengths = [1, 2, 3]
-        next(read)
-        with longest_ahead([read, unread], 3):
-            assert next(read).input_ids.shape[1] == 3
