@@ -82,7 +82,8 @@ def held(job: Job, processes: int = 1) -> Parts:
         "pretrain": _pretraining, "align": _alignment, "unlearn": _unlearning,
         "search": _unlearning, "privacy": _privacy, "attack": _attack,
     }.get(job.phase, _reading)  # fmt: skip
-    parts = make(model, job)
+    with torch.random.fork_rng([]):  # adapters are drawn
+        parts = make(model, job)
     # The model and all that is as large are split; a predictor is trained whole in every process.
     share = 1 if job.phase == "align" else processes
     return {name: size // share for name, size in parts.items() if size}

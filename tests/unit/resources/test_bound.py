@@ -194,6 +194,13 @@ def test_adapters_by_hand(job):
     }  # fmt: skip
 
 
+def test_nothing_random_is_drawn(job):
+    """Adapters are, when they are made."""
+    before = torch.get_rng_state()
+    held(job("unlearn", "x", METHODS["ga, LoRA"]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_trained_weights_are_never_rounded(job):
     trained = job("unlearn", "x", METHODS["ga"], "bfloat16")
     assert held(trained)["weights"] == 4 * WHOLE
