@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -59,17 +59,21 @@ class ResourceError(AtuError):
     """The machine has too little memory or disk for the job."""
 
     @classmethod
-    def of(cls, error: Exception) -> ResourceError | None:
+    def of(cls, error: Exception, relief: Sequence[str] = ()) -> ResourceError | None:
         """What a library's error says of the machine; None where it says something else.
 
         Memory and disk run out inside torch, NumPy, safetensors and polars, each of which has its
         own error for it.
+
+        Args:
+            relief: lines of the parameter file that would need less memory.
         """
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, MemoryError) or _mentions(error, "OutOfMemory", "allocate memory"):
+            lines = ", ".join(f"`{line}`" for line in relief)
             return cls(
                 f"out of memory: {reason}\ngive the job more (mem_mb or a larger GPU in the "
-                "profile), or lower its batch_size, and run again"
+                f"profile){f', or set one of {lines}' if lines else ''}, and run again"
             )
         if _mentions(error, "No space left", "quota exceeded"):
             return cls(f"disk full: {reason}\nfree some space, and run again")
@@ -77,12 +81,16 @@ class ResourceError(AtuError):
 
 
 @contextmanager
-def resource_errors() -> Iterator[None]:
-    """Where memory or disk runs out, the library's error becomes a `ResourceError`."""
+def resource_errors(relief: Callable[[], Sequence[str]] = list) -> Iterator[None]:
+    """Where memory or disk runs out, the library's error becomes a `ResourceError`.
+
+    Args:
+        relief: gives lines of the parameter file that would need less memory.
+    """
     try:
         yield
     except Exception as error:
-        known = None if isinstance(error, AtuError) else ResourceError.of(error)
+        known = None if isinstance(error, AtuError) else ResourceError.of(error, relief())
         if known is None:
             raise
         raise known from error

@@ -12,9 +12,8 @@ import atu
 ROOT = Path(atu.__file__).parent
 CORE = [
     "alignment.loop", "alignment.windows", "inference.batching", "inference.generation",
-    "inference.scoring", "methods.shared.mudman", "resources.forecast", "resources.machine",
-    "resources.memory", "resources.planning", "resources.speed", "training.batches",
-    "training.loop", "training.losses",
+    "inference.scoring", "methods.shared.mudman", "resources.machine", "resources.speed",
+    "training.batches", "training.loop", "training.losses",
 ] + [
     f"{folder}.{path.stem}"
     for folder in ("models", "methods", "attacks")

@@ -155,6 +155,7 @@ def test_a_job_out_of_memory_says_so(tmp_path, command):
     status, said = ended(huge)
     assert status == 2, said
     assert "atu: out of memory: " in said and "mem_mb" in said
+    assert "`unlearn.methods.huge.batch_size: " in said and "step 1/" not in said
     assert list(tmp_path.iterdir()) == []
 
 

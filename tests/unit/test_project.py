@@ -178,8 +178,7 @@ def test_probes_are_read_by_training_and_by_the_evaluations_below():
 
 
 def test_no_other_module_opens_probes():
-    """A file's name is written where it is read or written. `expected` takes lengths of prompts, on
-    which no result depends."""
+    """A file's name is written where it is read or written."""
     files = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
@@ -187,7 +186,6 @@ def test_no_other_module_opens_probes():
     }
     assert files <= {
         "phases/prepare.py", "phases/pretrain.py", "phases/align.py", "unlearning/trajectory.py",
-        "resources/expected.py",
         *(f"phases/{phase}.py" for phase in EVALUATIONS),
     }  # fmt: skip
 

@@ -102,6 +102,8 @@ class Attack:
     run: Callable[[Context], Result]
     columns: Callable[[Any], list[Column]]
     needs_alignment: bool = False
+    fine_tunes: bool = False
+    """Whether it trains a copy of the whole model, by AdamW."""
     exact_weights: bool = False
     """Whether it trains the weights or rounds them itself, so that they must be as they were saved:
     float32, whatever the precision is."""

@@ -127,4 +127,4 @@ def columns(settings: Settings) -> list[Column]:
     ]
 
 
-ATTACK = Attack(Settings, run, columns, exact_weights=True)
+ATTACK = Attack(Settings, run, columns, fine_tunes=True, exact_weights=True)

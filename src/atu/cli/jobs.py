@@ -64,14 +64,14 @@ def pretrain(
     """A causal LM, trained or pinned; with --oracle one that never sees that target."""
     loaded = start_all(params, "pretrain", threads)
     from atu.phases import pretrain as phase
-    from atu.resources.demands import expected
+    from atu.resources.fit import fitting
 
     section = loaded.pretrain
     choose(section.models, model, "--model")
     texts = open_input(shared, "prepare")
     prepared = open_input(oracle, "prepare") if oracle else None
-    expected("pretrain", loaded, name=model)
-    phase.run(out, section, loaded.compute, model, texts, prepared)
+    with fitting("pretrain", loaded, name=model):
+        phase.run(out, section, loaded.compute, model, texts, prepared)
 
 
 @app.command()
@@ -105,12 +105,12 @@ def align(
     if not takes_part(loaded, launch.wanted(processes)):
         return
     from atu.phases import align as phase
-    from atu.resources.demands import expected
+    from atu.resources.fit import fitting
 
     model, windows = open_input(lm, "pretrain"), open_input(embedded, "embed")
     texts = open_input(prepared, "prepare")
-    expected("align", loaded, model=model, prepare=texts, embed=windows)
-    phase.run(out, loaded.align, loaded.compute, seed, model, windows, texts)
+    with fitting("align", loaded, model=model):
+        phase.run(out, loaded.align, loaded.compute, seed, model, windows, texts)
 
 
 @app.command()
@@ -129,6 +129,7 @@ def search(
     """A method's settings by trials on `select` questions; or a table of --finished searches."""
     loaded = start_all(params, "search", threads)
     from atu.phases import search as phase
+    from atu.resources.fit import fitting
 
     section = loaded.search
 
@@ -142,19 +143,8 @@ def search(
     settings = loaded.unlearn.methods[method]
     if not takes_part(loaded, used(settings, loaded.unlearn, method, processes)):
         return
-    _expect_unlearn("search", loaded, inputs, method)
-    phase.run(out, section, loaded.compute, loaded.unlearn, method, inputs)
-
-
-def _expect_unlearn(phase: str, loaded: Any, inputs: Any, method: str, found: Any = None) -> None:
-    from atu.config.spaces import chosen_settings
-    from atu.resources.demands import expected
-
-    settings = chosen_settings(found, method) if found is not None else None
-    expected(
-        phase, loaded, model=inputs.lm, prepare=inputs.prepare, embed=inputs.embed, name=method,
-        settings=settings,
-    )  # fmt: skip
+    with fitting("search", loaded, model=inputs.lm, name=method, settings=settings):
+        phase.run(out, section, loaded.compute, loaded.unlearn, method, inputs)
 
 
 def _unlearn_inputs(lm: Path, prepared: Path, embedded: Path | None, aligned: Path | None) -> Any:
@@ -186,6 +176,7 @@ def unlearn(
     """Unlearn with one method; with --searched, at the settings that a search chose."""
     loaded = start_all(params, "unlearn", threads)
     from atu.phases import unlearn as phase
+    from atu.resources.fit import fitting
 
     section = loaded.unlearn
     choose(section.methods, method, "--method")
@@ -194,8 +185,8 @@ def unlearn(
     settings = phase.settings_of(section, method, found)
     if not takes_part(loaded, used(settings, section, method, processes)):
         return
-    _expect_unlearn("unlearn", loaded, inputs, method, found)
-    phase.run(out, section, loaded.compute, method, seed, inputs, found)
+    with fitting("unlearn", loaded, model=inputs.lm, name=method, settings=settings):
+        phase.run(out, section, loaded.compute, method, seed, inputs, found)
 
 
 @app.command()
@@ -209,11 +200,11 @@ def rephrase(
     """Rephrase robustness: greedy answers to every probe in every form."""
     loaded = start_all(params, "rephrase", threads)
     from atu.phases import rephrase as phase
-    from atu.resources.demands import expected
+    from atu.resources.fit import fitting
 
     model, texts = open_input(unlearned, "unlearn"), open_input(prepared, "prepare")
-    expected("rephrase", loaded, model=model, prepare=texts)
-    phase.run(out, loaded.rephrase, loaded.compute, model, texts)
+    with fitting("rephrase", loaded, model=model):
+        phase.run(out, loaded.rephrase, loaded.compute, model, texts)
 
 
 @app.command()
@@ -228,12 +219,12 @@ def utility(
     """Utility benchmarks by lm-eval, fluency, and the COLLAPSED flag against --before."""
     loaded = start_all(params, "utility", threads)
     from atu.phases import utility as phase
-    from atu.resources.demands import expected
+    from atu.resources.fit import fitting
 
     model, texts = open_input(unlearned, "unlearn"), open_input(prepared, "prepare")
-    expected("utility", loaded, model=model, prepare=texts)
     original = open_input(before, "utility") if before else None
-    phase.run(out, loaded.utility, loaded.compute, model, texts, original)
+    with fitting("utility", loaded, model=model):
+        phase.run(out, loaded.utility, loaded.compute, model, texts, original)
 
 
 @app.command()
@@ -252,20 +243,15 @@ def privacy(
     """Memorisation and membership inference against --reference, the oracle."""
     loaded = start_all(params, "privacy", threads)
     from atu.phases import privacy as phase
-    from atu.resources.demands import expected
+    from atu.resources.fit import fitting
 
     model, texts = open_input(unlearned, "unlearn"), open_input(prepared, "prepare")
-    expected("privacy", loaded, model=model, prepare=texts)
-    phase.run(
-        out,
-        loaded.privacy,
-        loaded.compute,
-        model,
-        texts,
-        open_input(rephrased, "rephrase"),
-        open_input(reference, "privacy") if reference else None,
-        without_oracle,
-    )
+    answers = open_input(rephrased, "rephrase")
+    oracle = open_input(reference, "privacy") if reference else None
+    with fitting("privacy", loaded, model=model):
+        phase.run(
+            out, loaded.privacy, loaded.compute, model, texts, answers, oracle, without_oracle
+        )
 
 
 @app.command()
@@ -282,14 +268,15 @@ def attack(
     """One attack: relearning, quantisation, sampling, in-context, logit lens, fresh predictor."""
     loaded = start_all(params, "attack", threads)
     from atu.phases import attack as phase
-    from atu.resources.demands import expected
+    from atu.resources.fit import fitting
 
     choose(loaded.attack.attacks, name, "--attack")
     model, texts = open_input(unlearned, "unlearn"), open_input(prepared, "prepare")
     windows = open_input(embedded, "embed") if embedded else None
-    expected("attack", loaded, model=model, prepare=texts, embed=windows, name=name)
     found = open_input(aligned, "align") if aligned else None
-    phase.run(out, loaded.attack, loaded.compute, name, model, texts, windows, found)
+    settings = loaded.attack.attacks[name]
+    with fitting("attack", loaded, model=model, name=name, settings=settings):
+        phase.run(out, loaded.attack, loaded.compute, name, model, texts, windows, found)
 
 
 @app.command()

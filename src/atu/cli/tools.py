@@ -125,18 +125,20 @@ def experiment(name: str, params: ParamsFile = DEFAULT_PARAMS) -> None:
 @app.command()
 def memory(
     params: ParamsFile = DEFAULT_PARAMS,
-    tokens: Annotated[
-        int | None, typer.Option(min=1, help="Of every text; without it each model's context.")
+    results: Annotated[
+        Path | None, typer.Option(help="Of finished jobs; results/<experiment> without it.")
     ] = None,
 ) -> None:
-    """Print what every kind of job of the grid is expected to need, and what does not fit here."""
+    """Print what every kind of job of the grid must hold, what finished ones held at most, and what
+    does not fit here.
+    """
     from atu.config.load import load_params
-    from atu.resources.demands import grid_table
-    from atu.resources.expected import compute_of
+    from atu.resources.listing import grid_table
     from atu.resources.machine import free_bytes
 
     loaded = load_params(params)
-    print(grid_table(loaded, tokens, free_bytes(compute_of(loaded).device)), end="")
+    folder = results or Path("results") / loaded.experiment
+    print(grid_table(loaded, folder, free_bytes(loaded.compute.place)), end="")
 
 
 @app.command()

@@ -223,4 +223,11 @@ def stages(context: Context) -> Iterator[Stage]:
             yield from context.realign(settings.realign_steps)
 
 
-METHOD = Method(Settings, stages=stages, check=check, needs_predictor=True, processes="all")
+METHOD = Method(
+    Settings,
+    stages=stages,
+    check=check,
+    needs_predictor=True,
+    depth=lambda _settings, hook: hook or 0,
+    processes="all",
+)

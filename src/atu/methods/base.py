@@ -246,6 +246,13 @@ class Method:
     prompted: bool = False
     """Whether the forget stream holds only texts that answer a prompt."""
     start: Literal["full", "oracle"] = "full"
+    copies: int = 0
+    """Further whole copies of the model that it holds while it trains, besides the reference."""
+    assistant: Callable[[Any], int] | None = None
+    """Where it trains a smaller copy beside the model: of how many decoder layers, by settings."""
+    depth: Callable[[Any, int | None], int] | None = None
+    """The highest hidden states that its loss reads, by settings and highest hook layer; None where
+    it reads logits, so that every parameter gets a gradient."""
     keeps_weights: bool = False
     """Whether it stands around the model, so that anyone with the weights can take it away."""
     processes: Literal["one", "first", "all"] = "one"

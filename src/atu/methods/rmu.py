@@ -93,4 +93,11 @@ def check(context: Context) -> None:
         raise ConfigError("layer", layer, "`train` updates nothing below it")
 
 
-METHOD = Method(Settings, forget_loss=rmu_loss, check=check, needs_reference=True, processes="all")
+METHOD = Method(
+    Settings,
+    forget_loss=rmu_loss,
+    check=check,
+    needs_reference=True,
+    depth=lambda settings, _hook: settings.layer,
+    processes="all",
+)

@@ -63,4 +63,4 @@ def stages(context: Context) -> Iterator[Stage]:
         yield replace(done(f"alpha {alpha:g}"), facts={"alpha": alpha})
 
 
-METHOD = Method(Settings, stages=stages, processes="all")
+METHOD = Method(Settings, stages=stages, copies=1, processes="all")

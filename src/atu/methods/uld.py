@@ -103,4 +103,10 @@ def stages(context: Context) -> Iterator[Stage]:
     yield done("difference")
 
 
-METHOD = Method(Settings, stages=stages, check=check, keeps_weights=True)
+METHOD = Method(
+    Settings,
+    stages=stages,
+    check=check,
+    assistant=lambda settings: settings.layers,
+    keeps_weights=True,
+)

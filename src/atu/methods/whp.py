@@ -69,4 +69,4 @@ def stages(context: Context) -> Iterator[Stage]:
     yield from Method(Settings, forget_loss=partial(whp_loss, reinforced=copied)).plan(context)
 
 
-METHOD = Method(Settings, stages=stages, needs_reference=True, processes="all")
+METHOD = Method(Settings, stages=stages, needs_reference=True, copies=1, processes="all")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,14 @@ from atu.results.files import write_json, write_jsonl
 from atu.results.jobs import write_folder
 from atu.results.tables import ORACLE, read_table
 from atu.seeding import child_seed, generator
-from atu.training.batches import collate, encode_text, length_sorted_batches, pass_over
+from atu.training.batches import (
+    EncodedText,
+    collate,
+    encode_text,
+    length_sorted_batches,
+    padded_tokens,
+    pass_over,
+)
 from atu.training.keeper import Keeper, Trace
 from atu.training.likelihood import mean_nll
 from atu.training.loop import make_optimizers, run_steps, split_matrices, warmup_linear
@@ -142,35 +150,40 @@ def _train(
     """
     texts = [encode_text(tokenizer, row["text"], row["prompt"]) for row in rows]
     require_room(lm, [text.ids for text in texts], [row["text"] for row in rows])
-    batches = length_sorted_batches(
-        [len(text.ids) for text in texts],
-        section.batch_tokens,
-        section.length_pool,
-        generator(section.seed, "batches"),
-    )
-
-    device = device_of(lm)
-
-    def loss():
-        chosen = [texts[i] for i in next(batches)]
-        batch = collate(chosen, tokenizer.pad_token_id, device=device)
-        logits = lm(input_ids=batch.input_ids, use_cache=False).logits
-        return mean_nll(logits, batch.labels), {}
-
+    lengths = [len(text.ids) for text in texts]
+    rng = generator(section.seed, "batches")
+    batches = length_sorted_batches(lengths, section.batch_tokens, section.length_pool, rng)
+    longest = _longest(lengths, section)
     lm.train()
-    schedule = warmup_linear(section.warmup)
     run_steps(
         "pretrain",
         section.steps,
-        loss,
+        lambda: _loss(lm, tokenizer, [texts[i] for i in next(batches)]),
         optimizers,
         clip=section.clip,
         trace=keeper.trace,
         keeper=keeper,
         seek=partial(pass_over, batches),
-        schedule=schedule,
+        schedule=warmup_linear(section.warmup),
+        fullest=lambda: _loss(lm, tokenizer, [texts[i] for i in longest]),
     )
     lm.eval()
+
+
+def _loss(
+    lm: PreTrainedModel, tokenizer: Any, texts: Sequence[EncodedText]
+) -> tuple[torch.Tensor, dict[str, float]]:
+    batch = collate(texts, tokenizer.pad_token_id, device=device_of(lm))
+    logits = lm(input_ids=batch.input_ids, use_cache=False).logits
+    return mean_nll(logits, batch.labels), {}
+
+
+def _longest(lengths: Sequence[int], section: Pretrain) -> list[int]:
+    """The texts of the batch with the most padded tokens of all that training will draw."""
+    rng = generator(section.seed, "batches")
+    batches = length_sorted_batches(lengths, section.batch_tokens, section.length_pool, rng)
+    every = islice(batches, section.steps)
+    return max(every, key=lambda batch: padded_tokens(batch, lengths))
 
 
 def _knowledge(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+
+import torch
 
 SLURM_MB = "SLURM_MEM_PER_NODE"
 """What SLURM gave the job on this node, in MB; absent or 0 where it does not count memory."""
 
 
 def free_bytes(
-    device: Literal["cpu", "cuda"],
+    device: torch.device,
     root: Path = Path("/"),
     environment: Mapping[str, str] = os.environ,
 ) -> int | None:
@@ -22,9 +23,7 @@ def free_bytes(
     Args:
         root: where /proc and /sys are.
     """
-    if device == "cuda":
-        import torch
-
+    if device.type == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     limits = [_available(root), *_cgroup_rooms(root), _slurm_room(root, environment)]
     return min((limit for limit in limits if limit is not None), default=None)
@@ -51,7 +50,7 @@ def _text(path: Path) -> str:
 
 def _cgroup_rooms(root: Path) -> list[int]:
     """Limit less usage of every cgroup that the process is in, version 2 and 1; none where it is
-    not limited.
+    not limited. Cached files count as usage, but give way to whoever needs the memory.
     """
     found = []
     for line in _text(root / "proc/self/cgroup").splitlines():
@@ -70,8 +69,18 @@ def _cgroup_rooms(root: Path) -> list[int]:
                 break
             limit, usage = (_text(folder / name).strip() for name in names)
             if limit.isdecimal() and usage.isdecimal():
-                found.append(int(limit) - int(usage))
+                found.append(int(limit) - int(usage) + _cached(folder))
     return found
+
+
+def _cached(cgroup: Path) -> int:
+    """Bytes of files that a cgroup and those below it keep in memory; version 1 has a `total_` of
+    its own for the latter.
+    """
+    lines = (line.split() for line in _text(cgroup / "memory.stat").splitlines())
+    stat = {name: int(value) for name, value in lines}
+    kinds = ("inactive_file", "active_file")
+    return sum(stat.get(f"total_{kind}", stat.get(kind, 0)) for kind in kinds)
 
 
 def _slurm_room(root: Path, environment: Mapping[str, str]) -> int | None:
@@ -80,3 +89,10 @@ def _slurm_room(root: Path, environment: Mapping[str, str]) -> int | None:
     if not given.isdecimal() or int(given) == 0:
         return None
     return int(given) * 2**20 - (_kilobytes(root / "proc/self/status", "VmRSS:") or 0)
+
+
+def size(count: float) -> str:
+    """Bytes as people write them: 1.5 GB, 412 MB, 0.3 MB."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"

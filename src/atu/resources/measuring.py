@@ -4,36 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from atu.config.sections import Pinned
 from atu.errors import ConfigError
-from atu.models.pinned import locate
-from atu.resources.demands import encoder_dimension
-from atu.resources.expected import size
+from atu.resources.bound import encoder_dimension, model_config
+from atu.resources.machine import size
 from atu.resources.shape import shape_of
 from atu.resources.speed import Setup, Speed, measure_alignment, measure_unlearning
-from atu.results.files import read_json
-from atu.results.locks import Lock
 
 if TYPE_CHECKING:
     from atu.config.params import Params
-
-
-def model_config(params: Params, name: str) -> dict[str, Any]:
-    """`transformers` values of a model of the parameters.
-
-    Raises:
-        ArtifactError: the model's folder is not there.
-    """
-    spec = params.pretrain.models[name]
-    if not isinstance(spec, Pinned):
-        return spec.config | {"vocab_size": spec.vocab_size}
-    folder = locate(spec.source, Lock.read(Path(spec.source.lock)).revision)
-    values: dict[str, Any] = read_json(folder / "config.json")
-    values.pop("auto_map", None)  # names code, which is not run
-    return values
 
 
 def make_setup(params: Params, name: str, length: int) -> Setup:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from atu.models.folders import check_config
-from atu.models.llm import decoder_layers, mlp_output, weight_matrix
+from atu.models.llm import decoder_layers, weight_matrix
+from atu.models.trainable import All, BelowHook, Layers, Trainable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,73 +20,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Numbers of parameters by part, and the widths that decide what a forward pass keeps."""
+    """The widths that decide what a forward pass costs."""
 
-    kind: str
-    """`model_type` of the configuration."""
     hidden: int
-    intermediate: int
     layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
+    queries: int
+    """Width of all heads of a layer together."""
     vocab: int
-    context: int
-    """Tokens of a text at most."""
-    embedding: int
-    """Parameters of the tables of tokens and positions."""
-    layer: int
-    """Parameters of one decoder layer."""
     matrices: int
-    """Of these, those of its linear layers' weights."""
-    linears: int
-    """Linear layers of one decoder layer."""
+    """Weights of a decoder layer's linear layers."""
     inputs: int
     """Sum of these layers' input widths."""
     outputs: int
     """Sum of these layers' output widths."""
-    head: int
-    """Parameters of the output head; 0 where it is the table of tokens."""
-    final: int
-    """Parameters of the final norm."""
-    attention_dropout: float
-    residual_dropout: float
-
-    @property
-    def total(self) -> int:
-        """All parameters, tied ones once."""
-        return self.embedding + self.layers * self.layer + self.final + self.head
-
-    @property
-    def state(self) -> int:
-        """Numbers in `state_dict()`, which names tied weights twice."""
-        return self.total + (0 if self.head else self.vocab * self.hidden)
-
-    @property
-    def largest(self) -> int:
-        """The largest single parameter: the table of tokens, or a matrix of a layer."""
-        return self.hidden * max(self.vocab, 2 * self.intermediate)
-
-    @property
-    def queries(self) -> int:
-        """Width of all heads together."""
-        return self.heads * self.head_dim
-
-    @property
-    def keys(self) -> int:
-        """Width of all key heads together."""
-        return self.kv_heads * self.head_dim
+    tied: bool
+    """Whether the output head is the table of tokens."""
 
 
-def shape_of(config: Mapping[str, Any]) -> ModelShape:
-    """The shape of the causal LM with these `transformers` config values, `model_type` among them.
+@dataclass(frozen=True)
+class Trained:
+    """Which parameters are updated."""
 
-    The model is built on torch's `meta` device, which has shapes and no memory, so that parameters
-    are counted as they would be.
+    layers: frozenset[int]
+    """Decoder layers, by number from 0; with `rank`, their adapters."""
+    tables: bool
+    """The embeddings."""
+    head: bool
+    """Final norm and output head."""
+    rank: int = 0
+    """Of LoRA's adapters; 0 without."""
+
+
+def empty_lm(config: Mapping[str, Any]) -> PreTrainedModel:
+    """The causal LM with these `transformers` config values, `model_type` among them, on torch's
+    `meta` device, where parameters have shapes and no memory.
 
     Raises:
-        ValueError: the configuration names code to load.
-        TypeError: the architecture keeps its decoder layers elsewhere than those known.
+        ValueError: the configuration names code to load, or an architecture that is not known.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -93,42 +64,31 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
     check_config(values)
     parsed = AutoConfig.for_model(values.pop("model_type"), **values)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(parsed)
-    return _measure(model)
+        return AutoModelForCausalLM.from_config(parsed)
 
 
-def _measure(model: PreTrainedModel) -> ModelShape:
-    config, layers = model.config, decoder_layers(model)
-    first = layers[0]
-    linear = [m for m in first.modules() if isinstance(m, nn.Linear) or _is_conv(m)]
+def shape_of(config: Mapping[str, Any]) -> ModelShape:
+    """The shape of the causal LM with these `transformers` config values.
+
+    Raises:
+        ValueError: as `empty_lm`.
+        TypeError: the architecture keeps its decoder layers elsewhere than those known.
+    """
+    model = empty_lm(config)
+    parsed, layers = model.config, decoder_layers(model)
+    linear = [m for m in layers[0].modules() if isinstance(m, nn.Linear) or _is_conv(m)]
     sizes = [weight_matrix(module).shape for module in linear]
-    tables = [m for m in model.base_model.modules() if isinstance(m, nn.Embedding)]
-    embedding = sum(map(_count, tables))
-    total, inside = _count(model), sum(map(_count, layers))
-    head = model.get_output_embeddings()
-    tied = head is None or any(head.weight is table.weight for table in tables)
-    outside = 0 if tied else _count(head)
-    heads = int(config.num_attention_heads)
+    heads = int(parsed.num_attention_heads)
+    head, tables = model.get_output_embeddings(), model.get_input_embeddings()
     return ModelShape(
-        kind=config.model_type,
-        hidden=int(config.hidden_size),
-        intermediate=int(weight_matrix(mlp_output(first)).shape[1]),
+        hidden=int(parsed.hidden_size),
         layers=len(layers),
-        heads=heads,
-        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-        head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-        vocab=int(config.vocab_size),
-        context=int(config.max_position_embeddings),
-        embedding=embedding,
-        layer=_count(first),
+        queries=heads * int(getattr(parsed, "head_dim", None) or parsed.hidden_size // heads),
+        vocab=int(parsed.vocab_size),
         matrices=sum(math.prod(size) for size in sizes),
-        linears=len(sizes),
         inputs=sum(size[1] for size in sizes),
         outputs=sum(size[0] for size in sizes),
-        head=outside,
-        final=total - inside - embedding - outside,
-        attention_dropout=_dropout(config, "attn_pdrop", "attention_dropout"),
-        residual_dropout=_dropout(config, "resid_pdrop", "hidden_dropout"),
+        tied=head is None or head.weight is tables.weight,
     )
 
 
@@ -136,10 +96,13 @@ def _is_conv(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D"
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _dropout(config: Any, *names: str) -> float:
-    """Families name their dropouts differently; what none of the names says is not dropped."""
-    return float(next((getattr(config, name) for name in names if hasattr(config, name)), 0.0))
+def trained_by(choice: Trainable, shape: ModelShape, hook: int) -> Trained:
+    """What a `train` choice updates; tied heads are tables."""
+    every = frozenset(range(shape.layers))
+    if isinstance(choice, All):
+        return Trained(every, tables=True, head=True)
+    if isinstance(choice, BelowHook):
+        return Trained(frozenset(range(hook)), tables=True, head=False)
+    if isinstance(choice, Layers):
+        return Trained(frozenset(choice.layers), tables=False, head=False)
+    return Trained(every, tables=False, head=False, rank=choice.rank)

@@ -27,9 +27,7 @@ from atu.models.build import build_lm
 from atu.models.compute import Compute, drop_dead_models, settle
 from atu.models.predictor import PredictorConfig, build_predictor
 from atu.models.trainable import make_trainable, trains_weights
-from atu.resources.planning import trained_by
-from atu.resources.saved import Trained
-from atu.resources.shape import ModelShape, shape_of
+from atu.resources.shape import ModelShape, Trained, shape_of, trained_by
 from atu.seeding import generator
 from atu.training.batches import BatchStream, EncodedText
 from atu.training.keeper import Trace
@@ -176,7 +174,7 @@ def backward_flops(
     found = len(passed) * 2 * (shape.matrices + 4 * length * shape.queries)
     found += own * (4 * _adapters(shape, trained.rank) if trained.rank else 2 * shape.matrices)
     if head:
-        tied = trained.tables and not shape.head
+        tied = trained.tables and shape.tied
         found += 2 * shape.hidden * shape.vocab * (2 if trained.head or tied else 1)
     return found
 

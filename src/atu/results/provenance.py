@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -58,9 +60,43 @@ def _device(torch: Any) -> str:
     return torch.cuda.get_device_name() if used else "cpu"
 
 
+STATUS, FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+"""Where Linux says what a process has taken, and where a 5 makes it forget the most so far."""
+
+
+def _begin_peak(torch: Any) -> None:
+    """From now on peaks are of what follows, where the system can forget."""
+    with suppress(OSError):
+        FORGET_PEAK.write_text("5", encoding="ascii")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak(torch: Any) -> dict[str, int | None]:
+    """Bytes at most: of the whole process in main memory, and of tensors on the GPU, null where
+    none was used.
+    """
+    used = torch is not None and torch.cuda.is_initialized()
+    return {
+        "process_bytes": _resident_peak(),
+        "gpu_bytes": torch.cuda.max_memory_allocated() if used else None,
+    }
+
+
+def _resident_peak() -> int:
+    """As Linux counts it; elsewhere since the process began."""
+    with suppress(OSError):
+        for line in STATUS.read_text("utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def collect_provenance() -> Callable[[], dict[str, Any]]:
     """Start the clock; the returned function makes the record."""
     started = time.time()
+    _begin_peak(sys.modules.get("torch"))
 
     def finish() -> dict[str, Any]:
         torch = sys.modules.get("torch")
@@ -74,6 +110,7 @@ def collect_provenance() -> Callable[[], dict[str, Any]]:
                 "platform": platform.platform(),
                 "python": platform.python_version(),
             },
+            "memory": _peak(torch),
             "processes": {"count": processes.count(), "backend": processes.backend()},
             "threads": torch.get_num_threads() if torch else None,
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),

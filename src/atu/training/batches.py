@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -163,15 +165,19 @@ class BatchStream(Iterator[Batch]):
             raise ValueError("a batch stream needs at least one text")
         self.device = device
         self.texts, self.batch_size, self.pad_id = texts, batch_size, pad_id
+        self.lengths = [len(text.ids) for text in texts]
         self.rng, self.double_shift = rng, double_shift
         self.tokens = 0
         """Real tokens given out so far: what training on this stream has cost."""
         self.drawn = 0
         """Batches given out so far."""
         self._order: list[int] = []
+        self._held: list[int] | None = None
 
     def _choose(self) -> list[int]:
         """The numbers of the next batch's texts."""
+        if self._held is not None:
+            return self._held
         self.drawn += 1
         while len(self._order) < self.batch_size:
             self._order += [int(i) for i in self.rng.permutation(len(self.texts))]
@@ -189,11 +195,48 @@ class BatchStream(Iterator[Batch]):
         self.tokens += sum(len(self.texts[i].ids) for i in chosen)
         return batch
 
+    def ahead(self, count: int) -> list[list[int]]:
+        """The texts of the next so many batches, none of which is drawn by that."""
+        other = copy.copy(self)
+        other.rng, other._order = copy.deepcopy(self.rng), list(self._order)
+        return [other._choose() for _ in range(count)]
+
+    @contextmanager
+    def holding(self, numbers: list[int]) -> Iterator[None]:
+        """Give these texts whenever a batch is asked for; then go on as if none had been."""
+        tokens, self._held = self.tokens, numbers
+        try:
+            yield
+        finally:
+            self.tokens, self._held = tokens, None
+
     def collate(self, numbers: Sequence[int]) -> Batch:
         """These texts as a batch on the stream's device."""
         texts = [self.texts[i] for i in numbers]
         batch = collate(texts, self.pad_id, self.double_shift, self.device)
         return replace(batch, numbers=tuple(numbers))
+
+
+@contextmanager
+def longest_ahead(streams: Sequence[BatchStream], steps: int) -> Iterator[None]:
+    """Let all streams that are read give the batches of one of the next so many steps: that with
+    the most padded tokens of all streams together.
+    """
+    ahead = [(stream, stream.ahead(steps)) for stream in streams]
+
+    def padded(step: int) -> int:
+        return sum(padded_tokens(b[step], s.lengths) for s, b in ahead if s.drawn)
+
+    longest = max(range(steps), key=padded)
+    with ExitStack() as stack:
+        for stream, batches in ahead:
+            stack.enter_context(stream.holding(batches[longest]))
+        yield
+
+
+def padded_tokens(batch: Sequence[int], lengths: Sequence[int]) -> int:
+    """What these texts take when each is as long as the longest."""
+    return len(batch) * max(lengths[number] for number in batch)
 
 
 def length_sorted_batches(

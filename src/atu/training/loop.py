@@ -86,6 +86,7 @@ def run_steps(
     seek: Callable[[int], None] | None = None,
     schedule: Callable[[float], float] = constant,
     accumulate: int = 1,
+    fullest: LossFunction | None = None,
 ) -> None:
     """Minimise `loss`, called once per micro-batch, for `steps` optimizer steps.
 
@@ -100,6 +101,9 @@ def run_steps(
         seek: called with that number of steps, to bring what `loss` reads to the same place.
         schedule: factor on every learning rate, of the share of steps done with this one.
         accumulate: micro-batches whose mean gradient makes one step.
+        fullest: the loss of the batch that takes the most memory of those to come. It is gone
+            through once after the first step, when the optimizers have their state, for nothing but
+            that what does not fit fails at once.
 
     Raises:
         TrainingError: loss or gradient norm is not finite, or nothing that is trained has a part in
@@ -140,8 +144,19 @@ def run_steps(
         progress.update({"loss": value})
         if keeper is not None:
             keeper.stepped(step + 1)
+        if fullest is not None and step == first:
+            _rehearse(fullest, optimizers)
     _set_rates(optimizers, base, 1.0)
     progress.close()
+
+
+def _rehearse(loss: LossFunction, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """A pass forward and back that changes nothing, torch's generators included."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        loss()[0].backward()
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
 
 
 def _clipped(parameters: Sequence[nn.Parameter], clip: float) -> float:

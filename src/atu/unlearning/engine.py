@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from atu import methods
 from atu.alignment.loop import AlignmentData, alignment_step, cache_hidden_states, load_predictors
@@ -27,9 +28,9 @@ from atu.results.artifacts import Artifact
 from atu.results.costs import COSTS
 from atu.results.tables import read_table
 from atu.seeding import child_seed, generator
-from atu.training.batches import BatchStream, encode_text
+from atu.training.batches import BatchStream, encode_text, longest_ahead
 from atu.training.keeper import Keeper, Trace
-from atu.training.loop import make_optimizers, run_steps
+from atu.training.loop import LossFunction, make_optimizers, run_steps
 from atu.unlearning.trajectory import Course, Observer, Point, reached, select_probes
 
 if TYPE_CHECKING:
@@ -291,6 +292,7 @@ def _run_stage(
 ) -> None:
     if not stage.steps:
         return
+    fullest = None if stage.part in optimizers else _fullest(stage, context)
     if stage.part not in optimizers or context.reference_compat:
         optimizers[stage.part] = _optimizers(stage, context.settings)
     context.model.train(stage.part == "model")
@@ -304,9 +306,25 @@ def _run_stage(
         keeper=keeper,
         part=stage.part,
         seek=stage.seek,
+        fullest=fullest,
     )
     if not context.reference_compat:
         context.model.eval()
+
+
+def _fullest(stage: Stage, context: Context) -> LossFunction | None:
+    """The stage's loss on the longest batches to come, of this stage and others of its part; None
+    where there are none, or where it reads more than the context's streams.
+    """
+    ahead = max(stage.steps, context.settings.steps) - 1
+    if stage.seek is not None or not ahead:
+        return None
+
+    def loss() -> tuple[Tensor, dict[str, float]]:
+        with longest_ahead(context.streams, ahead):
+            return stage.loss()
+
+    return loss
 
 
 def _optimizers(stage: Stage, settings: Any) -> list[torch.optim.Optimizer]:

@@ -125,7 +125,7 @@ def test_an_experiment_becomes_the_parameter_file(atu, tmp_path):
 def test_memory_lists_the_grid(atu):
     """Two lines for phases that train the model or the predictor, one per method, three
     evaluations, six attacks, and the head."""
-    done = atu("memory", "--tokens", "40")
+    done = atu("memory", "--results", "nowhere")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1 + 2 + 6 + 3 + 6
     assert "llama_tiny  unlearn atu" in done.stdout
@@ -161,7 +161,7 @@ def test_speed_is_of_the_kernels_that_phases_use(atu, monkeypatch):
 
 def test_a_job_that_cannot_fit_is_refused_before_it_starts(monkeypatch, atu, store):
     """One message and exit code 2, and no folder."""
-    monkeypatch.setattr("atu.resources.expected.free_bytes", lambda _device: 10**6)
+    monkeypatch.setattr("atu.resources.fit.free_bytes", lambda _device: 10**6)
     shared = str(store("shared", "prepare").folder / "manifest.json")
     done = atu("pretrain", "--model", "llama_tiny", "--shared", shared, "--out", "o/manifest.json")
     assert done.returncode == 2

@@ -9,7 +9,8 @@ from made.models import write_model
 from atu.config.params import Params
 from atu.errors import ConfigError
 from atu.models.pinned import file_digests
-from atu.resources.measuring import make_setup, measured, model_config, speed_table
+from atu.resources.bound import model_config
+from atu.resources.measuring import make_setup, measured, speed_table
 from atu.resources.speed import Speed
 from atu.results.locks import Lock
 

@@ -71,6 +71,8 @@ def test_the_device_is_the_one_that_was_used(monkeypatch, used, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
     assert collect_provenance()()["device"] == device
 
 
@@ -89,3 +91,27 @@ def test_the_record(monkeypatch, git):
     assert record["threads"] == 1
     assert set(record["machine"]) == {"cpus", "platform", "python"}
     assert json.loads(json.dumps(record)) == record
+
+
+def test_the_peak_is_of_this_job(tmp_path, monkeypatch):
+    """What Linux has counted since the job began, 3 kB = 3072 bytes; before it, a 5 made it forget.
+    Elsewhere what the process took since it began."""
+    status, forget = tmp_path / "status", tmp_path / "clear_refs"
+    status.write_text("VmRSS:\t1 kB\nVmHWM:\t3 kB\n", encoding="utf-8")
+    monkeypatch.setattr(provenance, "STATUS", status)
+    monkeypatch.setattr(provenance, "FORGET_PEAK", forget)
+    finish = collect_provenance()
+    assert forget.read_text(encoding="utf-8") == "5"
+    assert finish()["memory"] == {"process_bytes": 3072, "gpu_bytes": None}
+    status.unlink()
+    assert finish()["memory"]["process_bytes"] > 10**7
+
+
+def test_the_peak_of_a_gpu_is_its_tensors(monkeypatch):
+    begun = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: begun.append(True))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
+    assert collect_provenance()()["memory"]["gpu_bytes"] == 7
+    assert begun == [True]

@@ -1,4 +1,5 @@
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from atu.training.batches import (
     collate,
     encode_text,
     length_sorted_batches,
+    longest_ahead,
     right_padded,
 )
 from atu.training.likelihood import sequence_nll
@@ -183,3 +185,31 @@ def test_right_padding():
     ids, mask = right_padded([[5, 6, 7], [8]], PAD)
     assert ids.tolist() == [[5, 6, 7], [8, PAD, PAD]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+class TestLookingAhead:
+    def test_the_next_batches_are_those_that_are_drawn(self):
+        stream, same = streams(5, 2), streams(5, 2)
+        ahead = stream.ahead(4)
+        assert [n for batch in ahead for n in batch] == numbers(stream, 4) == numbers(same, 4)
+
+    def test_the_longest_of_all_streams_is_held(self):
+        """Streams of one text a batch, in their order: 1, 2, 4 and 3, 3, 0 (nothing) tokens long.
+        Together 4, 5 and 4; the first alone is longest at its third. The stream that is not read
+        does not count."""
+
+        def in_order(*lengths):
+            rng = SimpleNamespace(permutation=lambda count: range(count))
+            return BatchStream([encoded(*[7] * n) for n in lengths], 1, PAD, rng)
+
+        first, second, unread = in_order(9, 1, 2, 4), in_order(9, 3, 3, 0), in_order(9, 8, 1, 1)
+        next(first), next(second)
+        with longest_ahead([first, second, unread], 3):
+            assert next(first).input_ids.shape[1] == 2
+            assert next(first).input_ids.shape[1] == 2
+            assert next(second).input_ids.shape[1] == 3
+        assert (first.tokens, first.drawn) == (9, 1)
+        assert [next(first).input_ids.shape[1] for _ in range(3)] == [1, 2, 4]
+        with longest_ahead([first], 1), pytest.raises(ZeroDivisionError):
+            raise ZeroDivisionError
+        assert next(first).input_ids.shape[1] == 9

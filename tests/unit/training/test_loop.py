@@ -187,3 +187,43 @@ def test_a_loss_without_a_trained_part_is_an_error():
     weight = parameter(1.0).requires_grad_(False)
     with pytest.raises(TrainingError, match=r"^fit: the loss depends on nothing that is trained"):
         run_steps("fit", 1, half_square(weight), sgd(weight, rate=1.0), clip=1.0, trace=Trace())
+
+
+def test_the_fullest_batch_is_gone_through_once_and_changes_nothing():
+    """After the first step, when AdamW has its state; what it draws of torch's generator, and its
+    gradient, are as if nothing had been."""
+
+    def train(fullest):
+        torch.manual_seed(0)
+        weight, trace = parameter(4.0), Trace()
+        optimizers = make_optimizers("adamw", [weight], 0.1)
+
+        def loss():
+            return (weight * torch.rand(1)).sum(), {}
+
+        made = fullest and (lambda: fullest(weight, optimizers[0]))
+        run_steps("fit", 3, loss, optimizers, clip=10.0, trace=trace, fullest=made)
+        return trace.rows, weight.item(), torch.rand(1).item()
+
+    calls = []
+
+    def large(weight, optimizer):
+        calls.append(len(optimizer.state))
+        return (weight * 1e9 * torch.rand(5)).sum(), {}
+
+    assert train(large) == train(None)
+    assert calls == [1]
+
+
+def test_what_does_not_fit_fails_after_the_first_step():
+    weight, trace = parameter(4.0), Trace()
+
+    def too_large():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        run_steps(
+            "fit", 9, half_square(weight), sgd(weight, rate=0.1), clip=1.0, trace=trace,
+            fullest=too_large,
+        )  # fmt: skip
+    assert len(trace.rows) == 1

@@ -562,13 +562,15 @@ class TestCost:
     )
     def test_tokens(self, monkeypatch, run, points, name, own, batches):
         """The ones of every batch's attention mask: 4 steps, each with a forget and, where there is
-        a retain term, a retain batch. Neither measuring thresholds nor alignment is counted."""
+        a retain term, a retain batch. Neither measuring thresholds nor alignment is counted, nor
+        the longest batches, which train nothing."""
         points()
         read, original = [], BatchStream.__next__
 
         def spy(self):
             batch = original(self)
-            read.append(int(batch.attention_mask.sum()))
+            if self._held is None:
+                read.append(int(batch.attention_mask.sum()))
             return batch
 
         monkeypatch.setattr(BatchStream, "__next__", spy)
@@ -604,6 +606,36 @@ class TestCost:
         own_method(stages)
         outcome, _ = run("ga")
         assert outcome.cost["tokens"] == 2 * lengths[0] > 0
+
+
+class TestTheLongestBatch:
+    """What does not fit fails at the first step."""
+
+    @pytest.mark.parametrize("name", ["atu", "ga"])
+    def test_it_changes_nothing(self, monkeypatch, run, points, name):
+        """Against a run without: every step, every point and the cost; in both of ATU's rounds, and
+        between them in the alignment, which reads more than streams and is left out."""
+        points()
+        outcome, _ = run(name, retain=NLL)
+        monkeypatch.setattr(unlearning, "_fullest", lambda *_: None)
+        plain, _ = run(name, retain=NLL)
+        assert outcome.trace.rows == plain.trace.rows
+        assert (outcome.trajectory, outcome.cost) == (plain.trajectory, plain.cost)
+
+    def test_it_follows_the_first_step_of_a_part(self, monkeypatch, run, points):
+        """Of 4 steps in 2 stretches, after the first; it is the longest of the 3 that follow."""
+        points()
+        read, original = [], BatchStream.__next__
+
+        def spy(self):
+            batch = original(self)
+            read.append((self._held is not None, batch.input_ids.shape[1]))
+            return batch
+
+        monkeypatch.setattr(BatchStream, "__next__", spy)
+        run("ga")
+        assert [held for held, _ in read] == [False, True, False, False, False]
+        assert read[1][1] == max(length for _, length in read[2:])
 
 
 class TestEdits:

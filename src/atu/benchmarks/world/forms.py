@@ -25,7 +25,7 @@ WRAPPED = (
 
 
 @dataclass(frozen=True)
-class Question:
+class FormQuestion:
     """One question in one form, with its answer."""
 
     query: str
@@ -80,7 +80,9 @@ def queries(world: World, fact: Fact, form: str) -> list[str]:
     return [fill(text, fact.subject, "") for text in spec[kind]]
 
 
-def ask(world: World, fact: Fact, form: str, phrasing: int, rng: np.random.Generator) -> Question:
+def ask(
+    world: World, fact: Fact, form: str, phrasing: int, rng: np.random.Generator
+) -> FormQuestion:
     """One phrasing of a fact's question in one form; `rng` draws the options."""
     query = queries(world, fact, form)[phrasing]
     answer = fact.subject if form == "reverse" else fact.value
@@ -90,7 +92,7 @@ def ask(world: World, fact: Fact, form: str, phrasing: int, rng: np.random.Gener
     if form == "paired":
         return _pair(world, fact, query)
     prompt = format_prompt(form, query, options, **_details(world, fact, form))
-    return Question(query, prompt, answer, options, completion=answer)
+    return FormQuestion(query, prompt, answer, options, completion=answer)
 
 
 def _details(world: World, fact: Fact, form: str) -> dict[str, str]:
@@ -138,7 +140,7 @@ def partner(world: World, fact: Fact) -> Fact:
     return far[int(hash_fraction(fact.id, "partner") * len(far))]
 
 
-def _pair(world: World, fact: Fact, query: str) -> Question:
+def _pair(world: World, fact: Fact, query: str) -> FormQuestion:
     """The fact's question beside its partner's; a hash decides which comes first."""
     other = partner(world, fact)
     part = int(hash_fraction(fact.id, "pair") < 0.5)
@@ -146,7 +148,7 @@ def _pair(world: World, fact: Fact, query: str) -> Question:
     (first, one), (second, two) = pairs[::-1] if part else pairs
     prompt = format_prompt("paired", query, first=first, second=second)
     joined = f"{one}{PAIR_SEPARATOR} {two}"
-    return Question(query, prompt, fact.value, [], completion=joined, part=part)
+    return FormQuestion(query, prompt, fact.value, [], completion=joined, part=part)
 
 
 def _reverse_clauses(world: World, fact: Fact) -> tuple[str, str]:

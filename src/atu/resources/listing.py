@@ -1,0 +1,72 @@
+"""`atu memory`: what every kind of job of a grid must hold, and what finished ones held at most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atu.errors import ResourceError
+from atu.resources.bound import Job, held, model_config
+from atu.resources.fit import described, require_fit, trained_here
+from atu.resources.machine import size
+from atu.results.artifacts import MANIFEST, PROVENANCE
+from atu.results.files import read_json
+
+if TYPE_CHECKING:
+    from atu.config.params import Params
+
+Kind = tuple[str, str]
+"""A model, and a phase with its method or attack."""
+
+
+def grid_jobs(params: Params) -> Iterator[tuple[Kind, Job]]:
+    """Every kind of job of the grid that holds a model."""
+    for model in params.grid.models:
+        config = model_config(params, model)
+        if trained_here(params, model):
+            yield (model, "pretrain"), Job("pretrain", params, config, model)
+        yield (model, "align"), Job("align", params, config)
+        for name in params.grid.methods:
+            settings = params.unlearn.methods[name]
+            yield (model, f"unlearn {name}"), Job("unlearn", params, config, name, settings)
+        for phase in ("rephrase", "utility", "privacy"):
+            yield (model, phase), Job(phase, params, config)
+        for name in params.grid.attacks:
+            settings = params.attack.attacks[name]
+            yield (model, f"attack {name}"), Job("attack", params, config, name, settings)
+
+
+def peaks(results: Path) -> dict[Kind, list[int]]:
+    """Peaks of finished jobs in bytes, by their kind: of the GPU where one was used, else of the
+    whole process.
+    """
+    found: dict[Kind, list[int]] = {}
+    for path in sorted(results.glob(f"**/{PROVENANCE}")):
+        memory = read_json(path).get("memory")
+        if memory is None or path.parent.name.startswith("."):  # of an older version; unfinished
+            continue
+        manifest = read_json(path.with_name(MANIFEST))
+        phase, cell = manifest["phase"], manifest["cell"]
+        named = {"unlearn": "method", "attack": "attack"}.get(phase)
+        what = f"{phase} {cell[named]}" if named in cell else phase
+        peak = memory["gpu_bytes"] or memory["process_bytes"]
+        found.setdefault((cell.get("model", ""), what), []).append(peak)
+    return found
+
+
+def grid_table(params: Params, results: Path, free: int | None) -> str:
+    """One line per kind of job; below it what does not fit."""
+    rows = [("model", "job", "measured", "bound")]
+    refused, measured = [], peaks(results)
+    for kind, job in grid_jobs(params):
+        done = measured.get(kind, [])
+        most = f"{size(max(done))} (of {len(done)})" if done else ""
+        rows.append((*kind, most, described(held(job))))
+        try:
+            require_fit(job, free)
+        except ResourceError as error:
+            refused.append(f"{kind[0]}: {error}")
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)) for r in rows]
+    return "\n".join([*(text.rstrip() for text in lines), *refused]) + "\n"
