@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STORE = "ATU_STORE"
-"""Environment variable: the file by which processes of one machine find each other."""
+"""Environment variable: the file (a `file://` address) by which ranks of one machine meet."""
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: for the first to write a checkpoint, for instance. Where
 one dies, whoever started them ends the others."""
@@ -86,18 +86,14 @@ def join(place: torch.device) -> None:
     import torch
     from torch import distributed
 
-    number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if place.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    store = None
-    if STORE in os.environ:
-        store = distributed.FileStore(os.environ[STORE], size)
     # Numbers on the CPU (flags, gathered weights) go through gloo on a GPU machine, too.
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo",
-        store=store,
-        rank=number,
-        world_size=size,
+        init_method=os.environ.get(STORE),  # None: MASTER_ADDR and MASTER_PORT, of torchrun
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
         timeout=PATIENCE,
     )
 
@@ -262,16 +258,6 @@ def is_shard(tensor: Tensor) -> bool:
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor of which every process has a part, on the CPU of the first; the others get an empty
-    one. A tensor that is no shard as it is.
-    """
-    if not is_shard(tensor):
-        return tensor
-    found = tensor.detach().full_tensor()  # type: ignore[attr-defined]
-    return found.cpu() if is_first() else found.new_empty(0, device="cpu")
 
 
 def part_like(value: Tensor, like: Tensor) -> Tensor:

@@ -64,13 +64,13 @@ def counterparts(
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the model's state on the CPU, in the first process; the others get {}.
+    """A copy of the model's state on the CPU, in rank 0; the others get {}.
 
     (A GPU has no room for a second model.)
     """
-    found: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        value = processes.whole(value)
-        if processes.is_first():
-            found[name] = value.detach().to("cpu", copy=True)
-    return found
+    if processes.count() == 1:
+        return {name: t.detach().to("cpu", copy=True) for name, t in model.state_dict().items()}
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)  # type: ignore[return-value]

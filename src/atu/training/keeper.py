@@ -59,7 +59,7 @@ class Interval:
 
 
 def generator_name(kind: str, rank: int) -> str:
-    """What a process's generator is called in a checkpoint."""
+    """What a rank's generator is called in a checkpoint."""
     return f"{kind}/{rank}" if rank else kind
 
 
@@ -89,7 +89,8 @@ class Stop:
 
         def ask(_signal: int, _frame: Any) -> None:
             cls.asked = True
-            print("atu: asked to stop; a checkpoint follows at the next step", file=sys.stderr)
+            if processes.count() == 1:  # a rank is asked, too, when another has failed
+                print("atu: asked to stop; a checkpoint follows at the next step", file=sys.stderr)
 
         signal.signal(signal.SIGTERM, ask)
 
@@ -160,7 +161,7 @@ class Keeper:
         """All is back as it was at the checkpoint."""
         assert self._found is not None
         found, self._found = self._found, None
-        # Where there were fewer processes then, this one's goes on as it is.
+        # Where there were fewer ranks then, this one's goes on as it is.
         mine = found.tensors.get(generator_name(GENERATOR, processes.rank()))
         if mine is not None:
             torch.set_rng_state(mine)
@@ -238,10 +239,9 @@ def save_part(part: Part) -> dict[str, Tensor]:
         part.optimizers,
         options=StateDictOptions(full_state_dict=True, cpu_offload=True),
     )
-    found = {f"{PARAMETER}/{number}": weight for number, weight in weights.items()}
-    for number, state in optimizers.get("state", {}).items():
-        found |= {f"{key}/{number}": value for key, value in state.items()}
-    return found
+    states: dict[str, Any] = optimizers.get("state", {})  # type: ignore[assignment]
+    moments = {f"{key}/{n}": value for n, state in states.items() for key, value in state.items()}
+    return moments | {f"{PARAMETER}/{n}": weight for n, weight in weights.items()}
 
 
 def load_part(part: Part, tensors: Mapping[str, Tensor]) -> None:
@@ -252,18 +252,17 @@ def load_part(part: Part, tensors: Mapping[str, Tensor]) -> None:
     device to be set", plain SGD), and a parameter that had no gradient before the checkpoint it
     leaves with the state of one step.
     """
-    states: dict[int, dict[str, Tensor]] = {}
+    kept: dict[nn.Parameter, dict[str, Tensor]] = {p: {} for p in part.parameters}
     for name, value in tensors.items():
         key, number = name.split("/")
-        like = part.parameters[int(number)]
-        states.setdefault(int(number), {})[key] = processes.part_like(value, like)
+        parameter = part.parameters[int(number)]
+        kept[parameter][key] = processes.part_like(value, parameter)
     with torch.no_grad():
-        for number, parameter in enumerate(part.parameters):
-            parameter.copy_(states[number].pop(PARAMETER))
-    numbers = {parameter: number for number, parameter in enumerate(part.parameters)}
+        for parameter, own in kept.items():
+            parameter.copy_(own.pop(PARAMETER))
     for optimizer in part.optimizers:
-        owned = [numbers[p] for group in optimizer.param_groups for p in group["params"]]
-        state = {place: states[number] for place, number in enumerate(owned) if states[number]}
+        owned = [kept[p] for group in optimizer.param_groups for p in group["params"]]
+        state = {number: own for number, own in enumerate(owned) if own}
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
