@@ -139,7 +139,9 @@ class TestTogether:
         """The first's, whichever others have; where one cannot read it all end."""
         for found in two[0]:
             assert found["resuming"]["step"] == 1
-            assert "/1: the first process resumes from it, and another" in found["resuming"]["said"]
+            assert (
+                "/1: rank 0 resumes from it, and another rank cannot" in found["resuming"]["said"]
+            )
 
     def test_a_model_is_split_evenly(self, two):
         """Every process has half of each parameter with an even number of rows; tied tables stay

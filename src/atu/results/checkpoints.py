@@ -1,7 +1,7 @@
 """Checkpoints of long jobs: written beside the job's folder, whole or not at all.
 
-Tensors are in safetensors, everything else in JSON; nothing is unpickled. Of several processes the
-first writes, and what they hold in parts it writes whole: a job may go on with another number.
+Tensors are in safetensors, everything else in JSON; nothing is unpickled. Of several ranks rank 0
+writes the checkpoint, and shards it writes whole: a job may go on with another number of ranks.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Store:
         self.identity = hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, state: State) -> bool:
-        """Write a checkpoint, then remove the older ones; whether that went well. Of several
-        processes the first writes, and the others wait for it.
+        """Write a checkpoint, then remove the older ones; whether that went well. Rank 0 writes,
+        and the others wait for it.
 
         A full disk must not end work that may still finish: what went wrong is said on stderr, and
         the older ones stay as they are.
@@ -107,11 +107,11 @@ class Store:
 
     def load(self) -> State | None:
         """The newest checkpoint of this very job, or None. One that is damaged, or of other
-        parameters, inputs or code, is passed over with a word on stderr. Each of several processes
-        reads the one that the first has found, before the first may write another.
+        parameters, inputs or code, is passed over with a word on stderr. Every rank reads the one
+        that rank 0 has found, before rank 0 may write another.
 
         Raises:
-            ArtifactError: one of several processes cannot read it.
+            ArtifactError: a rank cannot read it.
         """
         numbers = sorted((number for number, _ in self._numbered()), reverse=True)
         chosen, found = self._newest(numbers) if processes.is_first() else (None, None)
@@ -121,7 +121,7 @@ class Store:
         (missing,) = processes.any_of(chosen is not None and found is None)
         if missing:
             raise ArtifactError(
-                f"{self.folder / str(chosen)}: the first process resumes from it, and another "
+                f"{self.folder / str(chosen)}: rank 0 resumes from it, and another rank "
                 "cannot read it; give all machines one file system, or remove the folder to start "
                 "anew"
             )

@@ -57,8 +57,8 @@ def write_folder(
     The manifest holds only what the content determines (artifacts, parameters, inputs), so the
     same inputs and seed give the same bytes; times and versions go to `provenance.json`.
 
-    Of several processes the first writes; the others get a folder that is thrown away, and read
-    the same checkpoints.
+    Of several ranks rank 0 writes; the others get a folder that is thrown away, and read the same
+    checkpoints.
 
     Raises:
         ArtifactError: the place cannot be written, another process is writing it, or a metric is
