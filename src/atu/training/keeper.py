@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atu.distributed import processes
+from atu.distributed import launch, processes
 from atu.errors import ConfigError, StoppedError
 from atu.results.checkpoints import State, Store
 
@@ -89,7 +89,7 @@ class Stop:
 
         def ask(_signal: int, _frame: Any) -> None:
             cls.asked = True
-            if processes.count() == 1:  # a rank is asked, too, when another has failed
+            if not launch.started():  # a rank is asked, too, when another has failed
                 print("atu: asked to stop; a checkpoint follows at the next step", file=sys.stderr)
 
         signal.signal(signal.SIGTERM, ask)

@@ -1,10 +1,12 @@
 """What a checkpoint keeps of a part: weights and the state of its optimizers."""
 
+import signal
+
 import pytest
 import torch
 from torch import nn
 
-from atu.training.keeper import Part, load_part, save_part
+from atu.training.keeper import Part, Stop, load_part, save_part
 
 
 def make(kind):
@@ -54,3 +56,18 @@ def test_names():
         "parameter/0", "parameter/1", "parameter/2", "momentum_buffer/0", "step/2", "exp_avg/2",
         "exp_avg_sq/2",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "says"), [("1", True), ("2", False)])
+def test_one_of_several_ranks_is_asked_in_silence(monkeypatch, capsys, size, says):
+    """Where another has failed its message is the only one."""
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.setattr(Stop, "asked", False)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        Stop.listen()
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert Stop.asked
+    assert ("asked to stop" in capsys.readouterr().err) is says
