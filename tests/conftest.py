@@ -79,3 +79,19 @@ def new_database(tmp_path_factory):
     path = tmp_path_factory.mktemp("mlflow") / "new.db"
     MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="session")
+def mini_params(mini_values):
+    """The miniature's parameters, checked."""
+    from atu.config.params import Params
+
+    return Params.model_validate(mini_values)
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory, mini_params):
+    """The folders of every phase of the miniature, run once in this process."""
+    from made.chain import run_chain
+
+    return run_chain(tmp_path_factory.mktemp("chain"), mini_params)

@@ -1,5 +1,5 @@
-"""What several processes compute, and one: `tests/unit/test_processes.py` runs it in itself and, as
-a script, in two processes of the launcher's.
+"""What several ranks compute, and one process: `processes/test_ranks.py` runs it in itself and, as
+a script, in two ranks of the launcher's.
 
     python several.py <folder of the miniature's phases> <parameter file> <folder for results>
 """
@@ -26,7 +26,7 @@ from atu.methods.base import Retain
 from atu.models import shards
 from atu.models.build import build_lm
 from atu.models.llm import hidden_states_at, load_lm
-from atu.models.shards import sharded_copy
+from atu.models.shards import sharded_copy, whole_state
 from atu.models.trainable import BelowHook, Layers, Lora
 from atu.phases import align
 from atu.results.artifacts import MANIFEST, Artifact
@@ -144,13 +144,18 @@ def sharding(inputs):
     model, _ = load_lm(inputs.lm.subfolder("model"), CPU, training=True)
     made = sharded_copy(model)
     here = {name: p.to_local().numel() for name, p in made.named_parameters()}
-    state = {name: processes.whole(p) for name, p in made.state_dict().items()}
+    state = whole_state(made)
     return {
         "shares": {n: here[n] / p.numel() for n, p in model.named_parameters() if len(p) % 2 == 0},
         "tied": made.get_input_embeddings().weight is made.get_output_embeddings().weight,
         "whole": not processes.is_first()
         or all(torch.equal(state[name], value) for name, value in model.state_dict().items()),
     }
+
+
+def whole(tensor):
+    """A tensor of which every rank may have a part."""
+    return tensor.full_tensor() if processes.is_shard(tensor) else tensor
 
 
 def family(kind):
@@ -170,8 +175,8 @@ def family(kind):
         loss = states[1].square().mean() + states[2].mean() + logits.square().mean()
         loss.backward()
         losses.append(loss.item())
-        gradients.append([processes.whole(p.grad) for p in one.parameters()])
-    state = {name: processes.whole(value) for name, value in shards.state_dict().items()}
+        gradients.append([whole(p.grad) for p in one.parameters()])
+    state = whole_state(shards)
     if not processes.is_first():
         return None
     pairs = zip(*gradients, strict=True)

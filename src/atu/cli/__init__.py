@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _part(error: BaseException) -> None:
-    """Part from the other processes, if there are any. One that failed ends on the spot: whatever
+    """Leave the process group, if there is one. A rank that failed ends on the spot: whatever
     Python still does at its end (destructors of connections, threads) may wait for the others, who
     wait for it.
     """
@@ -58,7 +58,7 @@ def _run() -> None:
         known = ResourceError.of(error)
         if known is not None:
             _end(f"atu: {known}", 2)
-        if not launch.reported(traceback.format_exc()):
+        if not launch.reported(traceback.format_exc(), maybe_consequence=True):
             raise
         sys.exit(1)
 

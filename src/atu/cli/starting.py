@@ -1,4 +1,4 @@
-"""What every job does first: checked parameters, determinism, and the processes that share it."""
+"""What every job does first: checked parameters, determinism, and the ranks that share it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def takes_part(loaded: Any, count: int) -> bool:
 
 
 def used(settings: Any, section: Any, method: str, processes: int) -> int:
-    """How many processes a method's job uses of those that it is given."""
+    """How many ranks a method's job uses of those that it is given."""
     from atu import methods
 
     return methods.get(settings.loss).require_processes(

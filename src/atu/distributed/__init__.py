@@ -1,1 +1,1 @@
-"""The processes that share one job, and how they are started."""
+"""The ranks that share one job, and how they are started."""

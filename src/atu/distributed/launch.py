@@ -1,51 +1,53 @@
-"""Starting several processes of one job on this machine, and ending them together.
+"""Starting the ranks of one job on this machine, and ending them together.
 
-They find each other by a file in a folder of their own and talk over the loopback interface alone:
-nothing listens beyond it. torchrun starts them as well, also on several machines; it then says
-where they meet.
+torch starts and watches them (`torch.distributed.elastic.multiprocessing`, as torchrun does). What
+torchrun adds, the agent where ranks meet, is left out: its TCPStore listens on every interface,
+whatever endpoint it is given. Here ranks meet by a file and talk over the loopback interface alone.
+torchrun itself starts ranks on several machines; it then says where they meet.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import json
+import logging
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from atu.distributed.processes import STORE
 from atu.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed.elastic.multiprocessing import PContext
 
 OPTION = "--processes"
-REPORT = "failed-{rank}"
-"""Beside the store: what a process that failed has to say."""
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Environment variable, set by torch: where a rank that fails says why."""
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-GRACE = 5.0
-"""Seconds that the others have to end when one has failed: by themselves, then once interrupted."""
+POLL = 0.1
+"""Seconds between two looks at the ranks."""
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 def started() -> bool:
-    """Whether this is one of several processes, of this module's or of torchrun."""
+    """Whether this is one of several ranks, of this module's or of torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def number() -> int:
-    """The number of this process among them, from 0."""
+    """The rank that the environment gives this process; 0 for one alone."""
     return int(os.environ["RANK"]) if started() else 0
 
 
 def wanted(option: int) -> int:
-    """How many processes the job is to have, by the option or by whoever started this one.
+    """How many ranks the job is to have, by the option or by whoever started this one.
 
     Raises:
         ConfigError: they disagree.
@@ -59,7 +61,7 @@ def wanted(option: int) -> int:
 
 
 def require_devices(wanted: int, place: torch.device) -> None:
-    """Make sure that this machine has a GPU for every process on it.
+    """Make sure that this machine has a GPU for every rank on it.
 
     Raises:
         ConfigError: it has fewer.
@@ -80,145 +82,96 @@ def require_devices(wanted: int, place: torch.device) -> None:
 
 
 def run(command: Sequence[str], size: int) -> int:
-    """Start `size` processes of a command here and wait for them; the exit status of the first that
-    failed, 0 where none did. What that one had to say is printed once.
+    """Start `size` ranks of a command here and wait for them; the exit status of the first that
+    failed, 0 where none did. What that one had to say is printed once; the others are asked to
+    stop, and killed after 30 seconds.
 
-    The first process prints where this one prints; of the others only the end is shown, and only of
-    one that died without a word.
+    Rank 0 prints where this process prints; of the others only the end is shown, and only of one
+    that died without a word.
     """
+    from torch.distributed.elastic.multiprocessing import (
+        DefaultLogsSpecs,
+        SignalException,
+        Std,
+        start_processes,
+    )
+
+    logging.getLogger("torch.distributed.elastic.multiprocessing").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="atu-") as folder:
-        place = Path(folder)
-        with _forwarding() as children, contextlib.ExitStack() as files:
-            for rank in range(size):
-                log = files.enter_context(_log(place, rank).open("w")) if rank else None
-                children.append(
-                    subprocess.Popen(
-                        command,
-                        env=_environment(os.environ, place, rank, size),
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                    )
-                )
-            failed = _wait(children, place)
-        if not failed:
+        ranks = start_processes(
+            "atu",
+            command[0],
+            args=dict.fromkeys(range(size), tuple(command[1:])),
+            envs={rank: _environment(Path(folder), rank, size) for rank in range(size)},
+            logs_specs=DefaultLogsSpecs(folder, dict.fromkeys(range(1, size), Std.ALL)),
+        )
+        _forward_sigterm(ranks)
+        try:
+            result = ranks.wait(period=POLL)
+        except SignalException as asked:  # Ctrl-C, a terminal that closed
+            ranks.close(asked.sigval)
+            return 128 + asked.sigval
+        if not result or not result.failures:
             return 0
-        cause = _cause(place, list(failed))
-        status = failed[cause]
-        print(_said(place, cause, status, size), file=sys.stderr, flush=True)
+        first, failure = next(iter(result.failures.items()))
+        status = failure.exitcode
+        print(_said(ranks, first, status), file=sys.stderr, flush=True)
         return status if status > 0 else 128 - status
 
 
-def _environment(given: Mapping[str, str], place: Path, rank: int, size: int) -> dict[str, str]:
-    """What a process needs to know; the user's own choice of interfaces stays."""
-    interfaces = {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
-    return (
-        interfaces
-        | dict(given)
-        | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(size),
-            "LOCAL_WORLD_SIZE": str(size),
-            STORE: str(place / "store"),
-        }
-    )
+def _environment(folder: Path, rank: int, size: int) -> dict[str, str]:
+    """What a rank needs to know; the user's own choice of interfaces stays."""
+    interfaces = {
+        name: os.environ.get(name, LOOPBACK)
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    }
+    return interfaces | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+        STORE: f"file://{folder}/store",
+    }
 
 
-def _log(place: Path, rank: int) -> Path:
-    return place / f"process-{rank}.log"
-
-
-def _report(place: Path, rank: int) -> Path:
-    return place / REPORT.format(rank=rank)
-
-
-@contextlib.contextmanager
-def _forwarding() -> Iterator[list[subprocess.Popen[Any]]]:
-    """Children to whom SIGTERM is passed on, and who do not outlive the block."""
-    children: list[subprocess.Popen[Any]] = []
-
-    def forward(_signal: int, _frame: Any) -> None:
-        for child in children:
-            child.send_signal(signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, forward)
-    try:
-        yield children
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        for child in children:
-            child.kill()
-            child.wait()
-
-
-def _wait(children: Sequence[subprocess.Popen[Any]], place: Path) -> dict[int, int]:
-    """Until all have ended, or one has failed and the others had time to end; the status of those
-    that failed by themselves. One that has reported has failed, though it may hang at its end: 1.
+def _forward_sigterm(ranks: PContext) -> None:
+    """Pass SIGTERM on and wait: torch's own handler would kill ranks that still write a
+    checkpoint.
     """
 
-    def ended(seconds: float) -> bool:
-        """Whether all end within so many seconds."""
-        deadline = time.monotonic() + seconds
-        while any(child.poll() is None for child in children):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
+    def forward(number: int, _frame: object) -> None:
+        for handler in ranks.subprocess_handlers.values():  # type: ignore[attr-defined]
+            handler.proc.send_signal(number)
 
-    def failures() -> dict[int, int]:
-        found = {}
-        for rank, child in enumerate(children):
-            status = child.poll()
-            if status is None and _report(place, rank).is_file():
-                status = 1
-            if status:
-                found[rank] = status
-        return found
-
-    while not ended(0.05) and not failures():
-        pass
-    ended(GRACE)
-    failed = failures()
-    # Who is left hangs in a call to the others; what it has begun to write it removes.
-    for child in children:
-        child.send_signal(signal.SIGINT)
-    ended(GRACE)
-    return failed
+    signal.signal(signal.SIGTERM, forward)
 
 
-def _cause(place: Path, failed: Sequence[int]) -> int:
-    """Which process the others failed with: one that was ended without a word, since each says what
-    it failed with, its connection to another among that; else the first that said anything.
-    """
-    reports = [_report(place, rank) for rank in failed]
-    for rank, report in zip(failed, reports, strict=True):
-        if not report.is_file():
-            return rank
-    times = [report.stat().st_mtime_ns for report in reports]
-    return failed[times.index(min(times))]
-
-
-def _said(place: Path, failed: int, status: int, size: int) -> str:
-    """What the process that failed reported; of one that could not, how it ended."""
-    report = _report(place, failed)
+def _said(ranks: PContext, rank: int, status: int) -> str:
+    """What the rank that failed reported; of one that could not, how it ended."""
+    report = Path(ranks.error_files[rank])
     if report.is_file():
-        return report.read_text(encoding="utf-8").rstrip()
+        return json.loads(report.read_text(encoding="utf-8"))["message"].rstrip()
     ended = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-    text = f"atu: process {failed + 1} of {size} {ended}; the others were ended with it"
-    log = _log(place, failed)
-    tail = log.read_text(encoding="utf-8", errors="replace")[-2000:] if log.is_file() else ""
+    text = f"atu: rank {rank} of {ranks.nprocs} {ended}; the others were ended with it"
+    log = ranks.stderrs[rank]
+    tail = Path(log).read_text(encoding="utf-8", errors="replace")[-2000:] if log else ""
     return f"{tail.rstrip()}\n{text}".lstrip()
 
 
-def reported(message: str) -> bool:
-    """Whether the launcher prints what went wrong: `message`, or what another process failed with,
-    of which the failure here is a consequence.
+def reported(message: str, *, maybe_consequence: bool = False) -> bool:
+    """Whether the launcher prints what went wrong: `message`, or what another rank failed with, of
+    which the failure here is a consequence.
+
+    Args:
+        maybe_consequence: a lost connection to a rank that died looks so. The launcher takes the
+            first that it sees end for the cause: this one ends later.
     """
     if STORE not in os.environ:
         return False
-    report = _report(Path(os.environ[STORE]).parent, number())
-    report.write_text(message, encoding="utf-8")
+    report = {"message": message, "timestamp": int(time.time())}
+    Path(os.environ[ERROR_FILE]).write_text(json.dumps(report), encoding="utf-8")
+    if maybe_consequence:
+        time.sleep(10 * POLL)
     return True
 
 

@@ -1,12 +1,12 @@
-"""The processes that share one job, each with a GPU of its own: who this one is, and what it does
-together with the others.
+"""The ranks that share one job, processes with a GPU each: who this one is, and what it does with
+the others.
 
-Every process runs the same phase on the same inputs and draws the same batches; of each batch it
+Every rank runs the same phase on the same inputs and draws the same batches; of each batch it
 computes the rows `rank::count`. Losses are means over the rows of all (`mean`), so that gradients
-averaged over processes are those of the whole batch. With one process, which is the rule, every
+averaged over ranks are those of the whole batch. With one process, which is the rule, every
 function here gives back what it is given, and torch.distributed is not imported.
 
-All processes must call these functions in the same order, since each waits for the others.
+All ranks must call these functions in the same order, since each waits for the others.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STORE = "ATU_STORE"
-"""Environment variable: the file by which processes of one machine find each other."""
+"""Environment variable: the file (a `file://` address) by which ranks of one machine meet."""
 PATIENCE = timedelta(hours=2)
-"""How long a process waits for the others: for the first to write a checkpoint, for instance. Where
-one dies, whoever started them ends the others."""
+"""How long a rank waits for the others: for rank 0 to write a checkpoint, for instance. Where one
+dies, whoever started them ends the others."""
 
 
 def _joined() -> Any:
-    """torch.distributed, if this process is one of several; else None."""
+    """torch.distributed, if this process is in a process group; else None."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available():
         return None
@@ -39,24 +39,24 @@ def _joined() -> Any:
 
 
 def count() -> int:
-    """How many processes share the job."""
+    """How many ranks share the job."""
     joined = _joined()
     return joined.get_world_size() if joined else 1
 
 
 def rank() -> int:
-    """The number of this one, from 0."""
+    """The rank of this process, from 0."""
     joined = _joined()
     return joined.get_rank() if joined else 0
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes: folder, checkpoints and progress."""
+    """Whether this is rank 0, which writes: folder, checkpoints and progress."""
     return rank() == 0
 
 
 def backend() -> str | None:
-    """What the processes talk through; None for one alone."""
+    """The backend of the process group; None for one process alone."""
     joined = _joined()
     if joined is None:
         return None
@@ -64,8 +64,8 @@ def backend() -> str | None:
 
 
 def device() -> torch.device | None:
-    """Where this one of several processes computes; None for one alone, which has no place but that
-    of its model.
+    """Where this rank computes; None for one process alone, which has no place but that of its
+    model.
     """
     import torch
 
@@ -77,34 +77,30 @@ def device() -> torch.device | None:
 
 
 def join(place: torch.device) -> None:
-    """Meet the others whom the environment names (RANK, WORLD_SIZE, LOCAL_RANK), as the launcher
-    of this package or torchrun sets it.
+    """Join the process group that the environment names (RANK, WORLD_SIZE, LOCAL_RANK), as the
+    launcher of this package or torchrun sets it.
 
     Args:
-        place: what kind of device models are on; each process takes the GPU of its own number.
+        place: what kind of device models are on; each rank takes the GPU of its local rank.
     """
     import torch
     from torch import distributed
 
-    number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if place.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    store = None
-    if STORE in os.environ:
-        store = distributed.FileStore(os.environ[STORE], size)
     # Numbers on the CPU (flags, gathered weights) go through gloo on a GPU machine, too.
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo",
-        store=store,
-        rank=number,
-        world_size=size,
+        init_method=os.environ.get(STORE),  # None: MASTER_ADDR and MASTER_PORT, of torchrun
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
         timeout=PATIENCE,
     )
 
 
 def leave() -> None:
-    """Part from the others, when all went well. One that failed must not: under NCCL it would wait
-    here for a collective that the others are in, and they for it.
+    """Leave the process group, when all went well. A rank that failed must not: under NCCL it would
+    wait here for a collective that the others are in, and they for it.
     """
     joined = _joined()
     if joined is not None:
@@ -112,28 +108,28 @@ def leave() -> None:
 
 
 def share(items: Any) -> Any:
-    """The rows of a batch (a tensor or a sequence) that this process computes:
-    `items[rank::count]`. Three rows and two processes: 0 and 2, and 1.
+    """The rows of a batch (a tensor or a sequence) that this rank computes: `items[rank::count]`.
+    Three rows and two ranks: 0 and 2, and 1.
     """
     return items[rank() :: count()]
 
 
 def own_stream() -> tuple[str, ...]:
-    """What this process adds to the name of a random stream that must not be the others': dropout
-    of other rows. The first adds nothing.
+    """What this rank adds to the name of a random stream that must not be the others': dropout of
+    other rows. Rank 0 adds nothing.
     """
     return () if is_first() else (f"process {rank()}",)
 
 
 def mean(total: Tensor, number: Tensor) -> Tensor:
-    """The mean over all processes' rows, as this process's part of it; a scalar.
+    """The mean over all ranks' rows, as this rank's part of it; a scalar.
 
-    It is `count * total / (number of all)`, at least 1: its mean over the processes is the mean
+    It is `count * total / (number of all)`, at least 1: its mean over the ranks is the mean
     over the batch, and so the averaged gradients are the batch's. Sums 6 of 2 and 3 of 1 in two
-    processes: 2 * 6 / 3 = 4 and 2 * 3 / 3 = 2, on average 3 = (6 + 3) / (2 + 1).
+    ranks: 2 * 6 / 3 = 4 and 2 * 3 / 3 = 2, on average 3 = (6 + 3) / (2 + 1).
 
     Args:
-        total: sum over this process's rows, with its gradient.
+        total: sum over this rank's rows, with its gradient.
         number: how many values that is.
     """
     joined = _joined()
@@ -145,7 +141,7 @@ def mean(total: Tensor, number: Tensor) -> Tensor:
 
 
 def averages(values: Sequence[float]) -> list[float]:
-    """The mean of each number over the processes."""
+    """The mean of each number over the ranks."""
     joined = _joined()
     if joined is None:
         return list(values)
@@ -155,12 +151,12 @@ def averages(values: Sequence[float]) -> list[float]:
 
 
 def total(number: int) -> int:
-    """The sum of a count over the processes."""
+    """The sum of a count over the ranks."""
     return round(averages([number])[0] * count())
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
-    """Of each flag, whether it holds in one of the processes."""
+    """Of each flag, whether it holds in one of the ranks."""
     joined = _joined()
     if joined is None:
         return flags
@@ -176,8 +172,8 @@ def _on_cpu(values: Sequence[float]) -> Tensor:
 
 
 def agreed(value: T) -> T:
-    """What the first process has, for something that JSON holds: GPUs may differ in the last bits,
-    and no two processes may decide differently.
+    """What rank 0 has, for something that JSON holds: GPUs may differ in the last bits, and no two
+    ranks may decide differently.
     """
     joined = _joined()
     if joined is None:
@@ -200,7 +196,7 @@ def wait() -> None:
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """The mean of every gradient over the processes, in place. Shards have it already: their
+    """The mean of every gradient over the ranks, in place. Shards have it already: their
     backward pass averages.
     """
     joined = _joined()
@@ -220,8 +216,8 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def split_rows(rows: Tensor) -> Tensor:
-    """The rows [ceil(batch / count), ...] of [batch, ...] that this process computes: those of
-    `share`, and where they are fewer the first row again: every process has equally many.
+    """The rows [ceil(batch / count), ...] of [batch, ...] that this rank computes: those of
+    `share`, and where they are fewer the first row again: every rank has equally many.
     """
     missing = -len(rows) % count()
     if missing:
@@ -232,8 +228,8 @@ def split_rows(rows: Tensor) -> Tensor:
 
 
 def join_rows(rows: Tensor, number: int) -> Tensor:
-    """The first `number` rows of the batch of which every process computed its `split_rows`, in the
-    batch's order, in every process.
+    """The first `number` rows of the batch of which every rank computed its `split_rows`, in the
+    batch's order, in every rank.
     """
     if _joined() is None:
         return rows
@@ -244,7 +240,7 @@ def join_rows(rows: Tensor, number: int) -> Tensor:
 
 
 def gathered(tensor: Tensor) -> list[Tensor]:
-    """A tensor of every process, in their order; all have the same shape."""
+    """A tensor of every rank, in their order; all have the same shape."""
     joined = _joined()
     if joined is None:
         return [tensor]
@@ -256,22 +252,12 @@ def gathered(tensor: Tensor) -> list[Tensor]:
 
 
 def is_shard(tensor: Tensor) -> bool:
-    """Whether every process holds only a part of it."""
+    """Whether every rank holds only a shard of it."""
     if _joined() is None:
         return False
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor of which every process has a part, on the CPU of the first; the others get an empty
-    one. A tensor that is no shard as it is.
-    """
-    if not is_shard(tensor):
-        return tensor
-    found = tensor.detach().full_tensor()  # type: ignore[attr-defined]
-    return found.cpu() if is_first() else found.new_empty(0, device="cpu")
 
 
 def part_like(value: Tensor, like: Tensor) -> Tensor:
@@ -283,5 +269,5 @@ def part_like(value: Tensor, like: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
-    # Every process has the whole: nothing is sent.
+    # Every rank has the whole: nothing is sent.
     return distribute_tensor(value.to(like.device), mesh, placements, src_data_rank=None)

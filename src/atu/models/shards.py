@@ -1,4 +1,4 @@
-"""A language model split over processes by FSDP2 (`torch.distributed.fsdp.fully_shard`): each holds
+"""A language model split over ranks by FSDP2 (`torch.distributed.fsdp.fully_shard`): each holds
 1/n of every parameter, gradient and optimizer state, and the whole of one layer at a time. What
 training in bfloat16 without checkpointing keeps beside that is whole: for the backward pass
 autograd holds autocast's copies of the matrices of every layer.
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 
 def loading_place() -> torch.device | None:
-    """Where a model is loaded that is to be split over several processes: on the CPU, since a GPU
-    may have no room for the whole; None for one process.
+    """Where a model is loaded that is to be split over several ranks: on the CPU, since a GPU may
+    have no room for the whole; None for one process.
     """
     return torch.device("cpu") if processes.count() > 1 else None
 
 
 def sharded_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the model, in the same mode, whose parameters are split over all processes; it is
-    used as the model is.
+    """A copy of the model, in the same mode, whose parameters are split over all ranks; it is used
+    as the model is.
 
     Parameters are shards (`DTensor`s) outside of a forward or backward pass. Tied ones stay tied.
     """
@@ -64,13 +64,13 @@ def counterparts(
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the model's state on the CPU, in the first process; the others get {}.
+    """A copy of the model's state on the CPU, in rank 0; the others get {}.
 
     (A GPU has no room for a second model.)
     """
-    found: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        value = processes.whole(value)
-        if processes.is_first():
-            found[name] = value.detach().to("cpu", copy=True)
-    return found
+    if processes.count() == 1:
+        return {name: t.detach().to("cpu", copy=True) for name, t in model.state_dict().items()}
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)  # type: ignore[return-value]

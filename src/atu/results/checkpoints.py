@@ -121,7 +121,7 @@ class Store:
         (missing,) = processes.any_of(chosen is not None and state is None)
         if missing:
             raise ArtifactError(
-                f"{self.folder / str(chosen)}: the first process resumes from it, and another "
+                f"{self.folder / str(chosen)}: rank 0 resumes from it, and another rank "
                 "cannot read it; give all machines one file system, or remove the folder to start "
                 "anew"
             )
