@@ -20,18 +20,21 @@ settings.load_profile("atu")
 
 ROOT = Path(__file__).parents[1]
 LONG = ("e2e", "processes", "workflow")
-"""Folders of tests whose fixtures take minutes."""
+"""Folders of tests that take minutes. Each is a marker of its tests."""
 
 
 def pytest_collection_modifyitems(items):
     """The longest start first, so that of several processes none waits for another at the end."""
+    for item in items:
+        if (folder := item.path.parent.name) in LONG:
+            item.add_marker(folder)
     items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """With several processes: the tests of a module share its fixtures, and run in one; those of
-    workflow/, of all its modules, share a run of the pipeline."""
+    all modules that need a run of the pipeline share it. Modules start in the order above."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
@@ -39,6 +42,7 @@ def pytest_xdist_make_scheduler(config, log):
             file = super()._split_scope(nodeid)
             return "workflow" if "/workflow/" in file else file
 
+    config.option.loadscopereorder = False
     return Scheduling(config, log)
 
 
@@ -90,3 +94,19 @@ def new_database(tmp_path_factory):
     path = tmp_path_factory.mktemp("mlflow") / "new.db"
     MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="session")
+def mini_params(mini_values):
+    """The miniature's parameters, checked."""
+    from atu.config.params import Params
+
+    return Params.model_validate(mini_values)
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory, mini_params):
+    """The folders of every phase of the miniature, run once in this process."""
+    from made.chain import run_chain
+
+    return run_chain(tmp_path_factory.mktemp("chain"), mini_params)

@@ -12,7 +12,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 IGNORED = {".git", ".venv", "results", "logs", "mlflow", ".snakemake", "tests", "docs"}
-IGNORED |= {"cache", "tmp", "config.local"}  # of .dvc
+"""What is not of the tree's own: made in it, or not read by what it runs."""
+OF_DVC = {"cache", "tmp", "config.local"}
 
 
 class Tree:
@@ -93,8 +94,14 @@ class Tree:
         return {p.relative_to(base).as_posix(): p.read_bytes() for p in base.glob(pattern)}
 
 
+def ignored(folder, names):
+    """The names in a folder that `copy_tree` leaves out; a package may bear the same name."""
+    here = {ROOT: IGNORED, ROOT / ".dvc": OF_DVC}.get(Path(folder), set())
+    return (here | {"__pycache__"}) & set(names)
+
+
 def copy_tree(folder, values):
     """The tree without its tests and without anything that is made, with these parameters."""
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*IGNORED, "__pycache__"))
+    shutil.copytree(ROOT, folder, ignore=ignored)
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return Tree(folder)

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from trees import copy_tree
 
-pytestmark = pytest.mark.workflow
-
 
 @pytest.fixture
 def clone(tmp_path, mini_values):

@@ -9,7 +9,6 @@ import sqlite3
 
 import pytest
 
-pytestmark = pytest.mark.workflow
 PHASES = (
     "prepare",
     "pretrain",
