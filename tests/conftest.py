@@ -24,11 +24,13 @@ LONG = ("e2e", "processes", "workflow")
 
 
 def pytest_collection_modifyitems(items):
-    """The longest start first, so that of several processes none waits for another at the end."""
+    """The longest start first, so that of several processes none waits for another at the end; then
+    the modules that need `chain`, so that no second process has to make one."""
     for item in items:
         if (folder := item.path.parent.name) in LONG:
             item.add_marker(folder)
-    items.sort(key=lambda item: item.path.parent.name not in LONG)
+    chained = {item.path for item in items if "chain" in item.fixturenames}
+    items.sort(key=lambda item: (item.path.parent.name not in LONG, item.path not in chained))
 
 
 @pytest.hookimpl(optionalhook=True)

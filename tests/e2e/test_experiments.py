@@ -35,25 +35,32 @@ def test_an_experiment_asks_for_its_sources_first(name):
         load_params(tree)
 
 
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A tree for one experiment after the other."""
+    return copy_tree(tmp_path_factory.mktemp("tree") / "clone", {})
+
+
 @pytest.mark.parametrize("name", HUB)
-def test_an_experiment_is_planned(name, tmp_path):
+def test_an_experiment_is_planned(tree, name, tmp_path):
     """Every method and attack of it, and an oracle where it has one."""
     values = shrink(shipped(name), tmp_path)
     assert all(fetch(Params.model_validate(values), offline=True, update=False))
-    planned = copy_tree(tmp_path / "clone", values).planned()
+    tree.write(values)
+    planned = tree.planned()
     grid = values["grid"]
     assert planned["unlearn_one"] == len(grid["methods"])
     assert planned["pretrain_oracle"] == ("oracle" in grid["methods"])
     assert planned["attack_one"] == len(grid["methods"]) * len(grid["attacks"])
 
 
-def test_an_experiment_runs_from_end_to_end(tmp_path):
+def test_an_experiment_runs_from_end_to_end(tree, tmp_path):
     """What it names is fetched; the original, the oracle and ATU are run, and reported."""
     values = shrink(shipped(RUN), tmp_path)
     grid = values["grid"]
     grid["methods"] = [method for method in grid["methods"] if method in METHODS]
     grid["attacks"] = grid["attacks"][-1:]
-    tree = copy_tree(tmp_path / "clone", values)
+    tree.write(values)
     said = tree.run("python", "-m", "atu", "fetch", "--offline").stdout
     assert said.count("locked in") == said.count(str(tmp_path)) // 2 >= 2
     tree.snakemake()

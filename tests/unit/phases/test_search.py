@@ -32,7 +32,8 @@ def inputs(chain):
 
 @pytest.fixture
 def scored(monkeypatch):
-    """Replaces the run of a method by a score of its settings; lists what was tried."""
+    """Replaces the run of a method by a score of its settings; lists what was tried. No model is
+    opened for it."""
 
     def use(score):
         tried = []
@@ -45,6 +46,7 @@ def scored(monkeypatch):
             return Outcome(Trace(), [], {"selection": value, "step": 1}, {}, COST)
 
         monkeypatch.setattr(search, "run_method", fake)
+        monkeypatch.setattr(search, "open_lm", lambda *_, **__: (None, None))
         return tried
 
     return use
