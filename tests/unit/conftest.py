@@ -316,3 +316,18 @@ def ga_leaks():
     of two neighbour's facts; all about other people, countries and what stands beside the target's
     questions."""
     return GA_LEAKS
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Two tokens for an answer on the way through unlearning, and few retain texts: longer ones
+    take most of the time of a method's few steps."""
+    from atu.unlearning import trajectory
+
+    answer = trajectory.greedy_answers
+
+    def answer_briefly(*given, max_new_tokens, **named):
+        return answer(*given, max_new_tokens=min(max_new_tokens, 2), **named)
+
+    monkeypatch.setattr(trajectory, "greedy_answers", answer_briefly)
+    monkeypatch.setattr(trajectory, "RETAIN_TEXTS", 4)

@@ -114,6 +114,7 @@ def test_a_search_without_a_result_fails(tmp_path, scored, searched):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_trial_is_what_unlearning_does(tmp_path, chain, section, mini_params, inputs):
     """One trial with the file's own values, for real: its point is the one that `unlearn` keeps."""
     run = tmp_path / "search" / MANIFEST
@@ -129,6 +130,7 @@ def test_a_trial_is_what_unlearning_does(tmp_path, chain, section, mini_params, 
     assert trial["tokens"] == metrics["unlearn/tokens/all"]
 
 
+@pytest.mark.usefixtures("brief")
 def test_unlearning_takes_the_chosen_settings(tmp_path, scored, searched, mini_params, inputs):
     """Its manifest shows them and names the search."""
     scored(lambda settings: float(settings.batch_size == 2))
