@@ -141,6 +141,21 @@ def test_the_report_depends_on_the_columns_that_attacks_show():
     assert every | {"phases/report.html.jinja", "attacks/lens.py"} <= sources
 
 
+def test_every_rule_of_a_cluster_has_its_resources():
+    """Each rule that computes is either local or named in the profile."""
+    profile = yaml.safe_load((ROOT / "cluster/config.yaml").read_text(encoding="utf-8"))
+    snakefile = (ROOT / "Snakefile").read_text(encoding="utf-8")
+    local = re.findall(r"^    (\w+),$", snakefile.split("localrules:")[1].split("\n\n")[0], re.M)
+    computing = {
+        name
+        for path in (ROOT / "workflow/rules").glob("*.smk")
+        for name in re.findall(r"^rule (\w+_\w+):", path.read_text(encoding="utf-8"), re.M)
+    }
+    assert len(computing) > len(PHASES)
+    assert computing == set(local) | set(profile["set-resources"])
+    assert not set(local) & set(profile["set-resources"])
+
+
 class Asked(dict):
     """A job's resources, as the plugin reads them: by name or by attribute."""
 
@@ -159,18 +174,3 @@ def test_the_gpus_of_a_cluster_job_are_of_one_machine():
         job = SimpleNamespace(resources=resources, threads=1)
         command = get_submit_command(job, given | {"partition": "-p x", "workdir": "."})
         assert "--nodes=1" in command.split()
-
-
-def test_every_rule_of_a_cluster_has_its_resources():
-    """Each rule that computes is either local or named in the profile."""
-    profile = yaml.safe_load((ROOT / "cluster/config.yaml").read_text(encoding="utf-8"))
-    snakefile = (ROOT / "Snakefile").read_text(encoding="utf-8")
-    local = re.findall(r"^    (\w+),$", snakefile.split("localrules:")[1].split("\n\n")[0], re.M)
-    computing = {
-        name
-        for path in (ROOT / "workflow/rules").glob("*.smk")
-        for name in re.findall(r"^rule (\w+_\w+):", path.read_text(encoding="utf-8"), re.M)
-    }
-    assert len(computing) > len(PHASES)
-    assert computing == set(local) | set(profile["set-resources"])
-    assert not set(local) & set(profile["set-resources"])
