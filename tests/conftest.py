@@ -1,5 +1,6 @@
 """What every test shares: one thread, no network, reproducible property tests, tiny models."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(folder)
     chained = {item.path for item in items if "chain" in item.fixturenames}
     items.sort(key=lambda item: (item.path.parent.name not in LONG, item.path not in chained))
+
+
+def pytest_collection_finish():
+    """Python's collector need not go through what was imported, each time that a test or a job has
+    it run."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

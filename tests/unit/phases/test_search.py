@@ -47,6 +47,7 @@ def scored(monkeypatch):
 
         monkeypatch.setattr(search, "run_method", fake)
         monkeypatch.setattr(search, "open_lm", lambda *_, **__: (None, None))
+        monkeypatch.setattr(search, "drop_dead_models", lambda: None)
         return tried
 
     return use
