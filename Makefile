@@ -15,7 +15,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
-.PHONY: help install run dry-run test fuzz lint format ui report record sync weights experiment readme metrics dvc schema cancel clean
+.PHONY: help install run dry-run test test-rest test-all fuzz lint format ui report record sync weights experiment readme metrics dvc schema cancel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -35,8 +35,13 @@ run: install  ## run the experiment of params.yaml; finished jobs are not run ag
 dry-run: install  ## show what `make run` would do, and why
 	snakemake --dry-run
 
-test: install  ## all tests, on $(CORES) processors
-	pytest --numprocesses $(CORES)
+test: install  ## the unit tests and one miniature through Snakemake and DVC, on $(CORES) processors
+	pytest --numprocesses $(CORES) tests/unit tests/workflow
+
+test-rest: install  ## what `make test` leaves out: faults, several processes, SLURM, whole experiments
+	pytest --numprocesses $(CORES) tests/processes tests/e2e
+
+test-all: test test-rest  ## all tests
 
 fuzz: install  ## feed hostile inputs to everything that reads files; EXAMPLES=1000000 for many
 	python tests/fuzz.py --examples $(EXAMPLES) --seed $(FUZZ_SEED)

@@ -1,5 +1,6 @@
 """What every test shares: one thread, no network, reproducible property tests, tiny models."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -20,18 +21,29 @@ settings.load_profile("atu")
 
 ROOT = Path(__file__).parents[1]
 LONG = ("e2e", "processes", "workflow")
-"""Folders of tests whose fixtures take minutes."""
+"""Folders of tests that take minutes. Each is a marker of its tests."""
 
 
 def pytest_collection_modifyitems(items):
-    """The longest start first, so that of several processes none waits for another at the end."""
-    items.sort(key=lambda item: item.path.parent.name not in LONG)
+    """The longest start first, so that of several processes none waits for another at the end; then
+    the modules that need `chain`, so that no second process has to make one."""
+    for item in items:
+        if (folder := item.path.parent.name) in LONG:
+            item.add_marker(folder)
+    chained = {item.path for item in items if "chain" in item.fixturenames}
+    items.sort(key=lambda item: (item.path.parent.name not in LONG, item.path not in chained))
+
+
+def pytest_collection_finish():
+    """Python's collector need not go through what was imported, each time that a test or a job has
+    it run."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """With several processes: the tests of a module share its fixtures, and run in one; those of
-    workflow/, of all its modules, share a run of the pipeline."""
+    all modules that need a run of the pipeline share it. Modules start in the order above."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
@@ -39,6 +51,7 @@ def pytest_xdist_make_scheduler(config, log):
             file = super()._split_scope(nodeid)
             return "workflow" if "/workflow/" in file else file
 
+    config.option.loadscopereorder = False
     return Scheduling(config, log)
 
 

@@ -1,18 +1,23 @@
 """A copy of the tree with the miniature's parameters, and the commands a user types in it."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import weakref
 from collections import Counter
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).parents[1]
+WARM = Path(__file__).with_name("warm.py")
 IGNORED = {".git", ".venv", "results", "logs", "mlflow", ".snakemake", "tests", "docs"}
-IGNORED |= {"cache", "tmp", "config.local"}  # of .dvc
+"""What is not of the tree's own: made in it, or not read by what it runs."""
+OF_DVC = {"cache", "tmp", "config.local"}
 
 
 class Tree:
@@ -20,27 +25,45 @@ class Tree:
 
     def __init__(self, folder):
         self.folder = folder
+        self._warm = None
 
     def run(self, *command, check=True, **environment):
         """Run a command; on failure show what it printed."""
-        variables = os.environ | {
+        start = self._snakemake if command[0] == "snakemake" else self._start
+        done = start(command, self._variables() | environment)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{self.logs()}")
+        return done
+
+    def _variables(self):
+        return os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.folder / "src"),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DVC_NO_ANALYTICS": "true",
         }
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=variables | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{self.logs()}")
-        return done
+
+    def _start(self, command, variables):
+        return subprocess.run(
+            command, cwd=self.folder, env=variables, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def _snakemake(self, command, variables):
+        """As `_start`, by `warm.py`: importing is done once for all of a tree's Snakemakes."""
+        if self._warm is None:
+            self._warm = subprocess.Popen(
+                [sys.executable, str(WARM)], cwd=self.folder, env=self._variables(), text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )  # fmt: skip
+            weakref.finalize(self, self._warm.communicate)
+        with tempfile.NamedTemporaryFile() as said:
+            request = {"arguments": command[1:], "variables": variables, "said": said.name}
+            self._warm.stdin.write(json.dumps(request) + "\n")
+            self._warm.stdin.flush()
+            status = int(self._warm.stdout.readline())
+            printed = said.read().decode(errors="replace")
+        return subprocess.CompletedProcess(command, status, printed)
 
     def logs(self):
         """The ends of all job logs that hold an error."""
@@ -85,6 +108,11 @@ class Tree:
             for key in where:
                 at = at[key]
             at[last] = value
+        self.write(values)
+
+    def write(self, values):
+        """Make these the parameters."""
+        path = self.folder / "params.yaml"
         path.write_text(yaml.safe_dump(values), encoding="utf-8")
 
     def results(self, pattern="**/manifest.json"):
@@ -93,8 +121,15 @@ class Tree:
         return {p.relative_to(base).as_posix(): p.read_bytes() for p in base.glob(pattern)}
 
 
+def ignored(folder, names):
+    """The names in a folder that `copy_tree` leaves out; a package may bear the same name."""
+    here = {ROOT: IGNORED, ROOT / ".dvc": OF_DVC}.get(Path(folder), set())
+    return (here | {"__pycache__"}) & set(names)
+
+
 def copy_tree(folder, values):
     """The tree without its tests and without anything that is made, with these parameters."""
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*IGNORED, "__pycache__"))
-    (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    return Tree(folder)
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    made = Tree(folder)
+    made.write(values)
+    return made

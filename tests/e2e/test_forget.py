@@ -18,7 +18,6 @@ from trees import ROOT
 from atu.forget.card import interval, read_rows
 from atu.results.artifacts import Artifact
 
-pytestmark = pytest.mark.workflow
 SMALL = ("--quick", "--passages", "60", "--offline", "--cores", "2")
 
 

@@ -8,9 +8,16 @@ import time
 
 import pytest
 import yaml
+from machines import CPU
 from trees import copy_tree
 
-pytestmark = pytest.mark.workflow
+from atu.config.params import Params
+from atu.phases import pretrain
+from atu.results.artifacts import MANIFEST
+from atu.untrusted.targets import target_slug
+
+pytestmark = pytest.mark.slurm
+
 SNAKEMAKE = ("snakemake", "--profile", "cluster")
 GPU_RULES = {
     "pretrain_full", "pretrain_oracle", "embed_one", "align_one", "unlearn_one", "rephrase_one",
@@ -20,17 +27,37 @@ GPU_RULES = {
 
 @pytest.fixture(scope="module")
 def values(mini_values):
-    """The miniature with three methods and no attacks: every job costs SLURM seconds."""
+    """The miniature on the processor, with three methods and no attacks: every job costs SLURM
+    seconds."""
     grid = {"methods": ["none", "oracle", "atu"], "attacks": []}
-    return mini_values | {"grid": mini_values["grid"] | grid}
+    compute = {"device": "cpu", "precision": "float32"}
+    return mini_values | {
+        "grid": mini_values["grid"] | grid, "compute": mini_values["compute"] | compute,
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory, values):
-    """What an undisturbed run on this machine gives: manifests by name."""
-    made = copy_tree(tmp_path_factory.mktemp("quiet") / "clone", values)
-    made.snakemake()
-    return made.results()
+def slug(values):
+    """The target's word in names of folders."""
+    return target_slug(values["grid"]["targets"][0])
+
+
+def by_path(chain, slug):
+    """The manifests of the miniature that this process ran, by their paths in a run of Snakemake.
+    Not of the utility, which names that of `none`."""
+    cell = f"llama_tiny/{slug}"
+    paths = {
+        "shared": "prepare/shared", "prepared": f"prepare/{slug}",
+        "full": "pretrain/llama_tiny/full", "oracle_lm": f"pretrain/llama_tiny/oracle-{slug}",
+        "embed": f"embed/{cell}", "align": f"align/{cell}/0", "unlearn": f"unlearn/{cell}/atu/0",
+        "oracle": f"unlearn/{cell}/oracle/0", "rephrase": f"rephrase/{cell}/atu/0",
+        "oracle_rephrase": f"rephrase/{cell}/oracle/0", "privacy": f"privacy/{cell}/atu/0",
+        "oracle_privacy": f"privacy/{cell}/oracle/0",
+    }  # fmt: skip
+    return {
+        f"{path}/{MANIFEST}": (getattr(chain, name).folder / MANIFEST).read_bytes()
+        for name, path in paths.items()
+    }
 
 
 def site(folder):
@@ -124,7 +151,7 @@ def wait_until(holds, what, seconds=180):
         time.sleep(0.2)
 
 
-def test_the_results_are_those_of_a_laptop(slurm, cluster, quiet, started):
+def test_the_results_are_those_of_a_laptop(slurm, cluster, chain, slug, started):
     """Every manifest byte for byte, although jobs were cancelled and the whole run was killed.
 
     First a job is cancelled while it runs: it is sent again. Then snakemake itself is killed: its
@@ -140,7 +167,8 @@ def test_the_results_are_those_of_a_laptop(slurm, cluster, quiet, started):
     cluster.make("cancel", **slurm.variables)
     wait_until(lambda: not slurm.jobs(), "jobs outlive make cancel", 60)
     cluster.run(*SNAKEMAKE, **slurm.variables)
-    assert cluster.results() == quiet
+    results, undisturbed = cluster.results(), by_path(chain, slug)
+    assert {path: results[path] for path in undisturbed} == undisturbed
     again = cluster.run(*SNAKEMAKE, **slurm.variables).stdout
     assert "Nothing to be done" in again
     assert list((cluster.folder / "results").rglob("*.checkpoints")) == []
@@ -180,13 +208,11 @@ if "pretrain" in sys.orig_argv:
 """
 
 
-def test_what_clusters_do_to_jobs(slurm, tmp_path, values, started):
+def test_what_clusters_do_to_jobs(slurm, tmp_path, values, chain, slug, started):
     """Through DVC. A job runs out of memory: it is sent again with more, and goes on. Meanwhile its
     node is drained: it waits. Another job is put back into the queue, as by preemption: it saves at
     SIGTERM and goes on. The results are those of an undisturbed run."""
     long = values | {"pretrain": values["pretrain"] | {"steps": 400}}
-    undisturbed = copy_tree(tmp_path / "undisturbed", long)
-    undisturbed.snakemake("pretrain")
     tree = copy_tree(tmp_path / "clone", long)
     site(tree.folder)
     tree.git("init", "--quiet")
@@ -194,7 +220,7 @@ def test_what_clusters_do_to_jobs(slurm, tmp_path, values, started):
     (tree.folder / "faults/sitecustomize.py").write_text(FAULTS, encoding="utf-8")
     log, oracles = (
         tree.folder / "logs/miniature/pretrain/llama_tiny" / f"{name}.log"
-        for name in ("full", f"oracle-{values['grid']['targets'][0].replace(' ', '_')}")
+        for name in ("full", f"oracle-{slug}")
     )
     earlier = len(numbers(slurm, "pretrain_full"))
     process, said = started(
@@ -218,15 +244,10 @@ def test_what_clusters_do_to_jobs(slurm, tmp_path, values, started):
     memory = [submission(slurm, number, "MinMemoryNode") for number in sent]
     assert memory == ["1000M", "2000M"]
     assert submission(slurm, numbers(slurm, "pretrain_oracle")[-1], "Restarts") == "1"
-    assert tree.results() == undisturbed.results()
-
-
-def test_every_job_of_the_pipeline_has_its_resources(cluster):
-    """Each rule that computes is either local or named in the profile."""
-    profile = yaml.safe_load((cluster.folder / "cluster/config.yaml").read_text(encoding="utf-8"))
-    rules = cluster.run("snakemake", "--list-rules").stdout.split()
-    snakefile = (cluster.folder / "Snakefile").read_text(encoding="utf-8")
-    local = re.findall(r"^    (\w+),$", snakefile.split("localrules:")[1].split("\n\n")[0], re.M)
-    computing = {rule for rule in rules if "_" in rule}
-    assert computing == set(local) | set(profile["set-resources"])
-    assert not set(local) & set(profile["set-resources"])
+    section = Params.model_validate(long).pretrain
+    results = tree.results("pretrain/**/manifest.json")
+    for name, prepared in (("full", None), (f"oracle-{slug}", chain.prepared)):
+        out = tmp_path / name / MANIFEST
+        pretrain.run(out, section, CPU, "llama_tiny", chain.shared, prepared)
+        assert results.pop(f"pretrain/llama_tiny/{name}/{MANIFEST}") == out.read_bytes()
+    assert results == {}

@@ -25,7 +25,6 @@ from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.jobs import write_folder
 from atu.tracking.mirror import RunRecord, mirror
 
-pytestmark = pytest.mark.workflow
 STEPS = 200
 FORK = multiprocessing.get_context("fork")
 """Processes that do not import torch anew."""

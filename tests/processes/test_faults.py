@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from trees import copy_tree
 
-pytestmark = pytest.mark.workflow
+FULL = "results/miniature/pretrain/llama_tiny/full/manifest.json"
 
 
 @pytest.fixture
@@ -58,33 +58,33 @@ def wait_for_a_checkpoint(process, tree):
 def test_snakemake_dies_and_its_job_lives_on(clone):
     """The folder stays locked. Unlocked too early, the job that lives on is not mixed with a second
     one: that is refused. When it has ended the same command goes on, from its checkpoint."""
-    process = start(clone, "pretrain")
+    process = start(clone, FULL)
     wait_for_a_checkpoint(process, clone)
     process.kill()
     process.wait()
     (orphan,) = jobs_in(clone.folder)
     os.kill(orphan, signal.SIGSTOP)
-    refused = clone.snakemake("pretrain", check=False)
+    refused = clone.snakemake(FULL, check=False)
     assert refused.returncode != 0
     assert "--unlock" in refused.stdout
     clone.snakemake("--unlock")
-    refused = clone.snakemake("pretrain", check=False)
+    refused = clone.snakemake(FULL, check=False)
     assert refused.returncode != 0
     log = clone.folder / "logs/miniature/pretrain/llama_tiny/full.log"
     assert f"process {orphan} on " in log.read_text()
     os.kill(orphan, signal.SIGKILL)
-    clone.snakemake("pretrain")
+    clone.snakemake(FULL)
     assert "resumed from" in log.read_text()
     assert not list(clone.folder.glob("results/**/.*.partial"))
 
 
 def test_a_second_snakemake_is_refused(clone):
     """And leaves the first alone."""
-    process = start(clone, "pretrain")
+    process = start(clone, FULL)
     wait_for_a_checkpoint(process, clone)
     (job,) = jobs_in(clone.folder)
     os.kill(job, signal.SIGSTOP)
-    second = clone.snakemake("pretrain", check=False)
+    second = clone.snakemake(FULL, check=False)
     assert second.returncode != 0
     assert "Directory cannot be locked" in second.stdout
     os.kill(job, signal.SIGCONT)

@@ -14,7 +14,6 @@ import psutil
 import pytest
 from servers import free_port, until
 
-pytestmark = pytest.mark.workflow
 ROOT = Path(__file__).parents[2]
 MAKE = [
     "make",

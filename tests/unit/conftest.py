@@ -1,13 +1,9 @@
-"""Result folders: written by hand, for whatever reads results (tables, figures, report, mirror);
-and a miniature of every phase, run once in this process and shared by all tests.
-"""
+"""Result folders, written by hand, for whatever reads results (tables, figures, report, mirror)."""
 
 import copy
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
-from machines import CPU
 
 from atu import attacks as known_attacks
 from atu.config.params import Params
@@ -16,7 +12,6 @@ from atu.probes.prompts import ORT, WHOLE, format_prompt
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import write_json, write_jsonl
 from atu.results.jobs import write_folder
-from atu.untrusted.targets import Target
 
 CELL = {"model": "m", "target": "Ada", "method": "none", "seed": 0}
 PEOPLE = {"target": "Ada", "neighbour": "Bob", "other": "Cyd", "general": "Dania"}
@@ -323,73 +318,16 @@ def ga_leaks():
     return GA_LEAKS
 
 
-@pytest.fixture(scope="session")
-def mini_params(mini_values):
-    """The miniature's parameters, checked."""
-    return Params.model_validate(mini_values)
+@pytest.fixture
+def brief(monkeypatch):
+    """Two tokens for an answer on the way through unlearning, and few retain texts: longer ones
+    take most of the time of a method's few steps."""
+    from atu.unlearning import trajectory
 
+    answer = trajectory.greedy_answers
 
-def run_chain(folder, params, method="atu"):
-    """Every phase from prepare to one attack, and the oracle; the opened folders by name."""
-    from atu.phases import (
-        align,
-        attack,
-        embed,
-        prepare,
-        pretrain,
-        privacy,
-        rephrase,
-        unlearn,
-        utility,
-    )
+    def answer_briefly(*given, max_new_tokens, **named):
+        return answer(*given, max_new_tokens=min(max_new_tokens, 2), **named)
 
-    def out(name):
-        return folder / name / MANIFEST
-
-    done = {}
-
-    def finish(name, phase):
-        done[name] = Artifact.open(out(name), phase)
-        return done[name]
-
-    target = params.grid.targets[0]
-    prepare.run_shared(out("shared"), params.prepare)
-    shared = finish("shared", "prepare")
-    prepare.run_target(out("prepared"), params.prepare, Target((target,)), shared)
-    prepared = finish("prepared", "prepare")
-    pretrain.run(out("full"), params.pretrain, CPU, "llama_tiny", shared, None)
-    full = finish("full", "pretrain")
-    embed.run(out("embed"), params.embed, CPU, full, prepared)
-    align.run(out("align"), params.align, CPU, 0, full, finish("embed", "embed"), prepared)
-    inputs = unlearn.Inputs(full, prepared, done["embed"], finish("align", "align"))
-    unlearn.run(out("unlearn"), params.unlearn, CPU, method, 0, inputs)
-    unlearned = finish("unlearn", "unlearn")
-    rephrase.run(out("rephrase"), params.rephrase, CPU, unlearned, prepared)
-    rephrased = finish("rephrase", "rephrase")
-    utility.run(out("utility"), params.utility, CPU, unlearned, prepared, None)
-    finish("utility", "utility")
-    pretrain.run(out("oracle_lm"), params.pretrain, CPU, "llama_tiny", shared, prepared)
-    inputs = unlearn.Inputs(finish("oracle_lm", "pretrain"), prepared, None, None)
-    unlearn.run(out("oracle"), params.unlearn, CPU, "oracle", 0, inputs)
-    oracle = finish("oracle", "unlearn")
-    rephrase.run(out("oracle_rephrase"), params.rephrase, CPU, oracle, prepared)
-    asked = finish("oracle_rephrase", "rephrase")
-    privacy.run(out("oracle_privacy"), params.privacy, CPU, oracle, prepared, asked, None)
-    reference = finish("oracle_privacy", "privacy")
-    privacy.run(out("privacy"), params.privacy, CPU, unlearned, prepared, rephrased, reference)
-    finish("privacy", "privacy")
-    attack.run(out("attack"), params.attack, CPU, "lens", unlearned, prepared, None, None)
-    finish("attack", "attack")
-    return SimpleNamespace(**done)
-
-
-@pytest.fixture(scope="session")
-def chain(tmp_path_factory, mini_params):
-    """The miniature's folders."""
-    return run_chain(tmp_path_factory.mktemp("chain"), mini_params)
-
-
-@pytest.fixture(scope="session")
-def run_again(tmp_path_factory, mini_params):
-    """The same miniature a second time, elsewhere."""
-    return run_chain(tmp_path_factory.mktemp("again"), mini_params)
+    monkeypatch.setattr(trajectory, "greedy_answers", answer_briefly)
+    monkeypatch.setattr(trajectory, "RETAIN_TEXTS", 4)

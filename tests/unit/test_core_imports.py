@@ -109,7 +109,7 @@ def test_the_search_follows_imports():
     }
     assert "pydantic" in tops["config.sections"] and "pydantic" in tops["phases.align"]
     assert "yaml" in tops["untrusted.yaml"]
-    assert ("metrics.overlap", "rouge_score", True) in imports("attacks.sampling")
+    assert ("metrics.rouge", "rouge_score", True) in imports("attacks.sampling")
     assert ("models.trainable", "peft", True) in imports("methods.ga")
     assert ("config.sections", "pydantic") in foreign("phases.attack")
 

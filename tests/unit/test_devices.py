@@ -101,6 +101,7 @@ def test_every_method_is_here():
     assert set(METHODS) == set(methods.registry()) - {"oracle"}
 
 
+@pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("compute", [CPU, BFLOAT16], ids=["float32", "bfloat16"])
 def test_every_method_runs_where_the_model_is(request, chain, mini_params, name, compute):

@@ -1,11 +1,11 @@
 """The properties of `fuzzing.py` at a few inputs each; `make fuzz` runs them at depth."""
 
 import json
-import subprocess
+import signal
 import sys
-from pathlib import Path
 from random import Random
 
+import fuzz
 import fuzzing
 import pytest
 import yaml
@@ -13,7 +13,6 @@ from fuzzing import PROPERTIES, Tally
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-TESTS = Path(__file__).parents[1]
 EXAMPLES = {
     "config_text": 60,
     "config_tree": 100,
@@ -41,15 +40,15 @@ def test_nothing_but_the_declared_errors(name):
     assert tally[name, "given"] == tally[name, "accepted"] + tally[name, "refused"]
 
 
-def fuzz(*options):
-    command = [sys.executable, "fuzz.py", *options]
-    return subprocess.run(command, cwd=TESTS, capture_output=True, text=True)
-
-
-def test_at_depth_the_same_properties_run_and_are_counted():
-    done = fuzz("--examples", "300", "--only", "json_text", "yaml_text")
-    assert done.returncode == 0, done.stdout + done.stderr
-    summary = json.loads(done.stdout)
+def test_at_depth_the_same_properties_run_and_are_counted(monkeypatch, capsys):
+    given = ["--examples", "300", "--only", "json_text", "yaml_text"]
+    monkeypatch.setattr(sys, "argv", ["fuzz.py", *given])
+    before = signal.getsignal(signal.SIGPROF)
+    with pytest.raises(SystemExit) as ended:
+        fuzz.main()
+    signal.signal(signal.SIGPROF, before)
+    assert ended.value.code == 0
+    summary = json.loads(capsys.readouterr().out)
     assert summary["inputs"] == 300 and summary["crashes"] == 0
     found = summary["properties"]
     assert sum(counts["given"] for counts in found.values()) == 300

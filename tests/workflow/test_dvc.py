@@ -10,7 +10,6 @@ import shutil
 import pytest
 from trees import Tree
 
-pytestmark = pytest.mark.workflow
 CLEAN = "Data and pipelines are up to date."
 CELLS = "llama_tiny/Wysturel_Brontanthorpe"
 UNLEARNED = f"results/miniature/unlearn/{CELLS}"

@@ -8,7 +8,6 @@ import yaml
 
 from atu.benchmarks.world.people import build_world
 
-pytestmark = pytest.mark.workflow
 PAGE = Path(__file__).parents[2] / "docs/add-a-method.md"
 
 

