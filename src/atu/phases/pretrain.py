@@ -28,7 +28,7 @@ from atu.seeding import child_seed, generator
 from atu.training.batches import collate, encode_text, length_sorted_batches, pass_over
 from atu.training.keeper import Keeper, Trace
 from atu.training.loop import make_optimizers, run_steps, split_matrices, warmup_linear
-from atu.training.losses import mean_nll
+from atu.training.losses import answer_nll
 
 if TYPE_CHECKING:
     import torch
@@ -156,8 +156,7 @@ def _train(
     def loss():
         chosen = [texts[i] for i in next(batches)]
         batch = collate(chosen, tokenizer.pad_token_id, device=device)
-        logits = lm(input_ids=batch.input_ids, use_cache=False).logits
-        return mean_nll(logits, batch.labels), {}
+        return answer_nll(lm, batch), {}
 
     lm.train()
     schedule = warmup_linear(section.warmup)
