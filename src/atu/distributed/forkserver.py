@@ -30,6 +30,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 ADDRESS = "ATU_FORK_SERVER"
@@ -39,13 +40,15 @@ LIBRARIES = (
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
     "transformers.models.llama.modeling_llama", "pydantic", "typer",
 )  # fmt: skip
-"""What most jobs import. None of them starts a thread when it is imported: `_forkable` checks it."""
+"""What most jobs import. None starts a thread when it is imported, as polars does: such a process
+must not be forked, and `_serves` refuses to."""
 FREE = {"_", "PWD", "OLDPWD", "SHLVL", "TMP", "TMPDIR", "TEMP", "TEMPDIR"}
 """Variables that no library reads when it is imported: jobs may differ in them."""
 PATIENCE = 10.0
 """Seconds that a client has to say what it asks for."""
 WIDTH = 8
 """Bytes of a number: a request's length, a job's process, its exit status."""
+THREADS = Path("/proc/self/task")
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -54,7 +57,7 @@ def start() -> None:
     if not hasattr(os, "pidfd_open"):
         return
     folder = tempfile.mkdtemp(prefix="atu-")
-    address = os.path.join(folder, "jobs")
+    address = f"{folder}/jobs"
     command = [sys.executable, "-m", "atu.distributed.forkserver", address]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert server.stdin is not None and server.stdout is not None
@@ -72,7 +75,7 @@ def hand_over() -> int | None:
     request = {
         "arguments": sys.argv,
         "environment": dict(os.environ),
-        "folder": os.getcwd(),
+        "folder": str(Path.cwd()),
         "python": sys.executable,
     }
     content = json.dumps(request).encode()
@@ -236,7 +239,7 @@ class Server:
             # What exists now stays: collections need not visit it, nor copy it from the server.
             gc.collect()
             gc.freeze()
-        return self._imports == request.imports and len(os.listdir("/proc/self/task")) == 1
+        return self._imports == request.imports and len(list(THREADS.iterdir())) == 1
 
     def _attend(self, job: int, client: socket.socket) -> None:
         """Wait for the job's end, and for its client's."""
@@ -281,7 +284,7 @@ def serve(address: str) -> None:
         print("ready", flush=True)
         request = Server(listener).run()
     if request is None:
-        shutil.rmtree(os.path.dirname(address), ignore_errors=True)
+        shutil.rmtree(Path(address).parent, ignore_errors=True)
     else:
         request.take_place(server)
         runpy.run_module("atu", run_name="__main__", alter_sys=True)

@@ -368,8 +368,8 @@ def _forward(model: PreTrainedModel, batch: Batch, layer: int | None) -> tuple[T
     """Logits, and the hidden states at `layer` where one is given."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if layer is None:
-        return model(**inputs).logits, None
-    found = model(**inputs, output_hidden_states=True)
+        return model(**inputs, use_cache=False).logits, None
+    found = model(**inputs, use_cache=False, output_hidden_states=True)
     return found.logits, found.hidden_states[layer]
 
 

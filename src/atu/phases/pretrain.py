@@ -25,10 +25,10 @@ from atu.results.files import write_json, write_jsonl
 from atu.results.jobs import write_folder
 from atu.results.tables import ORACLE, read_table
 from atu.seeding import child_seed, generator
-from atu.training.batches import collate, encode_text, length_sorted_batches, pass_over
+from atu.training.answers import answer_nll
+from atu.training.batches import collate, encode_texts, length_sorted_batches, pass_over
 from atu.training.keeper import Keeper, Trace
 from atu.training.loop import make_optimizers, run_steps, split_matrices, warmup_linear
-from atu.training.losses import answer_nll
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +142,7 @@ def _train(
     Only answers are scored, not the questions before them: what is asked cannot be known, and with
     its noise left out the facts are learned in half the steps.
     """
-    texts = [encode_text(tokenizer, row["text"], row["prompt"]) for row in rows]
+    texts = encode_texts(tokenizer, rows)
     require_room(lm, [text.ids for text in texts], [row["text"] for row in rows])
     batches = length_sorted_batches(
         [len(text.ids) for text in texts],

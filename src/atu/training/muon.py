@@ -28,8 +28,8 @@ class Muon(torch.optim.Muon):
             alike: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    shape = tuple(parameter.shape)
-                    alike.setdefault(shape, []).append((parameter, self._momentum(group, parameter)))
+                    same = alike.setdefault(tuple(parameter.shape), [])
+                    same.append((parameter, self._momentum(group, parameter)))
             for found in alike.values():
                 self._move(group, found)
         return value
@@ -78,5 +78,6 @@ def orthogonalised(
     found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram = found @ found.mT
-        found = torch.baddbmm(found, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), found, beta=a)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        found = torch.baddbmm(found, polynomial, found, beta=a)
     return found.mT if tall else found
