@@ -38,7 +38,7 @@ ADDRESS = "ATU_FORK_SERVER"
 LIBRARIES = (
     "torch", "transformers.modeling_utils", "transformers.generation",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.modeling_llama", "pydantic", "typer",
+    "transformers.models.llama.modeling_llama", "pydantic", "scipy.stats", "typer",
 )  # fmt: skip
 """What most jobs import. None starts a thread when it is imported, as polars does: such a process
 must not be forked, and `_serves` refuses to."""
