@@ -44,6 +44,8 @@ LIBRARIES = (
 must not be forked, and `_serves` refuses to."""
 FREE = {"_", "PWD", "OLDPWD", "SHLVL", "TMP", "TMPDIR", "TEMP", "TEMPDIR"}
 """Variables that no library reads when it is imported: jobs may differ in them."""
+PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+"""Signals to a client that its job gets."""
 PATIENCE = 10.0
 """Seconds that a client has to say what it asks for."""
 WIDTH = 8
@@ -79,6 +81,8 @@ def hand_over() -> int | None:
         "python": sys.executable,
     }
     content = json.dumps(request).encode()
+    # A signal that comes before it is known who does the job waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     with socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
         server.connect(os.environ[ADDRESS])
         socket.send_fds(server, [len(content).to_bytes(WIDTH, "big")], [0, 1, 2])
@@ -86,6 +90,7 @@ def hand_over() -> int | None:
         job = int.from_bytes(_read(server, WIDTH), "big")
         if job:
             return _attend(server, job)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     return None
 
 
@@ -96,8 +101,9 @@ def _attend(server: socket.socket, job: int) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(job, number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in PASSED_ON:
         signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     with contextlib.suppress(OSError):
         reply = _read(server, WIDTH)
         if reply:
