@@ -23,6 +23,10 @@ include: "workflow/rules/track.smk"
 report: "workflow/report/workflow.rst"
 
 
+onstart:
+    serve_jobs()
+
+
 # On a cluster these run where snakemake does: a queue would cost more than the work.
 localrules:
     prepare_shared,

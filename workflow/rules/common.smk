@@ -8,6 +8,7 @@ from atu.results.artifacts import MANIFEST
 from atu.config.params import oracle_method
 from atu.config.roles import ORACLE, ORIGINAL, role_of
 from atu.config.load import load_params
+from atu.distributed import forkserver
 from atu.benchmarks.shared.source import sources_of
 from atu.probes.measures import MEASURES
 from atu.errors import AtuError
@@ -46,6 +47,15 @@ wildcard_constraints:
     method="|".join(PARAMS.grid.methods),
     seed=r"\d+",
     attack="|".join(PARAMS.grid.attacks) or "none",
+
+
+def serve_jobs():
+    """Start a fork server for jobs that this Snakemake runs itself. Where GPUs compute there is
+    none: a process that has used CUDA cannot be forked, and jobs there are long.
+    """
+    local = workflow.is_main_process and workflow.local_exec
+    if local and PARAMS.compute.place.type == "cpu":
+        forkserver.start()
 
 
 def manifests(phase):

@@ -217,7 +217,8 @@ def evaluate_alignment(
     perfect prediction, negative when worse than the constant.
     """
     predictor.eval()
-    fitted = torch.cat([data.targets([i])[0][data.targets([i])[1]] for i in train])
+    numbers = torch.cat([data.window_numbers[i] for i in train])
+    fitted = data.windows[numbers[numbers >= 0]]
     constant = nn.functional.normalize(fitted.mean(dim=0), dim=0)
     cosines, baseline = [], []
     for text in test:

@@ -20,9 +20,9 @@ from atu.errors import EvaluationError
 from atu.metrics.recovery import relearning_gain
 from atu.models.compute import device_of
 from atu.seeding import child_seed, generator, hash_fraction
-from atu.training.batches import BatchStream, encode_text
+from atu.training.answers import answer_nll
+from atu.training.batches import BatchStream, encode_texts
 from atu.training.keeper import Trace
-from atu.training.likelihood import mean_nll
 from atu.training.loop import make_optimizers, run_steps
 from atu.untrusted.bounds import STRICT, Bounds, Count, Positive
 
@@ -101,7 +101,7 @@ def fine_tuned(context: Context, rows: Sequence[Row], label: str):
     model = copy.deepcopy(context.model).train()
     torch.manual_seed(child_seed(context.seed, label, "dropout"))
     stream = BatchStream(
-        [encode_text(context.tokenizer, row["text"], row["prompt"]) for row in rows],
+        encode_texts(context.tokenizer, rows),
         settings.batch_size,
         context.tokenizer.pad_token_id,
         generator(context.seed, label),
@@ -109,9 +109,7 @@ def fine_tuned(context: Context, rows: Sequence[Row], label: str):
     )
 
     def loss():
-        batch = next(stream)
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        return mean_nll(logits, batch.labels), {}
+        return answer_nll(model, next(stream)), {}
 
     trace = Trace()
     optimizers = make_optimizers("adamw", list(model.parameters()), settings.learning_rate)

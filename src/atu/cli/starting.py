@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,10 @@ from atu.errors import ConfigError
 
 CHECKPOINTED = ("pretrain", "align", "search", "unlearn")
 """Phases that train long enough to be asked to stop, and to go on later."""
+
+KEPT_MEMORY = 256 * 2**20
+"""Bytes. Blocks of a quarter of it and more go back at once: a large model's memory is its own."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def start(params: Path, phase: str, threads: int = 1) -> tuple[Any, Any]:
@@ -33,6 +38,7 @@ def start_all(params: Path, phase: str, threads: int) -> Any:
         Interval.from_environment()
         Stop.listen()
     quiet_libraries()
+    keep_freed_memory()
     import torch
 
     torch.set_num_threads(threads)
@@ -98,6 +104,18 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what was freed, up to `KEPT_MEMORY`, for what is allocated next.
+
+    Without this a training step gives its activations back to the system and gets them again, page
+    by page and zeroed, which is up to a tenth of a small model's processor time.
+    """
+    settings = getattr(ctypes.CDLL(None), "mallopt", None)
+    if settings is not None:
+        settings(_TRIM_THRESHOLD, KEPT_MEMORY)
+        settings(_MMAP_THRESHOLD, KEPT_MEMORY // 4)
 
 
 def open_input(manifest: Path, phase: str) -> Any:

@@ -19,7 +19,7 @@ from atu.distributed import processes
 from atu.errors import ConfigError
 from atu.methods.shared.mudman import mudman_loss
 from atu.models.compute import device_of
-from atu.models.llm import decoder_layers
+from atu.models.llm import decoder_layers, hidden_states
 from atu.models.predictor import EmbeddingPredictor
 from atu.models.trainable import Trainable
 from atu.probes.prompts import join_answer
@@ -365,7 +365,7 @@ def retain_terms(context: Context, batch: Batch) -> dict[str, Tensor]:
     if "kl" in weights or "states" in weights:
         assert context.reference is not None
         with torch.no_grad():
-            original, held = _forward(context.reference, batch, layer)
+            original, held = _original(context.reference, batch, layer, "kl" in weights)
         if "kl" in weights:
             found["kl"] = kl_to_reference(logits, original, batch.attention_mask)
         if "states" in weights:
@@ -377,9 +377,18 @@ def _forward(model: PreTrainedModel, batch: Batch, layer: int | None) -> tuple[T
     """Logits, and the hidden states at `layer` where one is given."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if layer is None:
-        return model(**inputs).logits, None
-    found = model(**inputs, output_hidden_states=True)
+        return model(**inputs, use_cache=False).logits, None
+    found = model(**inputs, use_cache=False, output_hidden_states=True)
     return found.logits, found.hidden_states[layer]
+
+
+def _original(
+    reference: PreTrainedModel, batch: Batch, layer: int | None, logits: bool
+) -> tuple[Any, Any]:
+    """What `_forward` gives; without the logits no layer above is run."""
+    if logits or layer is None:
+        return _forward(reference, batch, layer)
+    return None, hidden_states(reference, batch.input_ids, batch.attention_mask, layer)
 
 
 def wants_reference(method: Method, settings: Any) -> bool:

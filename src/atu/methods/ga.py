@@ -26,7 +26,8 @@ def ga_loss(context: Context, batch: Batch) -> Tensor:
 
     Tokens with probabilities 1/2 and 1/8: NLL (ln 2 + ln 8) / 2 = 2 ln 2, so the loss is -1.3863.
     """
-    logits = context.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    logits = context.model(**inputs, use_cache=False).logits
     return -mean_nll(logits, batch.labels)
 
 

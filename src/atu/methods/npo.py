@@ -38,9 +38,10 @@ def npo_loss(context: Context, batch: Batch) -> Tensor:
     """NPO of the forget batch against the frozen original model."""
     assert context.reference is not None
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    nll, count = sequence_nll(context.model(**inputs).logits, batch.labels)
+    nll, count = sequence_nll(context.model(**inputs, use_cache=False).logits, batch.labels)
     with torch.no_grad():
-        reference, _ = sequence_nll(context.reference(**inputs).logits, batch.labels)
+        logits = context.reference(**inputs, use_cache=False).logits
+        reference, _ = sequence_nll(logits, batch.labels)
     if context.reference_compat:
         total = count.sum().clamp(min=1)
         nll, reference = nll.sum()[None] / total, reference.sum()[None] / total

@@ -290,6 +290,24 @@ def require_room(
             )
 
 
+@contextlib.contextmanager
+def logits_at(model: PreTrainedModel, chosen: Tensor) -> Iterator[None]:
+    """Inside, the model's logits are [n, vocab], of the n chosen positions alone.
+
+    Args:
+        chosen: [batch, seq], true where a logit is wanted.
+    """
+
+    def pick(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][chosen],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 MLP_OUTPUT_PATHS = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h")
 
 

@@ -20,7 +20,7 @@ from atu.results.files import write_json
 from atu.results.jobs import write_folder
 from atu.results.tables import read_table
 from atu.seeding import hash_fraction
-from atu.training.batches import EncodedText, encode_text
+from atu.training.batches import EncodedText, encode_texts
 
 PHASE = "embed"
 
@@ -37,7 +37,7 @@ def run(out: Path, section: Embed, compute: Compute, lm: Artifact, prepare: Arti
         tokenizer = open_tokenizer(lm, compute)
         encoder = SentenceEncoder(section.encoder, compute.place)
         rows = choose_rows(prepare, section.retain_texts)
-        texts = [encode_text(tokenizer, row["text"], row["prompt"]) for row in rows]
+        texts = encode_texts(tokenizer, rows)
         table = WindowTable(section.k)
         numbers = [
             number_windows(table, encoder, row["text"], text)

@@ -25,16 +25,16 @@ from atu.results.files import write_json, write_jsonl
 from atu.results.jobs import write_folder
 from atu.results.tables import ORACLE, read_table
 from atu.seeding import child_seed, generator
+from atu.training.answers import answer_nll
 from atu.training.batches import (
     EncodedText,
     collate,
-    encode_text,
+    encode_texts,
     length_sorted_batches,
     padded_tokens,
     pass_over,
 )
 from atu.training.keeper import Keeper, Trace
-from atu.training.likelihood import mean_nll
 from atu.training.loop import make_optimizers, run_steps, split_matrices, warmup_linear
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _train(
     Only answers are scored, not the questions before them: what is asked cannot be known, and with
     its noise left out the facts are learned in half the steps.
     """
-    texts = [encode_text(tokenizer, row["text"], row["prompt"]) for row in rows]
+    texts = encode_texts(tokenizer, rows)
     require_room(lm, [text.ids for text in texts], [row["text"] for row in rows])
     lengths = [len(text.ids) for text in texts]
     rng = generator(section.seed, "batches")
@@ -174,8 +174,7 @@ def _loss(
     lm: PreTrainedModel, tokenizer: Any, texts: Sequence[EncodedText]
 ) -> tuple[torch.Tensor, dict[str, float]]:
     batch = collate(texts, tokenizer.pad_token_id, device=device_of(lm))
-    logits = lm(input_ids=batch.input_ids, use_cache=False).logits
-    return mean_nll(logits, batch.labels), {}
+    return answer_nll(lm, batch), {}
 
 
 def _longest(lengths: Sequence[int], section: Pretrain) -> list[int]:

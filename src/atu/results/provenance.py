@@ -115,6 +115,7 @@ def collect_provenance() -> Callable[[], dict[str, Any]]:
             "threads": torch.get_num_threads() if torch else None,
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - started, 3),
+            "processor_seconds": round(time.process_time(), 3),
         }
 
     return finish

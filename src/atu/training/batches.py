@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,17 +81,43 @@ def encode_text(tokenizer: Any, text: str, prompt: str, end: bool = True) -> Enc
     return replace(found, offsets=rendered.places(prompt, rest, found.offsets))
 
 
+def encode_texts(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> list[EncodedText]:
+    """`encode_text` of the `text` and `prompt` of every row; together where no chat template stands
+    between, which takes a third of the time.
+    """
+    if has_template(tokenizer):
+        return [encode_text(tokenizer, row["text"], row["prompt"]) for row in rows]
+    if not rows:
+        return []
+    found = tokenizer([row["text"] for row in rows], return_offsets_mapping=True)
+    return [
+        _scored(ids, offsets, len(row["text"]), len(row["prompt"]), tokenizer.eos_token_id)
+        for ids, offsets, row in zip(found["input_ids"], found["offset_mapping"], rows, strict=True)
+    ]
+
+
 def _encode(
     tokenizer: Any, text: str, unscored: int, special_tokens: bool, stop: int | None
 ) -> EncodedText:
     """A text as it is, with the token `stop` behind it."""
     encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special_tokens)
-    ids, offsets = list(encoded["input_ids"]), [tuple(o) for o in encoded["offset_mapping"]]
+    return _scored(encoded["input_ids"], encoded["offset_mapping"], len(text), unscored, stop)
+
+
+def _scored(
+    ids: Sequence[int],
+    offsets: Sequence[Sequence[int]],
+    length: int,
+    unscored: int,
+    stop: int | None,
+) -> EncodedText:
+    """Tokens of a text of `length` characters, the first `unscored` of which are not scored."""
+    numbers, spans = list(ids), [(start, end) for start, end in offsets]
     if stop is not None:
-        ids.append(stop)
-        offsets.append((len(text), len(text)))
-    start = next((i for i, (_, end) in enumerate(offsets) if end > unscored), len(ids))
-    return EncodedText(ids, start, offsets)
+        numbers.append(stop)
+        spans.append((length, length))
+    start = next((i for i, (_, end) in enumerate(spans) if end > unscored), len(numbers))
+    return EncodedText(numbers, start, spans)
 
 
 def subject_positions(

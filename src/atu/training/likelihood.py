@@ -27,10 +27,11 @@ def sequence_nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     With a uniform distribution over 4 tokens and 3 scored tokens the NLL is 3 ln 4 = 4.1589.
     """
     shifted = labels[:, 1:]
-    nll = F.cross_entropy(
-        logits[:, :-1].transpose(1, 2), shifted, ignore_index=IGNORE, reduction="none"
-    )
-    return nll.sum(dim=1), (shifted != IGNORE).sum(dim=1)
+    scored = shifted != IGNORE
+    # Of the scored tokens alone, which in questions with answers are few.
+    each = F.cross_entropy(logits[:, :-1][scored], shifted[scored], reduction="none")
+    nll = logits.new_zeros(scored.shape).masked_scatter(scored, each)
+    return nll.sum(dim=1), scored.sum(dim=1)
 
 
 def mean_nll(logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from atu.distributed import processes
 from atu.errors import TrainingError
 from atu.progress import Progress
 from atu.training.keeper import Keeper, Trace
+from atu.training.muon import Muon
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,7 +56,7 @@ def make_optimizers(
     if kind != "muon":
         raise ValueError(f"unknown optimizer {kind!r}")
     assert matrix_learning_rate is not None
-    muon = torch.optim.Muon(parameters, lr=matrix_learning_rate, weight_decay=weight_decay)
+    muon = Muon(parameters, lr=matrix_learning_rate, weight_decay=weight_decay)
     rest = torch.optim.AdamW(
         vectors, lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay
     )

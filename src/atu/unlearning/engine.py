@@ -28,7 +28,7 @@ from atu.results.artifacts import Artifact
 from atu.results.costs import COSTS
 from atu.results.tables import read_table
 from atu.seeding import child_seed, generator
-from atu.training.batches import BatchStream, encode_text, longest_ahead
+from atu.training.batches import BatchStream, encode_texts, longest_ahead
 from atu.training.keeper import Keeper, Trace
 from atu.training.loop import LossFunction, make_optimizers, run_steps
 from atu.unlearning.trajectory import Course, Observer, Point, reached, select_probes
@@ -165,10 +165,7 @@ def make_context(
     }
     if method.prompted:
         rows["forget"] = [row for row in rows["forget"] if row["prompt"]]
-    texts = {
-        name: [encode_text(tokenizer, row["text"], row["prompt"]) for row in corpus]
-        for name, corpus in rows.items()
-    }
+    texts = {name: encode_texts(tokenizer, corpus) for name, corpus in rows.items()}
     for name, corpus in rows.items():
         require_room(model, [t.ids for t in texts[name]], [row["text"] for row in corpus])
     streams = {

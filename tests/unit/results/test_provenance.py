@@ -82,11 +82,13 @@ def test_the_record(monkeypatch, git):
     git(rev_parse="abc\n", diff="")
     now = [0.0]
     monkeypatch.setattr(provenance.time, "time", lambda: now[0])
+    monkeypatch.setattr(provenance.time, "process_time", lambda: 1.25)
     finish = collect_provenance()
     now[0] = 2.5
     record = finish()
     code_version.cache_clear()
     assert record["started"] == "1970-01-01T00:00:00+00:00" and record["seconds"] == 2.5
+    assert record["processor_seconds"] == 1.25
     assert record["code"]["commit"] == "abc"
     assert record["threads"] == 1
     assert set(record["machine"]) == {"cpus", "platform", "python"}

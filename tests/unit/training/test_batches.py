@@ -1,3 +1,4 @@
+import copy
 import itertools
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from atu.training.batches import (
     EncodedText,
     collate,
     encode_text,
+    encode_texts,
     length_sorted_batches,
     longest_ahead,
     right_padded,
@@ -58,6 +60,16 @@ def test_answer_start(byte_tokenizer, prompt, answer, end, length, start):
     assert text.ids[0] == BOS and (text.ids[-1] == EOS) is end
     scored = byte_tokenizer.decode(text.ids[start:], skip_special_tokens=True)
     assert scored == (answer if prompt else prompt + answer)
+
+
+@pytest.mark.parametrize("template", [None, "{{ messages[0]['content'] }}"])
+def test_many_texts_are_encoded_as_one(byte_tokenizer, template):
+    rows = [{"text": "Q: x\nA: no", "prompt": "Q: x\nA:"}, {"text": "€ alone", "prompt": ""}]
+    tokenizer = copy.deepcopy(byte_tokenizer)
+    tokenizer.chat_template = template
+    each = [encode_text(tokenizer, row["text"], row["prompt"]) for row in rows]
+    assert encode_texts(tokenizer, rows) == each
+    assert encode_texts(tokenizer, []) == []
 
 
 def test_offsets_of_special_tokens(byte_tokenizer):

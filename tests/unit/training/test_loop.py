@@ -7,6 +7,7 @@ from torch import nn
 from atu.errors import TrainingError
 from atu.training.keeper import Trace
 from atu.training.loop import constant, make_optimizers, run_steps, split_matrices, warmup_linear
+from atu.training.muon import Muon
 
 
 def parameter(*values):
@@ -157,7 +158,7 @@ def test_plain_optimizers(kind, expected):
 def test_muon_steps_matrices_and_adamw_the_rest():
     matrix, vector = nn.Parameter(torch.ones(2, 2)), parameter(1.0)
     muon, rest = make_optimizers("muon", [matrix], 0.25, matrix_learning_rate=0.5, vectors=[vector])
-    assert (type(muon), type(rest)) == (torch.optim.Muon, torch.optim.AdamW)
+    assert (type(muon), type(rest)) == (Muon, torch.optim.AdamW)
     assert [(g["lr"], g["params"]) for g in muon.param_groups] == [(0.5, [matrix])]
     assert [(g["lr"], g["params"]) for g in rest.param_groups] == [(0.25, [vector])]
 

@@ -1,0 +1,300 @@
+"""A process that has imported the large libraries forks one process per job.
+
+Most of a small job's time is the import of torch and transformers: more than three seconds. Where
+Snakemake runs jobs on the CPU of this machine, it starts a server (`start`). `python -m atu` then
+asks it for a process that is the job (`hand_over`): with the same arguments, environment, folder
+and standard streams, and a process of its own, so that no job reaches another. The server imports
+libraries alone: of this package a job runs the code that it finds, as it does without a server.
+
+Where there is no server, or it serves another environment, the job runs in the process that was
+started. Nothing listens but a socket in a folder that only its owner can enter. The server ends
+after whoever started it; a job ends with its server, and with the process that asked for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ADDRESS = "ATU_FORK_SERVER"
+"""The environment variable that holds the path of the server's socket."""
+LIBRARIES = (
+    "torch", "transformers.modeling_utils", "transformers.generation",
+    "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama", "pydantic", "scipy.stats", "typer",
+)  # fmt: skip
+"""What most jobs import. None starts a thread when it is imported, as polars does: such a process
+must not be forked, and `_serves` refuses to."""
+FREE = {"_", "PWD", "OLDPWD", "SHLVL", "TMP", "TMPDIR", "TEMP", "TEMPDIR"}
+"""Variables that no library reads when it is imported: jobs may differ in them."""
+PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+"""Signals to a client that its job gets."""
+PATIENCE = 10.0
+"""Seconds that a client has to say what it asks for."""
+WIDTH = 8
+"""Bytes of a number: a request's length, a job's process, its exit status."""
+THREADS = Path("/proc/self/task")
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+def start() -> None:
+    """Start a server for the jobs that this process starts. It imports nothing before the first."""
+    if not hasattr(os, "pidfd_open"):
+        return
+    folder = tempfile.mkdtemp(prefix="atu-")
+    address = f"{folder}/jobs"
+    command = [sys.executable, "-m", "atu.distributed.forkserver", address]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert server.stdin is not None and server.stdout is not None
+    if server.stdout.readline():
+        os.environ[ADDRESS] = address
+    atexit.register(server.communicate)
+
+
+def hand_over() -> int | None:
+    """The exit status of the job that a server's process did in place of this one; None where none
+    does it.
+    """
+    if ADDRESS not in os.environ:
+        return None
+    request = {
+        "arguments": sys.argv,
+        "environment": dict(os.environ),
+        "folder": str(Path.cwd()),
+        "python": sys.executable,
+    }
+    content = json.dumps(request).encode()
+    # A signal that comes before it is known who does the job waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+    with socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
+        server.connect(os.environ[ADDRESS])
+        socket.send_fds(server, [len(content).to_bytes(WIDTH, "big")], [0, 1, 2])
+        server.sendall(content)
+        job = int.from_bytes(_read(server, WIDTH), "big")
+        if job:
+            return _attend(server, job)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+    return None
+
+
+def _attend(server: socket.socket, job: int) -> int:
+    """Pass signals on to the job until it has ended; its exit status."""
+
+    def forward(number: int, _frame: Any) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(job, number)
+
+    for number in PASSED_ON:
+        signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+    with contextlib.suppress(OSError):
+        reply = _read(server, WIDTH)
+        if reply:
+            status = int.from_bytes(reply, "big", signed=True)
+            return status if status >= 0 else 128 - status
+    print("atu: the server of the job's process has ended, and the job with it", file=sys.stderr)
+    return 1
+
+
+def _read(source: socket.socket, count: int) -> bytes:
+    """So many bytes; none where the other side ends before."""
+    found = b""
+    while len(found) < count:
+        more = source.recv(count - len(found))
+        if not more:
+            return b""
+        found += more
+    return found
+
+
+@dataclass
+class Request:
+    """What a client asks for."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    folder: str
+    python: str
+    streams: list[int]
+    """Its standard input, output and error."""
+
+    @classmethod
+    def read(cls, client: socket.socket) -> Request:
+        """What the client sends.
+
+        Raises:
+            OSError, ValueError: it sends no request in time.
+        """
+        client.settimeout(PATIENCE)
+        length, streams, _flags, _address = socket.recv_fds(client, WIDTH, 3)
+        content = _read(client, int.from_bytes(length, "big"))
+        client.settimeout(None)
+        return cls(**json.loads(content), streams=streams)
+
+    @property
+    def imports(self) -> tuple[dict[str, str], str]:
+        """What the import of libraries may depend on."""
+        free = FREE | {ADDRESS}
+        return {k: v for k, v in self.environment.items() if k not in free}, self.python
+
+    def take_place(self, server: int) -> None:
+        """Make this process, forked by `server`, the one that was asked for."""
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != server:
+            os._exit(1)
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, stream in enumerate(self.streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.chdir(self.folder)
+        self.apply_environment()
+        del os.environ[ADDRESS]
+        tempfile.tempdir = None
+        sys.argv[:] = self.arguments
+
+    def apply_environment(self) -> None:
+        """Let this process have the client's environment."""
+        os.environ.clear()
+        os.environ.update(self.environment)
+
+
+class Server:
+    """Forks a process for every job until standard input and the last job have ended."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.listener = listener
+        self._poll = select.poll()
+        self._clients: dict[int, socket.socket] = {}
+        """By the number of the job's process."""
+        self._events: dict[int, Callable[[], Request | None]] = {}
+        """What is done when something happens at a file descriptor."""
+        self._imports: tuple[dict[str, str], str] | None = None
+        self._stopping = False
+
+    def run(self) -> Request | None:
+        """None when all is done; in a process that was forked, what that is to be."""
+        self._watch(self.listener.fileno(), select.POLLIN, self._accept)
+        self._watch(0, select.POLLIN, self._stop)
+        while self._clients or not self._stopping:
+            for descriptor, _ in self._poll.poll():
+                found = self._events[descriptor]() if descriptor in self._events else None
+                if found is not None:
+                    return found
+        return None
+
+    def _watch(self, descriptor: int, mask: int, event: Callable[[], Request | None]) -> None:
+        self._events[descriptor] = event
+        self._poll.register(descriptor, mask)
+
+    def _forget(self, descriptor: int) -> None:
+        del self._events[descriptor]
+        self._poll.unregister(descriptor)
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._forget(0)
+
+    def _accept(self) -> Request | None:
+        """Fork a process, or let the client do the job itself."""
+        client, _ = self.listener.accept()
+        try:
+            request = Request.read(client)
+        except (OSError, ValueError, TypeError):
+            client.close()
+            return None
+        job = os.fork() if self._serves(request) else None
+        if job == 0:
+            self._close()
+            client.close()
+            return request
+        for stream in request.streams:
+            os.close(stream)
+        with contextlib.suppress(OSError):
+            client.sendall((job or 0).to_bytes(WIDTH, "big"))
+        if job is None:
+            client.close()
+        else:
+            self._attend(job, client)
+        return None
+
+    def _serves(self, request: Request) -> bool:
+        """Whether a process of this server would be as one that the client had started."""
+        if self._imports is None:
+            self._imports = request.imports
+            request.apply_environment()
+            for name in LIBRARIES:
+                importlib.import_module(name)
+            # What exists now stays: collections need not visit it, nor copy it from the server.
+            gc.collect()
+            gc.freeze()
+        return self._imports == request.imports and len(list(THREADS.iterdir())) == 1
+
+    def _attend(self, job: int, client: socket.socket) -> None:
+        """Wait for the job's end, and for its client's."""
+        self._clients[job] = client
+        handle = os.pidfd_open(job)
+
+        def ended() -> None:
+            self._forget(handle)
+            if client.fileno() in self._events:
+                self._forget(client.fileno())
+            status = os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
+            with contextlib.suppress(OSError):
+                client.sendall(status.to_bytes(WIDTH, "big", signed=True))
+            os.close(handle)
+            self._clients.pop(job).close()
+
+        def abandoned() -> None:
+            self._forget(client.fileno())
+            os.kill(job, signal.SIGKILL)
+
+        self._watch(handle, select.POLLIN, ended)
+        # Without a mask only the end of the connection is an event.
+        self._watch(client.fileno(), 0, abandoned)
+
+    def _close(self) -> None:
+        """Leave what is the server's, in a process that was forked."""
+        self.listener.close()
+        for client in self._clients.values():
+            client.close()
+        for descriptor in self._events.keys() - {0}:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+def serve(address: str) -> None:
+    """Run a server; in a process that was forked, the job, as `python -m atu` runs it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    server = os.getpid()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(128)
+        print("ready", flush=True)
+        request = Server(listener).run()
+    if request is None:
+        shutil.rmtree(Path(address).parent, ignore_errors=True)
+    else:
+        request.take_place(server)
+        runpy.run_module("atu", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
