@@ -33,7 +33,7 @@ from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.checkpoints import State, Store
 from atu.results.files import write_json
 from atu.unlearning import engine as unlearning
-from atu.unlearning.engine import Inputs
+from atu.unlearning.engine import UnlearnInputs
 from atu.unlearning.trajectory import select_probes
 
 NOTHING = {"nll": 0.0, "kl": 0.0, "states": 0.0, "layer": None}
@@ -74,7 +74,7 @@ def run_case(name, params, inputs):
     key, own, compute = CASES[name]
     settings = dataclasses.replace(params.unlearn.methods[key], **own)
     section = params.unlearn.model_copy(update={"keep": "best"})
-    model, tokenizer = load_lm(inputs.lm.subfolder("model"), compute, training=True)
+    model, tokenizer = load_lm(inputs.pretrain.subfolder("model"), compute, training=True)
     held = []
 
     def watched(model):
@@ -141,7 +141,7 @@ def resuming(out):
 
 def sharding(inputs):
     """Of a sharded copy: which share of each parameter is here, and whether tied ones are tied."""
-    model, _ = load_lm(inputs.lm.subfolder("model"), CPU, training=True)
+    model, _ = load_lm(inputs.pretrain.subfolder("model"), CPU, training=True)
     made = sharded_copy(model)
     here = {name: p.to_local().numel() for name, p in made.named_parameters()}
     state = whole_state(made)
@@ -217,7 +217,7 @@ def work(chain, params, out):
     )
     found = {"collectives": collectives()}
     align.run(out / "align" / MANIFEST, params.align, CPU, 0, full, embedded, prepared)
-    inputs = Inputs(full, prepared, embedded, opened("align", "align"))
+    inputs = UnlearnInputs(full, prepared, embedded, opened("align", "align"))
     if processes.count() > 1:
         found["resuming"] = resuming(out)
         found["sharding"] = sharding(inputs)

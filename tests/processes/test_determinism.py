@@ -43,13 +43,13 @@ def test_folders_name_what_they_were_made_from(chain):
             "pretrain": digest["full"], "embed": digest["embed"], "prepare": digest["prepared"],
         },
         "unlearn": {
-            "lm": digest["full"], "prepare": digest["prepared"], "embed": digest["embed"],
+            "pretrain": digest["full"], "prepare": digest["prepared"], "embed": digest["embed"],
             "align": digest["align"],
         },
         "rephrase": {"unlearn": digest["unlearn"], "prepare": digest["prepared"]},
         "utility": {"unlearn": digest["unlearn"], "prepare": digest["prepared"]},
         "oracle_lm": {"shared": digest["shared"], "prepare": digest["prepared"]},
-        "oracle": {"lm": digest["oracle_lm"], "prepare": digest["prepared"]},
+        "oracle": {"pretrain": digest["oracle_lm"], "prepare": digest["prepared"]},
         "oracle_rephrase": {"unlearn": digest["oracle"], "prepare": digest["prepared"]},
         "oracle_privacy": {
             "unlearn": digest["oracle"], "prepare": digest["prepared"],

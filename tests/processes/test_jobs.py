@@ -50,7 +50,7 @@ def undisturbed(tmp_path_factory, values, chain):
         elif phase == "align":
             align.run(out, params.align, CPU, 0, chain.full, chain.embed, chain.prepared)
         else:
-            inputs = unlearn.Inputs(chain.full, chain.prepared, None, None)
+            inputs = unlearn.UnlearnInputs(chain.full, chain.prepared, None, None)
             unlearn.run(out, params.unlearn, CPU, "ga", 0, inputs)
         return Artifact.open(out, phase).digest
 
@@ -65,11 +65,11 @@ def command(tmp_path_factory, values, chain):
     inputs = {
         "pretrain": ["--model", "llama_tiny", "--shared", chain.shared],
         "align": [
-            "--seed", "0", "--lm", chain.full, "--embedded", chain.embed,
-            "--prepared", chain.prepared,
+            "--seed", "0", "--pretrain", chain.full, "--embed", chain.embed,
+            "--prepare", chain.prepared,
         ],
         "unlearn": [
-            "--method", "ga", "--seed", "0", "--lm", chain.full, "--prepared", chain.prepared,
+            "--method", "ga", "--seed", "0", "--pretrain", chain.full, "--prepare", chain.prepared,
         ],
     }  # fmt: skip
 

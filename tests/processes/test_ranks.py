@@ -25,7 +25,7 @@ from atu.phases import unlearn
 from atu.results.artifacts import MANIFEST, PROVENANCE, Artifact
 from atu.results.files import read_json
 from atu.training.keeper import STEPS, Stop
-from atu.unlearning.engine import Inputs
+from atu.unlearning.engine import UnlearnInputs
 
 TOLERANCE = 1e-5
 """Of float32 sums in another order, relative where numbers are above 1."""
@@ -218,13 +218,16 @@ class TestJobs:
     def words(self, chain, params_file, out):
         return (
             "-m", "atu", "unlearn", "--params", str(params_file), "--method", "ga", "--seed", "0",
-            "--processes", "2", "--lm", str(chain.full.folder / MANIFEST),
-            "--prepared", str(chain.prepared.folder / MANIFEST), "--out", str(out / MANIFEST),
+            "--processes", "2", "--pretrain", str(chain.full.folder / MANIFEST),
+            "--prepare", str(chain.prepared.folder / MANIFEST), "--out", str(out / MANIFEST),
         )  # fmt: skip
 
     def unlearn(self, out, chain, params_file):
         """The same job in one process, which is this one: its trace and what it resumed from."""
-        params, inputs = load_params(params_file), Inputs(chain.full, chain.prepared, None, None)
+        params, inputs = (
+            load_params(params_file),
+            UnlearnInputs(chain.full, chain.prepared, None, None),
+        )
         unlearn.run(out / MANIFEST, params.unlearn, params.compute, "ga", 0, inputs)
         return Artifact.open(out / MANIFEST, "unlearn").read_jsonl("trace.jsonl")
 

@@ -37,7 +37,9 @@ def prepared(tmp_path_factory, mini_values):
         return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
 
     good = atu("prepare", "--out", "results/prepare/shared/manifest.json")
-    bad = atu("embed", "--lm", "x/manifest.json", "--prepared", "y", "--out", "z/manifest.json")
+    bad = atu(
+        "embed", "--pretrain", "x/manifest.json", "--prepare", "y", "--out", "z/manifest.json"
+    )
     assert good.returncode == 0, good.stderr
     assert bad.returncode == 2
     return folder, good.stdout + good.stderr + bad.stdout + bad.stderr

@@ -18,7 +18,7 @@ from atu.models.build import build_lm
 from atu.models.llm import save_lm
 from atu.models.tokenizer import train_tokenizer
 from atu.phases import attack, prepare, privacy, rephrase, utility
-from atu.phases.report import Inputs
+from atu.phases.report import ReportInputs
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.jobs import write_folder
 from atu.results.sources import PACKAGE
@@ -89,9 +89,13 @@ def test_the_rules_of_every_phase_are_found():
 
 
 def test_the_report_and_the_mirror_read_results_alone():
-    """No probes: their folders are of the phases that `Inputs` and `open_cells` name."""
+    """No probes: their folders are of the phases that `ReportInputs` and `open_cells` name."""
     results = {"rephrase", "utility", "privacy", "attack", "unlearn", "align"}
-    assert jobs()["report_one"] == results | {"pretrain", "search"} == set(Inputs.__annotations__)
+    assert (
+        jobs()["report_one"]
+        == results | {"pretrain", "search"}
+        == set(ReportInputs.__annotations__)
+    )
     assert jobs()["track_one"] == results | {"report"}
 
 

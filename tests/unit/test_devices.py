@@ -14,7 +14,7 @@ from atu.config.entries import parse_plain
 from atu.models.compute import Compute, settle
 from atu.models.llm import open_lm
 from atu.models.trainable import trains_weights
-from atu.unlearning.engine import Inputs, run_method
+from atu.unlearning.engine import UnlearnInputs, run_method
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_every_method_runs_where_the_model_is(request, chain, mini_params, name,
     settings = settings_of(name)
     model, tokenizer = open_lm(chain.full, compute, training=trains_weights(settings))
     needed = methods.get(name).needs_predictor
-    inputs = Inputs(
+    inputs = UnlearnInputs(
         lm=chain.full,
         prepare=chain.prepared,
         embed=chain.embed if needed else None,

@@ -101,7 +101,7 @@ def values(mini_values, page):
 
 def test_they_run_like_any_other(garden, values, chain, tmp_path):
     params = Params.model_validate(values).model_copy(update={"compute": CPU})
-    inputs = unlearn.Inputs(chain.full, chain.prepared, None, None)
+    inputs = unlearn.UnlearnInputs(chain.full, chain.prepared, None, None)
     made = tmp_path / "unlearn" / MANIFEST
     unlearn.run(made, params.unlearn, CPU, "flatten", 0, inputs)
     unlearned = Artifact.open(made, "unlearn")

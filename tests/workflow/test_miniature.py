@@ -201,8 +201,8 @@ def test_an_altered_artifact_is_refused(tree):
     job = tree.folder / "results/miniature/rephrase/llama_tiny/Wysturel_Brontanthorpe/ga/0"
     done = tree.run(
         "atu", "rephrase", "--out", "elsewhere/manifest.json",
-        "--unlearned", str(job).replace("rephrase", "unlearn") + "/manifest.json",
-        "--prepared", str(path.parent / "manifest.json"), check=False,
+        "--unlearn", str(job).replace("rephrase", "unlearn") + "/manifest.json",
+        "--prepare", str(path.parent / "manifest.json"), check=False,
     )  # fmt: skip
     path.write_bytes(good)
     assert done.returncode == 2

@@ -5,9 +5,9 @@ rule align:
 
 rule align_one:
     input:
-        lm=rules.pretrain_full.output.manifest,
-        embedded=rules.embed_one.output.manifest,
-        prepared=rules.prepare_one.output.manifest,
+        pretrain=rules.pretrain_full.output.manifest,
+        embed=rules.embed_one.output.manifest,
+        prepare=rules.prepare_one.output.manifest,
         code=sources("align"),
     output:
         manifest=RESULTS / "align/{model}/{target}/{seed}" / MANIFEST,
@@ -28,5 +28,5 @@ rule align_one:
     shell:
         "python -m atu align --params {params.file} --threads {threads}"
         " --processes {resources.gpu} --seed {wildcards.seed}"
-        " --lm {input.lm} --embedded {input.embedded} --prepared {input.prepared}"
+        " --pretrain {input.pretrain} --embed {input.embed} --prepare {input.prepare}"
         " --out {output.manifest} > {log} 2>&1"

@@ -6,8 +6,8 @@ rule attack:
 rule attack_one:
     input:
         unpack(alignment_inputs),
-        unlearned=rules.unlearn_one.output.manifest,
-        prepared=rules.prepare_one.output.manifest,
+        unlearn=rules.unlearn_one.output.manifest,
+        prepare=rules.prepare_one.output.manifest,
         code=attack_sources,
     output:
         manifest=RESULTS / "attack/{model}/{target}/{method}/{seed}/{attack}" / MANIFEST,
@@ -26,5 +26,5 @@ rule attack_one:
         alignment=alignment_options,
     shell:
         "python -m atu attack --params {params.file} --threads {threads} --attack {wildcards.attack}"
-        " --unlearned {input.unlearned} --prepared {input.prepared} {params.alignment}"
+        " --unlearn {input.unlearn} --prepare {input.prepare} {params.alignment}"
         " --out {output.manifest} > {log} 2>&1"

@@ -90,7 +90,9 @@ def model_lock(wildcards):
 
 def measures():
     """The modules of the metrics that the benchmark's probes are scored by."""
-    return [MEASURES[name] for name in benchmarks.get(PARAMS.prepare.benchmark).measures]
+    return [
+        MEASURES[name] for name in benchmarks.get(PARAMS.prepare.benchmark).measures
+    ]
 
 
 def method_sources(phase):
@@ -151,8 +153,8 @@ def start_model(wildcards):
 def alignment_of(model, target, seed):
     """The embed and align folders of a model, target and seed."""
     return {
-        "embedded": RESULTS / "embed" / model / target / MANIFEST,
-        "aligned": RESULTS / "align" / model / target / str(seed) / MANIFEST,
+        "embed": RESULTS / "embed" / model / target / MANIFEST,
+        "align": RESULTS / "align" / model / target / str(seed) / MANIFEST,
     }
 
 
@@ -182,7 +184,7 @@ def searched_input(wildcards):
 
 def searched_option(wildcards, input):
     """The CLI option that names the search, where there is one."""
-    return f"--searched {input.searched}" if input.searched else ""
+    return f"--search {input.search}" if input.search else ""
 
 
 def search_inputs(wildcards):
@@ -208,7 +210,7 @@ def search_manifests():
 
 def finished_options(wildcards):
     """The CLI options that name `search_manifests`."""
-    return " ".join(f"--finished {path}" for path in search_manifests())
+    return " ".join(f"--search {path}" for path in search_manifests())
 
 
 def search_section(wildcards):

@@ -5,8 +5,8 @@ rule embed:
 
 rule embed_one:
     input:
-        lm=rules.pretrain_full.output.manifest,
-        prepared=rules.prepare_one.output.manifest,
+        pretrain=rules.pretrain_full.output.manifest,
+        prepare=rules.prepare_one.output.manifest,
         code=sources("embed"),
     output:
         manifest=RESULTS / "embed/{model}/{target}" / MANIFEST,
@@ -24,4 +24,4 @@ rule embed_one:
         section=section("embed"),
     shell:
         "python -m atu embed --params {params.file} --threads {threads}"
-        " --lm {input.lm} --prepared {input.prepared} --out {output.manifest} > {log} 2>&1"
+        " --pretrain {input.pretrain} --prepare {input.prepare} --out {output.manifest} > {log} 2>&1"

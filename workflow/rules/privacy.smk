@@ -5,9 +5,9 @@ rule privacy:
 
 rule privacy_one:
     input:
-        unlearned=rules.unlearn_one.output.manifest,
-        prepared=rules.prepare_one.output.manifest,
-        rephrased=rules.rephrase_one.output.manifest,
+        unlearn=rules.unlearn_one.output.manifest,
+        prepare=rules.prepare_one.output.manifest,
+        rephrase=rules.rephrase_one.output.manifest,
         reference=privacy_reference,
         code=method_sources("privacy"),
     output:
@@ -25,6 +25,6 @@ rule privacy_one:
         section=section("privacy"),
         reference=reference_option,
     shell:
-        "python -m atu privacy --params {params.file} --threads {threads} --unlearned {input.unlearned}"
-        " --prepared {input.prepared} --rephrased {input.rephrased} {params.reference}"
+        "python -m atu privacy --params {params.file} --threads {threads} --unlearn {input.unlearn}"
+        " --prepare {input.prepare} --rephrase {input.rephrase} {params.reference}"
         " --out {output.manifest} > {log} 2>&1"

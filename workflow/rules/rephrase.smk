@@ -5,8 +5,8 @@ rule rephrase:
 
 rule rephrase_one:
     input:
-        unlearned=rules.unlearn_one.output.manifest,
-        prepared=rules.prepare_one.output.manifest,
+        unlearn=rules.unlearn_one.output.manifest,
+        prepare=rules.prepare_one.output.manifest,
         code=method_sources("rephrase"),
     output:
         manifest=RESULTS / "rephrase/{model}/{target}/{method}/{seed}" / MANIFEST,
@@ -22,5 +22,5 @@ rule rephrase_one:
         file=PARAMS_FILE,
         section=section("rephrase"),
     shell:
-        "python -m atu rephrase --params {params.file} --threads {threads} --unlearned {input.unlearned}"
-        " --prepared {input.prepared} --out {output.manifest} > {log} 2>&1"
+        "python -m atu rephrase --params {params.file} --threads {threads} --unlearn {input.unlearn}"
+        " --prepare {input.prepare} --out {output.manifest} > {log} 2>&1"

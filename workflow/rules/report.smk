@@ -5,14 +5,14 @@ rule report:
 
 rule report_one:
     input:
-        pretrained=rules.pretrain.input,
-        searched=rules.search.input,
-        aligned=manifests("align"),
-        unlearned=manifests("unlearn"),
-        rephrased=manifests("rephrase"),
+        pretrain=rules.pretrain.input,
+        search=rules.search.input,
+        align=manifests("align"),
+        unlearn=manifests("unlearn"),
+        rephrase=manifests("rephrase"),
         utility=manifests("utility"),
         privacy=manifests("privacy"),
-        attacks=attack_manifests(),
+        attack=attack_manifests(),
         code=sources("report"),
     output:
         manifest=RESULTS / "report" / MANIFEST,

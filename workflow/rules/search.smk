@@ -6,8 +6,8 @@ rule search:
 rule search_one:
     input:
         unpack(search_inputs),
-        lm=rules.pretrain_full.output.manifest,
-        prepared=RESULTS / "prepare" / SEARCH_TARGET.slug / MANIFEST,
+        pretrain=rules.pretrain_full.output.manifest,
+        prepare=RESULTS / "prepare" / SEARCH_TARGET.slug / MANIFEST,
         code=method_sources("search"),
     output:
         manifest=RESULTS / "search/{model}/{method}" / MANIFEST,
@@ -29,13 +29,13 @@ rule search_one:
     shell:
         "python -m atu search --params {params.file} --threads {threads}"
         " --processes {resources.gpu} --method {wildcards.method}"
-        " --lm {input.lm} --prepared {input.prepared} {params.predictor} --out {output.manifest}"
+        " --pretrain {input.pretrain} --prepare {input.prepare} {params.predictor} --out {output.manifest}"
         " > {log} 2>&1"
 
 
 rule search_shared:
     input:
-        finished=search_manifests(),
+        search=search_manifests(),
         code=sources("search", "base"),
     output:
         manifest=RESULTS / "search/shared" / MANIFEST,
@@ -51,7 +51,7 @@ rule search_shared:
     params:
         file=PARAMS_FILE,
         section=section("search"),
-        finished=finished_options,
+        search=finished_options,
     shell:
-        "python -m atu search --params {params.file} --threads {threads} {params.finished}"
+        "python -m atu search --params {params.file} --threads {threads} {params.search}"
         " --out {output.manifest} > {log} 2>&1"

@@ -5,13 +5,13 @@ rule track:
 
 rule track_one:
     input:
-        reported=rules.report_one.output.manifest,
-        aligned=manifests("align"),
-        unlearned=manifests("unlearn"),
-        rephrased=manifests("rephrase"),
+        report=rules.report_one.output.manifest,
+        align=manifests("align"),
+        unlearn=manifests("unlearn"),
+        rephrase=manifests("rephrase"),
         utility=manifests("utility"),
         privacy=manifests("privacy"),
-        attacks=attack_manifests(),
+        attack=attack_manifests(),
         code=sources("track"),
     output:
         manifest=RESULTS / "track" / MANIFEST,

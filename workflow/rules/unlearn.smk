@@ -6,9 +6,9 @@ rule unlearn:
 rule unlearn_one:
     input:
         unpack(predictor_inputs),
-        lm=start_model,
-        prepared=rules.prepare_one.output.manifest,
-        searched=searched_input,
+        pretrain=start_model,
+        prepare=rules.prepare_one.output.manifest,
+        search=searched_input,
         code=method_sources("unlearn"),
     output:
         manifest=RESULTS / "unlearn/{model}/{target}/{method}/{seed}" / MANIFEST,
@@ -27,10 +27,10 @@ rule unlearn_one:
         file=PARAMS_FILE,
         section=method_section,
         predictor=predictor_options,
-        searched=searched_option,
+        search=searched_option,
     shell:
         "python -m atu unlearn --params {params.file} --threads {threads}"
         " --processes {resources.gpu} --method {wildcards.method}"
-        " --seed {wildcards.seed} --lm {input.lm} --prepared {input.prepared}"
-        " {params.predictor} {params.searched} --out {output.manifest}"
+        " --seed {wildcards.seed} --pretrain {input.pretrain} --prepare {input.prepare}"
+        " {params.predictor} {params.search} --out {output.manifest}"
         " > {log} 2>&1"

@@ -5,8 +5,8 @@ rule utility:
 
 rule utility_one:
     input:
-        unlearned=rules.unlearn_one.output.manifest,
-        prepared=rules.prepare_one.output.manifest,
+        unlearn=rules.unlearn_one.output.manifest,
+        prepare=rules.prepare_one.output.manifest,
         before=utility_before,
         benchmarks=benchmark_files(),
         code=method_sources("utility"),
@@ -25,5 +25,5 @@ rule utility_one:
         section=section("utility"),
         before=before_option,
     shell:
-        "python -m atu utility --params {params.file} --threads {threads} --unlearned {input.unlearned}"
-        " --prepared {input.prepared} {params.before} --out {output.manifest} > {log} 2>&1"
+        "python -m atu utility --params {params.file} --threads {threads} --unlearn {input.unlearn}"
+        " --prepare {input.prepare} {params.before} --out {output.manifest} > {log} 2>&1"

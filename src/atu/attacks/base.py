@@ -41,7 +41,7 @@ class Alignment:
 
 
 @dataclass
-class Context:
+class AttackContext:
     """A checkpoint and everything an attack may use."""
 
     model: PreTrainedModel
@@ -99,7 +99,7 @@ class Attack:
     """An attack: its settings type, its function, and what the robustness table shows of it."""
 
     settings: type
-    run: Callable[[Context], Result]
+    run: Callable[[AttackContext], Result]
     columns: Callable[[Any], list[Column]]
     needs_alignment: bool = False
     fine_tunes: bool = False
@@ -127,7 +127,7 @@ def item(
 
 
 def answer_items(
-    context: Context,
+    context: AttackContext,
     model: PreTrainedModel,
     probes: Sequence[Row],
     condition: str,

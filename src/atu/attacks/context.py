@@ -15,8 +15,8 @@ from typing import Literal
 
 from atu.attacks.base import (
     Attack,
+    AttackContext,
     Column,
-    Context,
     Result,
     Row,
     answer_items,
@@ -41,7 +41,7 @@ class Settings:
     sentences: Count
 
 
-def run(context: Context) -> Result:
+def run(context: AttackContext) -> Result:
     """Answers to every held-out question about the target under the four conditions."""
     probes = context.questions("target")
     own = sentences_of(context.forget)
@@ -77,7 +77,7 @@ def sentences_of(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def unrelated_sentences(context: Context) -> list[str]:
+def unrelated_sentences(context: AttackContext) -> list[str]:
     """Sentences of a retain passage, the first in the order of a hash."""
     passages = [row for row in context.retain if row["form"] == "passage"]
     chosen = min(passages, key=lambda row: hash_fraction("unrelated", row["text"]))

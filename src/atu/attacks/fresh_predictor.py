@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from atu.alignment.loop import cache_hidden_states, evaluate_alignment, train_predictor
-from atu.attacks.base import Attack, Column, Context, Result, Row, item
+from atu.attacks.base import Attack, AttackContext, Column, Result, Row, item
 from atu.errors import EvaluationError
 from atu.inference.batching import map_in_batches
 from atu.metrics.internals import mean_concept_cosine, reciprocal_rank
@@ -44,7 +44,7 @@ class Settings:
     steps: Count
 
 
-def run(context: Context) -> Result:
+def run(context: AttackContext) -> Result:
     """Cosine and retrieval rank per question, for a predictor at every layer."""
     if context.alignment is None:
         raise EvaluationError("fresh_predictor: needs the embed and align folders")
@@ -76,7 +76,7 @@ def usual_prediction(probes: Sequence[Row], predicted: Sequence[np.ndarray]) -> 
     return np.mean(means, axis=0)
 
 
-def fresh(context: Context, layer: int) -> tuple[EmbeddingPredictor, dict[str, float]]:
+def fresh(context: AttackContext, layer: int) -> tuple[EmbeddingPredictor, dict[str, float]]:
     """A predictor aligned from scratch at one layer of the model as it is, and its skill."""
     alignment = context.alignment
     assert alignment is not None
@@ -100,7 +100,7 @@ def fresh(context: Context, layer: int) -> tuple[EmbeddingPredictor, dict[str, f
 
 @torch.no_grad()
 def predict(
-    context: Context, predictor: EmbeddingPredictor, probes: list[Row], layer: int
+    context: AttackContext, predictor: EmbeddingPredictor, probes: list[Row], layer: int
 ) -> list[np.ndarray]:
     """Per probe the predicted embeddings at every token of its prompt, [tokens, dim] each."""
     encoded = prompt_ids(context.tokenizer, [probe["prompt"] for probe in probes])
@@ -117,7 +117,7 @@ def predict(
 
 
 def _items(
-    context: Context, probe: Row, predicted: np.ndarray, usual: np.ndarray, layer: int
+    context: AttackContext, probe: Row, predicted: np.ndarray, usual: np.ndarray, layer: int
 ) -> list[Row]:
     alignment = context.alignment
     assert alignment is not None

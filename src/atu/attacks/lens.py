@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from atu.attacks.base import Attack, Column, Context, Result, Row, item
+from atu.attacks.base import Attack, AttackContext, Column, Result, Row, item
 from atu.errors import EvaluationError
 from atu.inference.batching import map_in_batches
 from atu.inference.generation import mode, require_finite
@@ -42,7 +42,7 @@ class Settings:
     k: Count
 
 
-def run(context: Context) -> Result:
+def run(context: AttackContext) -> Result:
     """Success for the gold answer and for a wrong value, per held-out question on the target."""
     probes = with_wrong_values(context.questions("target"))
     prompts = [probe["prompt"] for probe in probes]
@@ -68,7 +68,7 @@ def with_wrong_values(probes: Sequence[Row]) -> list[Row]:
 
 
 @torch.inference_mode()
-def project_layers(context: Context, prompts: Sequence[str]) -> list[Tensor]:
+def project_layers(context: AttackContext, prompts: Sequence[str]) -> list[Tensor]:
     """Per prompt, the logits of every layer at its last token, [layers, vocab] each."""
     model = context.model
     encoded = prompt_ids(context.tokenizer, prompts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from atu.attacks.base import Attack, Column, Context, Result, answer_items
+from atu.attacks.base import Attack, AttackContext, Column, Result, answer_items
 from atu.models.quantise import load_bitsandbytes, parse_scheme, quantised, require_gpu_scheme
 from atu.untrusted.bounds import STRICT
 
@@ -29,7 +29,7 @@ class Settings:
             parse_scheme(name)
 
 
-def run(context: Context) -> Result:
+def run(context: AttackContext) -> Result:
     """Answers about the target and its neighbours in full precision and under every scheme."""
     probes = context.questions("target", "neighbour")
     for name in context.settings.schemes:
@@ -40,7 +40,7 @@ def run(context: Context) -> Result:
     return Result(items)
 
 
-def quantised_model(context: Context, name: str) -> PreTrainedModel:
+def quantised_model(context: AttackContext, name: str) -> PreTrainedModel:
     """A copy of the model under one scheme; bitsandbytes' own load the folder again.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from atu.attacks.base import Attack, Column, Context, Result, Row, answer_items, mean_score
+from atu.attacks.base import Attack, AttackContext, Column, Result, Row, answer_items, mean_score
 from atu.errors import EvaluationError
 from atu.metrics.recovery import relearning_gain
 from atu.models.compute import device_of
@@ -44,7 +44,7 @@ class Settings:
     clip: Positive
 
 
-def run(context: Context) -> Result:
+def run(context: AttackContext) -> Result:
     """Held-out facts before and after relearning, of the target and of the control."""
     corpora = {"target": context.forget, "control": context.holdout}
     items: list[Row] = []
@@ -65,7 +65,9 @@ def run(context: Context) -> Result:
     return result
 
 
-def comparable(context: Context, role: str, corpus: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+def comparable(
+    context: AttackContext, role: str, corpus: Sequence[Row]
+) -> tuple[list[Row], list[Row]]:
     """Held-out questions of one person, and that person's training questions, both about the
     attributes that the target and the control have in common.
     """
@@ -95,7 +97,7 @@ def split_facts(facts: Sequence[str], folds: int) -> list[set[str]]:
     return [set(order[number::folds]) for number in range(folds)]
 
 
-def fine_tuned(context: Context, rows: Sequence[Row], label: str):
+def fine_tuned(context: AttackContext, rows: Sequence[Row], label: str):
     """A copy of the model after `steps` on the answers of these rows, and its trace."""
     settings = context.settings
     model = copy.deepcopy(context.model).train()

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from atu.attacks.base import Attack, Column, Context, Result, Row, item
+from atu.attacks.base import Attack, AttackContext, Column, Result, Row, item
 from atu.inference.generation import Sampling, sampled_answers
 from atu.metrics.rwku_recall import rwku_rouge_l_recall_fixed
 from atu.metrics.sampling import item_leak_at_k, item_max_at_k, leak_at_k, max_at_k
@@ -40,7 +40,7 @@ class Settings:
             raise ValueError(f"ks {self.ks} must be from 1 to samples = {self.samples}")
 
 
-def run(context: Context) -> Result:
+def run(context: AttackContext) -> Result:
     """Samples of every held-out question about the target; leak@k and max@k at every budget."""
     settings = context.settings
     probes = context.questions("target")

@@ -69,16 +69,16 @@ def pretrain(
     section = loaded.pretrain
     choose(section.models, model, "--model")
     texts = open_input(shared, "prepare")
-    prepared = open_input(oracle, "prepare") if oracle else None
+    prepare = open_input(oracle, "prepare") if oracle else None
     with fitting("pretrain", loaded, name=model):
-        phase.run(out, section, loaded.compute, model, texts, prepared)
+        phase.run(out, section, loaded.compute, model, texts, prepare)
 
 
 @app.command()
 def embed(
     out: Out,
-    lm: Annotated[Path, input_of("pretrain")],
-    prepared: Annotated[Path, input_of("target's prepare")],
+    pretrain: Annotated[Path, input_of("pretrain")],
+    prepare: Annotated[Path, input_of("target's prepare")],
     params: ParamsFile = DEFAULT_PARAMS,
     threads: Threads = 1,
 ) -> None:
@@ -86,16 +86,18 @@ def embed(
     section, compute = start(params, "embed", threads)
     from atu.phases import embed as phase
 
-    phase.run(out, section, compute, open_input(lm, "pretrain"), open_input(prepared, "prepare"))
+    phase.run(
+        out, section, compute, open_input(pretrain, "pretrain"), open_input(prepare, "prepare")
+    )
 
 
 @app.command()
 def align(
     out: Out,
     seed: Seed,
-    lm: Annotated[Path, input_of("pretrain")],
-    embedded: Annotated[Path, input_of("embed")],
-    prepared: Annotated[Path, input_of("target's prepare")],
+    pretrain: Annotated[Path, input_of("pretrain")],
+    embed: Annotated[Path, input_of("embed")],
+    prepare: Annotated[Path, input_of("target's prepare")],
     params: ParamsFile = DEFAULT_PARAMS,
     threads: Threads = 1,
     processes: Processes = 1,
@@ -107,8 +109,8 @@ def align(
     from atu.phases import align as phase
     from atu.resources.fit import fitting
 
-    model, windows = open_input(lm, "pretrain"), open_input(embedded, "embed")
-    texts = open_input(prepared, "prepare")
+    model, windows = open_input(pretrain, "pretrain"), open_input(embed, "embed")
+    texts = open_input(prepare, "prepare")
     with fitting("align", loaded, model=model):
         phase.run(out, loaded.align, loaded.compute, seed, model, windows, texts)
 
@@ -117,16 +119,16 @@ def align(
 def search(
     out: Out,
     method: Annotated[str | None, typer.Option(help="Search this key of search.spaces.")] = None,
-    lm: Annotated[Path | None, input_of("pretrain")] = None,
-    prepared: Annotated[Path | None, input_of("target's prepare")] = None,
-    embedded: Annotated[Path | None, input_of("embed")] = None,
-    aligned: Annotated[Path | None, input_of("align")] = None,
-    finished: Annotated[list[Path] | None, input_of("method's search")] = None,
+    pretrain: Annotated[Path | None, input_of("pretrain")] = None,
+    prepare: Annotated[Path | None, input_of("target's prepare")] = None,
+    embed: Annotated[Path | None, input_of("embed")] = None,
+    align: Annotated[Path | None, input_of("align")] = None,
+    search: Annotated[list[Path] | None, input_of("method's search")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
     threads: Threads = 1,
     processes: Processes = 1,
 ) -> None:
-    """A method's settings by trials on `select` questions; or a table of --finished searches."""
+    """A method's settings by trials on `select` questions; or a table of --search folders."""
     loaded = start_all(params, "search", threads)
     from atu.phases import search as phase
     from atu.resources.fit import fitting
@@ -134,28 +136,28 @@ def search(
     section = loaded.search
 
     if method is None:
-        phase.run_shared(out, section, [open_input(path, "search") for path in finished or []])
+        phase.run_shared(out, section, [open_input(path, "search") for path in search or []])
         return
     choose(section.spaces, method, "--method")
-    if lm is None or prepared is None:
-        raise ConfigError("--method", method, "needs --lm and --prepared")
-    inputs = _unlearn_inputs(lm, prepared, embedded, aligned)
+    if pretrain is None or prepare is None:
+        raise ConfigError("--method", method, "needs --pretrain and --prepare")
+    inputs = _unlearn_inputs(pretrain, prepare, embed, align)
     settings = loaded.unlearn.methods[method]
     if not takes_part(loaded, used(settings, loaded.unlearn, method, processes)):
         return
-    with fitting("search", loaded, model=inputs.lm, name=method, settings=settings):
+    with fitting("search", loaded, model=inputs.pretrain, name=method, settings=settings):
         phase.run(out, section, loaded.compute, loaded.unlearn, method, inputs)
 
 
-def _unlearn_inputs(lm: Path, prepared: Path, embedded: Path | None, aligned: Path | None) -> Any:
+def _unlearn_inputs(pretrain: Path, prepare: Path, embed: Path | None, align: Path | None) -> Any:
     from atu.results.artifacts import Artifact
-    from atu.unlearning.engine import Inputs
+    from atu.unlearning.engine import UnlearnInputs
 
-    return Inputs(
-        lm=Artifact.open(lm, "pretrain", "unlearn"),
-        prepare=open_input(prepared, "prepare"),
-        embed=open_input(embedded, "embed") if embedded else None,
-        align=open_input(aligned, "align") if aligned else None,
+    return UnlearnInputs(
+        pretrain=Artifact.open(pretrain, "pretrain", "unlearn"),
+        prepare=open_input(prepare, "prepare"),
+        embed=open_input(embed, "embed") if embed else None,
+        align=open_input(align, "align") if align else None,
     )
 
 
@@ -164,36 +166,36 @@ def unlearn(
     out: Out,
     method: Method,
     seed: Seed,
-    lm: Annotated[Path, input_of("pretrain (or earlier unlearn)")],
-    prepared: Annotated[Path, input_of("target's prepare")],
-    embedded: Annotated[Path | None, input_of("embed")] = None,
-    aligned: Annotated[Path | None, input_of("align")] = None,
-    searched: Annotated[Path | None, input_of("method's search")] = None,
+    pretrain: Annotated[Path, input_of("pretrain (or earlier unlearn)")],
+    prepare: Annotated[Path, input_of("target's prepare")],
+    embed: Annotated[Path | None, input_of("embed")] = None,
+    align: Annotated[Path | None, input_of("align")] = None,
+    search: Annotated[Path | None, input_of("method's search")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
     threads: Threads = 1,
     processes: Processes = 1,
 ) -> None:
-    """Unlearn with one method; with --searched, at the settings that a search chose."""
+    """Unlearn with one method; with --search, at the settings that a search chose."""
     loaded = start_all(params, "unlearn", threads)
     from atu.phases import unlearn as phase
     from atu.resources.fit import fitting
 
     section = loaded.unlearn
     choose(section.methods, method, "--method")
-    inputs = _unlearn_inputs(lm, prepared, embedded, aligned)
-    found = open_input(searched, "search") if searched else None
+    inputs = _unlearn_inputs(pretrain, prepare, embed, align)
+    found = open_input(search, "search") if search else None
     settings = phase.settings_of(section, method, found)
     if not takes_part(loaded, used(settings, section, method, processes)):
         return
-    with fitting("unlearn", loaded, model=inputs.lm, name=method, settings=settings):
+    with fitting("unlearn", loaded, model=inputs.pretrain, name=method, settings=settings):
         phase.run(out, section, loaded.compute, method, seed, inputs, found)
 
 
 @app.command()
 def rephrase(
     out: Out,
-    unlearned: Annotated[Path, input_of("unlearn")],
-    prepared: Annotated[Path, input_of("target's prepare")],
+    unlearn: Annotated[Path, input_of("unlearn")],
+    prepare: Annotated[Path, input_of("target's prepare")],
     params: ParamsFile = DEFAULT_PARAMS,
     threads: Threads = 1,
 ) -> None:
@@ -202,7 +204,7 @@ def rephrase(
     from atu.phases import rephrase as phase
     from atu.resources.fit import fitting
 
-    model, texts = open_input(unlearned, "unlearn"), open_input(prepared, "prepare")
+    model, texts = open_input(unlearn, "unlearn"), open_input(prepare, "prepare")
     with fitting("rephrase", loaded, model=model):
         phase.run(out, loaded.rephrase, loaded.compute, model, texts)
 
@@ -210,8 +212,8 @@ def rephrase(
 @app.command()
 def utility(
     out: Out,
-    unlearned: Annotated[Path, input_of("unlearn")],
-    prepared: Annotated[Path, input_of("target's prepare")],
+    unlearn: Annotated[Path, input_of("unlearn")],
+    prepare: Annotated[Path, input_of("target's prepare")],
     before: Annotated[Path | None, input_of("original model's utility")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
     threads: Threads = 1,
@@ -221,7 +223,7 @@ def utility(
     from atu.phases import utility as phase
     from atu.resources.fit import fitting
 
-    model, texts = open_input(unlearned, "unlearn"), open_input(prepared, "prepare")
+    model, texts = open_input(unlearn, "unlearn"), open_input(prepare, "prepare")
     original = open_input(before, "utility") if before else None
     with fitting("utility", loaded, model=model):
         phase.run(out, loaded.utility, loaded.compute, model, texts, original)
@@ -230,9 +232,9 @@ def utility(
 @app.command()
 def privacy(
     out: Out,
-    unlearned: Annotated[Path, input_of("unlearn")],
-    prepared: Annotated[Path, input_of("target's prepare")],
-    rephrased: Annotated[Path, input_of("rephrase")],
+    unlearn: Annotated[Path, input_of("unlearn")],
+    prepare: Annotated[Path, input_of("target's prepare")],
+    rephrase: Annotated[Path, input_of("rephrase")],
     reference: Annotated[Path | None, input_of("oracle's privacy")] = None,
     without_oracle: Annotated[
         bool, typer.Option(help="No oracle exists: leave out every number that needs one.")
@@ -245,8 +247,8 @@ def privacy(
     from atu.phases import privacy as phase
     from atu.resources.fit import fitting
 
-    model, texts = open_input(unlearned, "unlearn"), open_input(prepared, "prepare")
-    answers = open_input(rephrased, "rephrase")
+    model, texts = open_input(unlearn, "unlearn"), open_input(prepare, "prepare")
+    answers = open_input(rephrase, "rephrase")
     oracle = open_input(reference, "privacy") if reference else None
     with fitting("privacy", loaded, model=model):
         phase.run(
@@ -258,10 +260,10 @@ def privacy(
 def attack(
     out: Out,
     name: Annotated[str, typer.Option("--attack", help="A key of attack.attacks.")],
-    unlearned: Annotated[Path, input_of("unlearn")],
-    prepared: Annotated[Path, input_of("target's prepare")],
-    embedded: Annotated[Path | None, input_of("embed")] = None,
-    aligned: Annotated[Path | None, input_of("align")] = None,
+    unlearn: Annotated[Path, input_of("unlearn")],
+    prepare: Annotated[Path, input_of("target's prepare")],
+    embed: Annotated[Path | None, input_of("embed")] = None,
+    align: Annotated[Path | None, input_of("align")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
     threads: Threads = 1,
 ) -> None:
@@ -271,9 +273,9 @@ def attack(
     from atu.resources.fit import fitting
 
     choose(loaded.attack.attacks, name, "--attack")
-    model, texts = open_input(unlearned, "unlearn"), open_input(prepared, "prepare")
-    windows = open_input(embedded, "embed") if embedded else None
-    found = open_input(aligned, "align") if aligned else None
+    model, texts = open_input(unlearn, "unlearn"), open_input(prepare, "prepare")
+    windows = open_input(embed, "embed") if embed else None
+    found = open_input(align, "align") if align else None
     settings = loaded.attack.attacks[name]
     with fitting("attack", loaded, model=model, name=name, settings=settings):
         phase.run(out, loaded.attack, loaded.compute, name, model, texts, windows, found)
@@ -290,7 +292,7 @@ def report(out: Out, results: Results, params: ParamsFile = DEFAULT_PARAMS) -> N
 
     cells = open_cells(loaded, results)
     column = {name: [cell[name] for cell in cells] for name in cells[0]}
-    inputs = phase.Inputs(
+    inputs = phase.ReportInputs(
         rephrase=column["rephrase"],
         utility=column["utility"],
         privacy=column["privacy"],
@@ -313,5 +315,5 @@ def track(out: Out, results: Results, params: ParamsFile = DEFAULT_PARAMS) -> No
     quiet_libraries()
     from atu.phases import track as phase
 
-    reported = open_input(results / "report" / "manifest.json", "report")
-    phase.run(out, loaded.track, report=reported, cells=open_cells(loaded, results))
+    report = open_input(results / "report" / "manifest.json", "report")
+    phase.run(out, loaded.track, report=report, cells=open_cells(loaded, results))

@@ -22,7 +22,7 @@ HEAD = """\
 
 
 @dataclass(frozen=True)
-class Stage:
+class Dependencies:
     """What a phase depends on besides its modules and its own section."""
 
     after: tuple[str, ...]
@@ -34,20 +34,22 @@ class Stage:
 REQUESTS = ("grid.targets", "grid.together", "grid.sequences", "search.target")
 EVALUATED = ("align", "unlearn", "rephrase", "utility", "privacy", "attack")
 STAGES = {
-    "prepare": Stage((), REQUESTS),
-    "pretrain": Stage(("prepare",), ("grid.models", *REQUESTS)),
-    "embed": Stage(("prepare", "pretrain"), ("grid.models", *REQUESTS)),
-    "align": Stage(("prepare", "pretrain", "embed"), ("grid.models", *REQUESTS, "grid.seeds")),
-    "search": Stage(
+    "prepare": Dependencies((), REQUESTS),
+    "pretrain": Dependencies(("prepare",), ("grid.models", *REQUESTS)),
+    "embed": Dependencies(("prepare", "pretrain"), ("grid.models", *REQUESTS)),
+    "align": Dependencies(
+        ("prepare", "pretrain", "embed"), ("grid.models", *REQUESTS, "grid.seeds")
+    ),
+    "search": Dependencies(
         ("prepare", "pretrain", "embed", "align"), ("unlearn", "grid.models", "grid.methods")
     ),
-    "unlearn": Stage(("prepare", "pretrain", "embed", "align", "search"), ("grid",)),
-    "rephrase": Stage(("prepare", "unlearn"), ("grid",)),
-    "utility": Stage(("prepare", "unlearn"), ("grid",)),
-    "privacy": Stage(("prepare", "unlearn", "rephrase"), ("grid",)),
-    "attack": Stage(("prepare", "embed", "align", "unlearn"), ("grid",)),
-    "report": Stage(("search", "pretrain", *EVALUATED), ("grid",)),
-    "track": Stage((*EVALUATED, "report"), ("grid",)),
+    "unlearn": Dependencies(("prepare", "pretrain", "embed", "align", "search"), ("grid",)),
+    "rephrase": Dependencies(("prepare", "unlearn"), ("grid",)),
+    "utility": Dependencies(("prepare", "unlearn"), ("grid",)),
+    "privacy": Dependencies(("prepare", "unlearn", "rephrase"), ("grid",)),
+    "attack": Dependencies(("prepare", "embed", "align", "unlearn"), ("grid",)),
+    "report": Dependencies(("search", "pretrain", *EVALUATED), ("grid",)),
+    "track": Dependencies((*EVALUATED, "report"), ("grid",)),
 }
 FIGURES = ("forget_retain", "leakage_by_form", "robustness", "trajectories")
 TRAJECTORY = [f"exact_match_{role}" for role in ("target", "neighbour", "other")]
@@ -69,7 +71,7 @@ def dvc_text() -> str:
     return HEAD + yaml.safe_dump(whole, sort_keys=False, width=200)
 
 
-def _stage(phase: str, stage: Stage) -> dict[str, Any]:
+def _stage(phase: str, stage: Dependencies) -> dict[str, Any]:
     compute = ["compute"] if phase in MODEL_PHASES else []
     return {
         "cmd": f"snakemake --cores all {phase}",

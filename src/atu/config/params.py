@@ -15,7 +15,7 @@ from atu.config.entries import parse_plain, parse_settings
 from atu.config.roles import ORACLE, role_of
 from atu.config.sections import (
     Align,
-    Attack,
+    AttackSection,
     Embed,
     Grid,
     Pretrain,
@@ -56,7 +56,7 @@ class Params(Section):
     rephrase: Rephrase
     utility: Utility
     privacy: Privacy
-    attack: Attack
+    attack: AttackSection
     report: Report
     track: Track
 

@@ -10,13 +10,13 @@ from pydantic import Field, create_model
 
 from atu import attacks, benchmarks, methods
 from atu.config.params import Params
-from atu.config.sections import Attack, Slug, Unlearn
+from atu.config.sections import AttackSection, Slug, Unlearn
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of `params.yaml`, with the settings of every method and attack."""
     unlearn = _with_entries(Unlearn, "methods", "loss", methods.registry())
-    attack = _with_entries(Attack, "attacks", "attack", attacks.registry())
+    attack = _with_entries(AttackSection, "attacks", "attack", attacks.registry())
     kinds: Any = Union[tuple(entry.settings for entry in benchmarks.registry().values())]  # noqa: UP007
     chosen: Any = Annotated[kinds, Field(discriminator="benchmark")]
     whole = create_model(

@@ -349,7 +349,7 @@ class Privacy(Section):
     verbatim_tokens: PositiveInt = Field(description="tokens of continuation at most; MUSE: 128")
 
 
-class Attack(Section):
+class AttackSection(Section):
     """Attacks on every checkpoint; each entry names its attack and carries its settings."""
 
     max_new_tokens: PositiveInt

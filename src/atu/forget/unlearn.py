@@ -33,7 +33,7 @@ from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.checkpoints import code_digest
 from atu.results.files import write_json
 from atu.results.jobs import Job, write_folder
-from atu.unlearning.engine import Inputs
+from atu.unlearning.engine import UnlearnInputs
 from atu.untrusted.strict import Section, explain
 from atu.untrusted.targets import Target
 
@@ -103,7 +103,7 @@ def unlearn(
     compute = replace(model.compute, checkpointing=params.compute.checkpointing)
     with _folder(work) as folder, resource_errors():
         jobs = _Jobs(folder, compute)
-        inputs = Inputs(jobs.lm(model), jobs.prepare(target, tables), None, None)
+        inputs = UnlearnInputs(jobs.lm(model), jobs.prepare(target, tables), None, None)
         if methods.get(chosen.loss).needs_predictor:
             inputs = jobs.aligned(inputs, embedding, alignment, seed)
         done = jobs.unlearn(inputs, section, method, seed)
@@ -222,9 +222,11 @@ class _Jobs:
             lambda out: prepare.write_target(out, target, tables, params={}, inputs={}),
         )
 
-    def aligned(self, inputs: Inputs, embedding: Embed, alignment: Align, seed: int) -> Inputs:
+    def aligned(
+        self, inputs: UnlearnInputs, embedding: Embed, alignment: Align, seed: int
+    ) -> UnlearnInputs:
         """The inputs with embeddings and predictors."""
-        lm, prepared = inputs.lm, inputs.prepare
+        lm, prepared = inputs.pretrain, inputs.prepare
         identity = [lm.digest, prepared.digest, embedding.model_dump()]
         embedded = self.once(
             embed.PHASE,
@@ -238,7 +240,7 @@ class _Jobs:
         )
         return replace(inputs, embed=embedded, align=predictors)
 
-    def unlearn(self, inputs: Inputs, section: Unlearn, method: str, seed: int) -> Artifact:
+    def unlearn(self, inputs: UnlearnInputs, section: Unlearn, method: str, seed: int) -> Artifact:
         """The unlearned model."""
         digests = {name: artifact.digest for name, artifact in inputs.present().items()}
         values = section.model_dump(mode="json")

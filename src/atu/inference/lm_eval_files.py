@@ -28,7 +28,7 @@ MAX_BYTES = 256 * MB
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class LocalTask:
     """One kind of local task: its fields in a file, and how lm-eval asks and scores it."""
 
     fields: tuple[str, ...]
@@ -135,12 +135,12 @@ _GENERATE = {
     "metric_list": [_EXACT],
 }
 KINDS = {
-    "mmlu": Benchmark(("question", "choices", "answer"), _mmlu, _CHOICE, "acc,none", False),
-    "wmdp": Benchmark(
+    "mmlu": LocalTask(("question", "choices", "answer"), _mmlu, _CHOICE, "acc,none", False),
+    "wmdp": LocalTask(
         ("field", "question", "choices", "answer"), _wmdp, _CHOICE, "acc,none", False
     ),
-    "truthfulqa": Benchmark(("question", "mc1_targets"), _truthfulqa, _CHOICE, "acc,none", False),
-    "bbh": Benchmark(
+    "truthfulqa": LocalTask(("question", "mc1_targets"), _truthfulqa, _CHOICE, "acc,none", False),
+    "bbh": LocalTask(
         ("cot", "question", "answer"),
         _bbh,
         _GENERATE
@@ -159,7 +159,7 @@ KINDS = {
         "exact_match,answer",
         True,
     ),
-    "triviaqa": Benchmark(
+    "triviaqa": LocalTask(
         ("question", "answers"),
         _triviaqa,
         _GENERATE
@@ -217,7 +217,7 @@ def write_task(folder: Path, task: str, docs: Sequence[Row], config: Mapping[str
     (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
 
 
-def _document(benchmark: Benchmark, row: Row, number: int, key: str, where: str) -> Row:
+def _document(benchmark: LocalTask, row: Row, number: int, key: str, where: str) -> Row:
     try:
         return benchmark.document(row)
     except (ValueError, KeyError, TypeError) as error:

@@ -45,7 +45,7 @@ def run(
     section: Align,
     compute: Compute,
     seed: int,
-    lm: Artifact,
+    pretrain: Artifact,
     embed: Artifact,
     prepare: Artifact,
 ) -> None:
@@ -57,9 +57,9 @@ def run(
         PHASE,
         cell=embed.cell | {"seed": seed},
         params=dependencies(PHASE, section, compute),
-        inputs={"pretrain": lm, "embed": embed, "prepare": prepare},
+        inputs={"pretrain": pretrain, "embed": embed, "prepare": prepare},
     ) as job:
-        model, tokenizer = open_lm(lm, compute, training=False)
+        model, tokenizer = open_lm(pretrain, compute, training=False)
         data = AlignmentData.load(embed.file("embeddings.safetensors"))
         layers = list(section.hook_layers)
         if section.choose == "tracing":

@@ -10,9 +10,9 @@ import polars as pl
 
 from atu import attacks
 from atu.alignment.loop import AlignmentData, load_predictors
-from atu.attacks.base import Alignment, Context, Row
+from atu.attacks.base import Alignment, AttackContext, Row
 from atu.config.dependencies import dependencies
-from atu.config.sections import Attack
+from atu.config.sections import AttackSection
 from atu.errors import ConfigError, EvaluationError
 from atu.inference.batching import BatchSize
 from atu.models.compute import Compute
@@ -39,10 +39,10 @@ ITEMS: dict[str, Any] = {
 
 def run(
     out: Path,
-    section: Attack,
+    section: AttackSection,
     compute: Compute,
     name: str,
-    unlearned: Artifact,
+    unlearn: Artifact,
     prepare: Artifact,
     embed: Artifact | None,
     align: Artifact | None,
@@ -54,18 +54,18 @@ def run(
     """
     settings = section.attacks[name]
     attack = attacks.get(settings.attack)
-    inputs = {"unlearn": unlearned, "prepare": prepare}
+    inputs = {"unlearn": unlearn, "prepare": prepare}
     alignment = None
     if attack.needs_alignment:
         if embed is None or align is None:
-            raise ConfigError("--attack", name, "needs --embedded and --aligned")
+            raise ConfigError("--attack", name, "needs --embed and --align")
         inputs |= {"embed": embed, "align": align}
         alignment = open_alignment(embed, align, prepare, compute)
     params = dependencies(PHASE, section, compute, name)
-    cell = unlearned.cell | {"attack": name}
+    cell = unlearn.cell | {"attack": name}
     with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs) as job:
         batch_size = BatchSize(section.batch_size)
-        context = make_context(section, compute, settings, unlearned, prepare, batch_size)
+        context = make_context(section, compute, settings, unlearn, prepare, batch_size)
         context.alignment = alignment
         result = attack.run(context)
         items = require_complete(name, context.probes, result.items)
@@ -81,21 +81,21 @@ def run(
 
 
 def make_context(
-    section: Attack,
+    section: AttackSection,
     compute: Compute,
     settings: Any,
-    unlearned: Artifact,
+    unlearn: Artifact,
     prepare: Artifact,
     batch_size: BatchSize,
-) -> Context:
+) -> AttackContext:
     """The checkpoint, its corpora, and the probes of the `report` split: no attack sees others."""
     exact = attacks.get(settings.attack).exact_weights
-    model, tokenizer = open_lm(unlearned, compute, training=exact)
+    model, tokenizer = open_lm(unlearn, compute, training=exact)
     probes = read_table(prepare.file("probes.parquet"))
     forget, retain, holdout = (
         read_table(prepare.file(f"{corpus}.parquet")) for corpus in ("forget", "retain", "holdout")
     )
-    return Context(
+    return AttackContext(
         model=model,
         tokenizer=tokenizer,
         settings=settings,
@@ -105,8 +105,8 @@ def make_context(
         holdout=holdout,
         max_new_tokens=section.max_new_tokens,
         batch_size=batch_size,
-        folder=model_folder(unlearned, unlearned.cell["model"] in compute.remote_code),
-        seed=child_seed(unlearned.cell["seed"], "attack", settings.attack) % 2**31,
+        folder=model_folder(unlearn, unlearn.cell["model"] in compute.remote_code),
+        seed=child_seed(unlearn.cell["seed"], "attack", settings.attack) % 2**31,
     )
 
 

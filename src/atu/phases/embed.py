@@ -25,16 +25,16 @@ from atu.training.batches import EncodedText, encode_texts
 PHASE = "embed"
 
 
-def run(out: Path, section: Embed, compute: Compute, lm: Artifact, prepare: Artifact) -> None:
+def run(out: Path, section: Embed, compute: Compute, pretrain: Artifact, prepare: Artifact) -> None:
     """Write `embeddings.safetensors` (see `save`) and `texts.json` (which rows were embedded)."""
     with write_folder(
         out,
         PHASE,
-        cell={"model": lm.cell["model"], "target": prepare.cell["target"]},
+        cell={"model": pretrain.cell["model"], "target": prepare.cell["target"]},
         params=dependencies(PHASE, section, compute),
-        inputs={"pretrain": lm, "prepare": prepare},
+        inputs={"pretrain": pretrain, "prepare": prepare},
     ) as job:
-        tokenizer = open_tokenizer(lm, compute)
+        tokenizer = open_tokenizer(pretrain, compute)
         encoder = SentenceEncoder(section.encoder, compute.place)
         rows = choose_rows(prepare, section.retain_texts)
         texts = encode_texts(tokenizer, rows)

@@ -33,9 +33,9 @@ def run(
     out: Path,
     section: Privacy,
     compute: Compute,
-    unlearned: Artifact,
+    unlearn: Artifact,
     prepare: Artifact,
-    rephrased: Artifact,
+    rephrase: Artifact,
     reference: Artifact | None,
     without_oracle: bool = False,
 ) -> None:
@@ -48,19 +48,19 @@ def run(
             oracle's of the same model and target, or was measured with another `min_k`.
     """
     if reference is not None:
-        require_oracle(reference, unlearned, section)
-    elif not without_oracle and not is_oracle(unlearned):
+        require_oracle(reference, unlearn, section)
+    elif not without_oracle and not is_oracle(unlearn):
         raise EvaluationError(
-            f"{unlearned.cell}: privacy needs --reference, the oracle's privacy folder; a missing "
+            f"{unlearn.cell}: privacy needs --reference, the oracle's privacy folder; a missing "
             "reference has no default"
         )
-    inputs = {"unlearn": unlearned, "prepare": prepare, "rephrase": rephrased}
+    inputs = {"unlearn": unlearn, "prepare": prepare, "rephrase": rephrase}
     inputs |= {"reference": reference} if reference else {}
     params = dependencies(PHASE, section, compute)
-    with write_folder(out, PHASE, cell=unlearned.cell, params=params, inputs=inputs) as job:
-        model, tokenizer = open_lm(unlearned, compute, training=False)
+    with write_folder(out, PHASE, cell=unlearn.cell, params=params, inputs=inputs) as job:
+        model, tokenizer = open_lm(unlearn, compute, training=False)
         batch_size = BatchSize(section.batch_size)
-        items = read_frame(rephrased.file("items.parquet"))
+        items = read_frame(rephrase.file("items.parquet"))
         answers = answer_table(model, tokenizer, items, batch_size)
         texts = text_table(model, tokenizer, prepare, section, batch_size)
         answers.write_parquet(job.path("answers.parquet"))
@@ -81,13 +81,13 @@ def run(
         job.notes["batch_size"] = batch_size.value
 
 
-def is_oracle(unlearned: Artifact) -> bool:
+def is_oracle(unlearn: Artifact) -> bool:
     """Whether the cell's model is the one that never saw the target."""
-    entry = unlearned.manifest["params"]["methods"][unlearned.cell["method"]]
+    entry = unlearn.manifest["params"]["methods"][unlearn.cell["method"]]
     return role_of(entry["loss"]) == ORACLE
 
 
-def require_oracle(reference: Artifact, unlearned: Artifact, section: Privacy) -> None:
+def require_oracle(reference: Artifact, unlearn: Artifact, section: Privacy) -> None:
     """Refuse a reference that would make any model look like the oracle.
 
     Raises:
@@ -99,10 +99,10 @@ def require_oracle(reference: Artifact, unlearned: Artifact, section: Privacy) -
             f"{reference.folder}: the reference is not the oracle's privacy folder"
         )
     for key in ("model", "target"):
-        if reference.cell[key] != unlearned.cell[key]:
+        if reference.cell[key] != unlearn.cell[key]:
             raise EvaluationError(
                 f"{reference.folder}: the oracle of {key} {reference.cell[key]!r}, but "
-                f"{unlearned.cell[key]!r} is measured"
+                f"{unlearn.cell[key]!r} is measured"
             )
     theirs = reference.manifest["params"]["min_k"]
     if theirs != section.min_k:

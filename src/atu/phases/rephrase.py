@@ -49,17 +49,17 @@ SPLITS = ("select", "report")
 
 
 def run(
-    out: Path, section: Rephrase, compute: Compute, unlearned: Artifact, prepare: Artifact
+    out: Path, section: Rephrase, compute: Compute, unlearn: Artifact, prepare: Artifact
 ) -> None:
     """Write `items.parquet`: every probe with the model's answer and its scores."""
     with write_folder(
         out,
         PHASE,
-        cell=unlearned.cell,
+        cell=unlearn.cell,
         params=dependencies(PHASE, section, compute),
-        inputs={"unlearn": unlearned, "prepare": prepare},
+        inputs={"unlearn": unlearn, "prepare": prepare},
     ) as job:
-        model, tokenizer = open_lm(unlearned, compute, training=False)
+        model, tokenizer = open_lm(unlearn, compute, training=False)
         probes = read_table(prepare.file("probes.parquet"))
         batch_size = BatchSize(section.batch_size)
         answers = answer_probes(model, tokenizer, probes, section.max_new_tokens, batch_size, PHASE)

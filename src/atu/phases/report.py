@@ -39,7 +39,7 @@ KNOWN = "pretrain/exact_match_known_question/held_out"
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ReportInputs:
     """The folders of every cell, in the same order, and those of the shared phases."""
 
     rephrase: list[Artifact]
@@ -53,13 +53,13 @@ class Inputs:
     search: list[Artifact]
     """The one table of all searches."""
 
-    def of_targets(self, labels: Sequence[str]) -> Inputs:
+    def of_targets(self, labels: Sequence[str]) -> ReportInputs:
         """The folders of these targets' cells, and what has no target."""
         kept = {
             name: [a for a in artifacts if a.cell.get("target", labels[0]) in labels]
             for name, artifacts in vars(self).items()
         }
-        return Inputs(**kept)
+        return ReportInputs(**kept)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Tables:
     items: Any
 
 
-def run(out: Path, params: Params, inputs: Inputs) -> None:
+def run(out: Path, params: Params, inputs: ReportInputs) -> None:
     """Write CSV tables, `table.md`, PNG figures and `report.html`."""
     require_same_cells(inputs, params.grid.attacks)
     require_same_evaluation(inputs)
@@ -111,7 +111,7 @@ def run(out: Path, params: Params, inputs: Inputs) -> None:
         job.metrics = _metrics(found)
 
 
-def make_tables(params: Params, inputs: Inputs) -> Tables:
+def make_tables(params: Params, inputs: ReportInputs) -> Tables:
     """All tables, from the cells' items. Requests for several names, and a sequence's first step
     where it is none of the grid's targets, have a table of their own: an average over unlike
     requests would say little about either.
@@ -255,7 +255,7 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return sentences
 
 
-def _write_page(job: Job, params: Params, inputs: Inputs, found: Tables) -> None:
+def _write_page(job: Job, params: Params, inputs: ReportInputs, found: Tables) -> None:
     import jinja2
 
     template = (resources.files("atu.phases") / "report.html.jinja").read_text(encoding="utf-8")
@@ -312,7 +312,7 @@ def _data_uri(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
-def require_same_cells(inputs: Inputs, attacks: Sequence[str]) -> None:
+def require_same_cells(inputs: ReportInputs, attacks: Sequence[str]) -> None:
     """Refuse a comparison in which a cell is missing from one of the phases or attacks, or whose
     methods do not share all models, targets and seeds.
 
@@ -341,7 +341,7 @@ def require_same_cells(inputs: Inputs, attacks: Sequence[str]) -> None:
             )
 
 
-def require_same_evaluation(inputs: Inputs) -> None:
+def require_same_evaluation(inputs: ReportInputs) -> None:
     """Refuse a comparison of cells that were not asked the same in the same way.
 
     Raises:

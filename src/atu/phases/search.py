@@ -28,7 +28,7 @@ from atu.results.costs import COSTS
 from atu.results.files import write_json, write_jsonl
 from atu.results.jobs import write_folder
 from atu.seeding import child_seed
-from atu.unlearning.engine import Inputs, require_inputs, run_method
+from atu.unlearning.engine import UnlearnInputs, require_inputs, run_method
 
 if TYPE_CHECKING:
     import optuna
@@ -37,7 +37,12 @@ PHASE = "search"
 
 
 def run(
-    out: Path, section: Search, compute: Compute, unlearn: Unlearn, method: str, inputs: Inputs
+    out: Path,
+    section: Search,
+    compute: Compute,
+    unlearn: Unlearn,
+    method: str,
+    inputs: UnlearnInputs,
 ) -> None:
     """Write `trials.jsonl` (values, score and cost of each) and `chosen.json` (the best's whole
     settings).
@@ -50,7 +55,7 @@ def run(
     entry = asdict(settings)
     space = section.spaces[method]
     params = dependencies(PHASE, section, compute, method, unlearn=unlearn)
-    cell = {"model": inputs.lm.cell["model"], "method": method}
+    cell = {"model": inputs.pretrain.cell["model"], "method": method}
     with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs.present()) as job:
         trials = run_trials(
             section, compute, unlearn, method, entry, space, inputs, job.checkpoints
@@ -84,7 +89,7 @@ def run_trials(
     method: str,
     entry: Mapping[str, Any],
     space: Mapping[str, Span | Choices],
-    inputs: Inputs,
+    inputs: UnlearnInputs,
     store: Store,
 ) -> list[dict[str, Any]]:
     """All trials in order. One that diverges scores 0, which no other can fall below.
@@ -149,13 +154,13 @@ def _try(
     unlearn: Unlearn,
     method: str,
     values: Mapping[str, Any],
-    inputs: Inputs,
+    inputs: UnlearnInputs,
 ) -> dict[str, Any]:
     """Score and cost of one trial; the whole kept point beside them."""
     settings = with_values(method, asdict(unlearn.methods[method]), values)
     drop_dead_models()  # those of the trial before
     model, tokenizer = open_lm(
-        inputs.lm, compute, training=trains_weights(settings), place=loading_place()
+        inputs.pretrain, compute, training=trains_weights(settings), place=loading_place()
     )
     try:
         outcome = run_method(model, tokenizer, settings, unlearn, inputs, section.seed)

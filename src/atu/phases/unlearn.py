@@ -20,15 +20,15 @@ from atu.results.artifacts import Artifact
 from atu.results.files import write_jsonl
 from atu.results.jobs import write_folder
 from atu.training.keeper import Keeper, Trace
-from atu.unlearning.engine import Inputs, require_inputs, run_method
+from atu.unlearning.engine import UnlearnInputs, require_inputs, run_method
 
 PHASE = "unlearn"
 
 
-def settings_of(section: Unlearn, method_name: str, searched: Artifact | None) -> Any:
+def settings_of(section: Unlearn, method_name: str, search: Artifact | None) -> Any:
     """The method's settings: those of the section, or those that its search has chosen."""
-    if searched is not None:
-        return chosen_settings(searched, method_name)
+    if search is not None:
+        return chosen_settings(search, method_name)
     return section.methods[method_name]
 
 
@@ -38,38 +38,38 @@ def run(
     compute: Compute,
     method_name: str,
     seed: int,
-    inputs: Inputs,
-    searched: Artifact | None = None,
+    inputs: UnlearnInputs,
+    search: Artifact | None = None,
 ) -> None:
     """Write the unlearned model (a pin where it is a pinned one, unchanged), `trace.jsonl` (every
     step) and `trajectory.jsonl` (every point); with LoRA also the adapter that was merged.
 
-    With `searched`, the folder of the method's search, its chosen settings replace those of the
+    With `search`, the folder of the method's search, its chosen settings replace those of the
     section. The trajectory, the stopping rule and the choice of a point read the `select` split
     only.
     """
-    settings = settings_of(section, method_name, searched)
+    settings = settings_of(section, method_name, search)
     require_inputs(method_name, settings, inputs)
     cell = {
-        "model": inputs.lm.cell["model"],
+        "model": inputs.pretrain.cell["model"],
         "target": inputs.prepare.cell["target"],
         "method": method_name,
         "seed": seed,
     }
     used = section.model_copy(update={"methods": {method_name: settings}})
     params = dependencies(PHASE, used, compute, method_name)
-    given = inputs.present() | ({"search": searched} if searched else {})
+    given = inputs.present() | ({"search": search} if search else {})
     with write_folder(out, PHASE, cell=cell, params=params, inputs=given) as job:
         model, tokenizer = open_lm(
-            inputs.lm, compute, training=trains_weights(settings), place=loading_place()
+            inputs.pretrain, compute, training=trains_weights(settings), place=loading_place()
         )
         keeper = Keeper(job.checkpoints, Trace())
         outcome = run_method(model, tokenizer, settings, section, inputs, seed, keeper)
         if not processes.is_first():
             return
         job.notes["resumed"] = keeper.resumed
-        if methods.get(settings.loss).unchanged and is_pinned(inputs.lm):
-            shutil.copyfile(inputs.lm.file(PIN), job.path(PIN))
+        if methods.get(settings.loss).unchanged and is_pinned(inputs.pretrain):
+            shutil.copyfile(inputs.pretrain.file(PIN), job.path(PIN))
         else:
             save_lm(model, tokenizer, job.path("model"))
         if outcome.adapter is not None:

@@ -47,15 +47,15 @@ def run(
     out: Path,
     section: Utility,
     compute: Compute,
-    unlearned: Artifact,
+    unlearn: Artifact,
     prepare: Artifact,
     before: Artifact | None,
 ) -> None:
     """Write task scores and samples; `before` is this phase's folder for the original model."""
-    inputs = {"unlearn": unlearned, "prepare": prepare} | ({"before": before} if before else {})
+    inputs = {"unlearn": unlearn, "prepare": prepare} | ({"before": before} if before else {})
     params = dependencies(PHASE, section, compute)
-    with write_folder(out, PHASE, cell=unlearned.cell, params=params, inputs=inputs) as job:
-        model, tokenizer = open_lm(unlearned, compute, training=False)
+    with write_folder(out, PHASE, cell=unlearn.cell, params=params, inputs=inputs) as job:
+        model, tokenizer = open_lm(unlearn, compute, training=False)
         batch_size = BatchSize(section.batch_size)
         probes = read_table(prepare.file("probes.parquet"))
         own = [name for name in prepare.manifest["artifacts"] if name.startswith(f"{TASKS}/")]
@@ -78,7 +78,7 @@ def run(
 
 
 @dataclass(frozen=True)
-class Task:
+class UtilityTask:
     """One lm-eval task of this run."""
 
     name: str
@@ -98,12 +98,12 @@ def prepare_tasks(
     probes: list[dict[str, Any]],
     section: Utility,
     given: Mapping[str, Mapping[str, Any]],
-) -> list[Task]:
+) -> list[UtilityTask]:
     """Write the tasks that probes give, those that came with the target, and those of local
     benchmark files; name those of the hub.
     """
     tasks = [
-        Task(
+        UtilityTask(
             name=task.removeprefix("world_"),
             task=task,
             metric=f"{METRICS[task]},none",
@@ -118,7 +118,7 @@ def prepare_tasks(
             tasks.append(found)
     for name, benchmark in section.benchmarks.items():
         if benchmark.kind == HUB:
-            tasks.append(Task(name, benchmark.path, None, False, None))
+            tasks.append(UtilityTask(name, benchmark.path, None, False, None))
             continue
         key, path = f"utility.benchmarks.{name}.path", benchmark.path
         rows = read_rows(Path(path), key)
@@ -134,11 +134,11 @@ def _local_task(
     where: str,
     section: Utility,
     key: str = "prepare",
-) -> Task:
+) -> UtilityTask:
     """A task of RWKU's schema, written for lm-eval."""
     task = write_benchmark(folder, name, kind, rows, section.documents, key, where)
     known = KINDS[kind]
-    return Task(name, task, known.metric, known.generates, _lines(folder, task), known.score)
+    return UtilityTask(name, task, known.metric, known.generates, _lines(folder, task), known.score)
 
 
 def _lines(folder: Path, task: str) -> int:
@@ -146,7 +146,7 @@ def _lines(folder: Path, task: str) -> int:
 
 
 def _evaluate(
-    model: PreTrainedModel, tokenizer: Any, tasks: Sequence[Task], section: Utility
+    model: PreTrainedModel, tokenizer: Any, tasks: Sequence[UtilityTask], section: Utility
 ) -> dict[str, Any]:
     """lm-eval over the tasks of the working directory, to which their data paths are relative."""
     import lm_eval
@@ -174,7 +174,7 @@ def run_lm_eval(
     model: PreTrainedModel,
     tokenizer: Any,
     folder: Path,
-    tasks: Sequence[Task],
+    tasks: Sequence[UtilityTask],
     section: Utility,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Scores of the tasks by lm-eval, in this process, and one row per document; of no task none.
@@ -213,7 +213,7 @@ def run_lm_eval(
     return scores, samples
 
 
-def _local_score(result: dict[str, Any], task: Task) -> tuple[float, list[dict[str, Any]]]:
+def _local_score(result: dict[str, Any], task: UtilityTask) -> tuple[float, list[dict[str, Any]]]:
     """The task's mean and its documents' scores; where several filters logged a document, the
     metric's own.
     """
@@ -234,7 +234,7 @@ def _local_score(result: dict[str, Any], task: Task) -> tuple[float, list[dict[s
     return sum(row["score"] for row in rows) / len(rows), rows
 
 
-def _hub_score(result: dict[str, Any], task: Task) -> tuple[float, list[dict[str, Any]]]:
+def _hub_score(result: dict[str, Any], task: UtilityTask) -> tuple[float, list[dict[str, Any]]]:
     """A hub task's first metric; a group has its own aggregate and its members' documents."""
     values = result["results"].get(task.task, {})
     names = [key for key in values if "," in key and "_stderr" not in key]

@@ -18,7 +18,7 @@ from atu.attacks.quantise import Settings as Quantise
 from atu.attacks.relearn import AFTER, BEFORE
 from atu.attacks.relearn import Settings as Relearn
 from atu.config.roles import ORIGINAL
-from atu.config.sections import Attack, Report
+from atu.config.sections import AttackSection, Report
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.recovery import meta_eval_robustness, recovery, relearning_gain
 from atu.probes.prompts import ADVERSARIAL, ORT
@@ -48,7 +48,7 @@ REPHRASED = (
 """Columns from the phase `rephrase`."""
 
 
-def shown_columns(section: Attack, names: Sequence[str]) -> list[Shown]:
+def shown_columns(section: AttackSection, names: Sequence[str]) -> list[Shown]:
     """All columns: those of `rephrase`, then every attack's in the order of the grid."""
     columns = list(REPHRASED)
     for name in names:
@@ -57,7 +57,7 @@ def shown_columns(section: Attack, names: Sequence[str]) -> list[Shown]:
     return columns
 
 
-def _columns(section: Attack, name: str) -> list[Column]:
+def _columns(section: AttackSection, name: str) -> list[Column]:
     settings = section.attacks[name]
     return attacks.get(settings.attack).columns(settings)
 
@@ -66,7 +66,7 @@ def robustness_table(
     items: pl.DataFrame,
     attacked: pl.DataFrame,
     section: Report,
-    attack: Attack,
+    attack: AttackSection,
     names: Sequence[str],
     methods: Sequence[str],
 ) -> list[dict[str, Any]]:
@@ -137,7 +137,7 @@ QUANTISED = "int4"
 
 def summary_table(
     attacked: pl.DataFrame,
-    attack: Attack,
+    attack: AttackSection,
     names: Sequence[str],
     methods: Sequence[str],
     oracle: str | None,
@@ -162,7 +162,7 @@ def summary_table(
     return rows
 
 
-def _named(attack: Attack, names: Sequence[str], kind: type) -> str | None:
+def _named(attack: AttackSection, names: Sequence[str], kind: type) -> str | None:
     """The grid's first attack of this kind."""
     return next((name for name in names if isinstance(attack.attacks[name], kind)), None)
 

@@ -41,7 +41,7 @@ Parts = dict[str, int]
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedJob:
     """What a job's memory depends on, texts aside."""
 
     phase: str
@@ -66,7 +66,7 @@ class Job:
         return self.phase == "pretrain" or hasattr(self.settings, "train")
 
 
-def held(job: Job, processes: int = 1) -> Parts:
+def held(job: PlannedJob, processes: int = 1) -> Parts:
     """What each of so many processes must hold of this job at once, at least, in bytes; {} where
     the architecture is not known.
 
@@ -89,7 +89,7 @@ def held(job: Job, processes: int = 1) -> Parts:
     return {name: size // share for name, size in parts.items() if size}
 
 
-def _pretraining(model: PreTrainedModel, job: Job) -> Parts:
+def _pretraining(model: PreTrainedModel, job: PlannedJob) -> Parts:
     """Muon on hidden matrices and AdamW on the rest from scratch; else AdamW alone."""
     matrices, vectors = split_matrices(model)
     scratch = not isinstance(job.params.pretrain.models[job.name], Pinned)
@@ -99,21 +99,21 @@ def _pretraining(model: PreTrainedModel, job: Job) -> Parts:
     return {"weights": whole, "gradients": whole, "optimizer": FLOAT * moments}
 
 
-def _reading(model: PreTrainedModel, job: Job) -> Parts:
+def _reading(model: PreTrainedModel, job: PlannedJob) -> Parts:
     return {"weights": _weights(model, job, training=False)}
 
 
-def _privacy(model: PreTrainedModel, job: Job) -> Parts:
+def _privacy(model: PreTrainedModel, job: PlannedJob) -> Parts:
     """The norm of a text's gradient is taken over all weights."""
     whole = _weights(model, job, training=False)
     return {"weights": whole, "gradients": whole}
 
 
-def _alignment(model: PreTrainedModel, job: Job) -> Parts:
+def _alignment(model: PreTrainedModel, job: PlannedJob) -> Parts:
     return _reading(model, job) | _fresh_predictor(model, job)
 
 
-def _attack(model: PreTrainedModel, job: Job) -> Parts:
+def _attack(model: PreTrainedModel, job: PlannedJob) -> Parts:
     attack = attacks.get(job.settings.attack)
     whole = _weights(model, job, training=attack.exact_weights)
     parts = {"weights": whole}
@@ -124,7 +124,7 @@ def _attack(model: PreTrainedModel, job: Job) -> Parts:
     return parts
 
 
-def _unlearning(model: PreTrainedModel, job: Job) -> Parts:
+def _unlearning(model: PreTrainedModel, job: PlannedJob) -> Parts:
     settings, method = job.settings, methods.get(job.settings.loss)
     whole = _weights(model, job, training=trains_weights(settings))
     parts = {
@@ -165,24 +165,24 @@ def _training(parameters: Iterable[nn.Parameter], optimizer: str) -> Parts:
     return {"gradients": FLOAT * numbers, "optimizer": FLOAT * MOMENTS[optimizer] * numbers}
 
 
-def _weights(model: PreTrainedModel, job: Job, training: bool) -> int:
+def _weights(model: PreTrainedModel, job: PlannedJob, training: bool) -> int:
     return job.params.compute.dtype(training).itemsize * count(model.parameters())
 
 
-def _fresh_predictor(model: PreTrainedModel, job: Job) -> Parts:
+def _fresh_predictor(model: PreTrainedModel, job: PlannedJob) -> Parts:
     """One that is trained."""
     parameters = list(_predictor(model, job).parameters())
     return {"predictor": FLOAT * count(parameters)} | _training(parameters, "adamw")
 
 
-def _predictor(model: PreTrainedModel, job: Job) -> EmbeddingPredictor:
+def _predictor(model: PreTrainedModel, job: PlannedJob) -> EmbeddingPredictor:
     hidden = int(model.config.hidden_size)
     config = job.params.align.predictor(hidden, encoder_dimension(job.params))
     with torch.device("meta"):
         return EmbeddingPredictor(config)
 
 
-def _hook_layers(job: Job) -> list[int]:
+def _hook_layers(job: PlannedJob) -> list[int]:
     """Those whose predictors are there; of several of which one is chosen, the lowest."""
     align = job.params.align
     chosen = align.hook_layers if align.choose == "all" else [min(align.hook_layers)]

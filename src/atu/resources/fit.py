@@ -14,7 +14,7 @@ from atu.distributed import processes
 from atu.errors import AtuError, ConfigError, ResourceError, resource_errors
 from atu.models.pinned import is_pinned, pinned_folder
 from atu.models.trainable import Lora
-from atu.resources.bound import Job, Parts, held, model_config, read_config
+from atu.resources.bound import Parts, PlannedJob, held, model_config, read_config
 from atu.resources.machine import free_bytes, size
 from atu.results.artifacts import Artifact
 
@@ -51,7 +51,7 @@ def fitting(
     Raises:
         ResourceError: it does not fit.
     """
-    job = Job(phase, params, {}, name, settings)
+    job = PlannedJob(phase, params, {}, name, settings)
     with suppress(AtuError):  # whatever is wrong with the folders, the job says it
         job = replace(job, config=_config(params, model, name))
     if job.config:
@@ -74,7 +74,7 @@ def trained_here(params: Params, name: str) -> bool:
     return getattr(params.pretrain.models[name], "finetune", True)
 
 
-def start(job: Job) -> None:
+def start(job: PlannedJob) -> None:
     """Print what the job must hold.
 
     Raises:
@@ -89,7 +89,7 @@ def start(job: Job) -> None:
         print(f"memory: {text}", file=sys.stderr, flush=True)
 
 
-def require_fit(job: Job, free: int | None, count: int = 1) -> str:
+def require_fit(job: PlannedJob, free: int | None, count: int = 1) -> str:
     """What each of `count` processes must hold, in words.
 
     Raises:
@@ -118,7 +118,7 @@ def described(parts: Parts) -> str:
     return f"at least {size(sum(parts.values()))} ({named})"
 
 
-def changes(job: Job) -> Iterator[tuple[str, Parts]]:
+def changes(job: PlannedJob) -> Iterator[tuple[str, Parts]]:
     """Lines of the parameter file or the profile, and what the job must hold with each."""
     compute = job.params.compute
     for number in _shares(job):
@@ -130,7 +130,7 @@ def changes(job: Job) -> Iterator[tuple[str, Parts]]:
         yield "compute.precision: bfloat16", held(replace(job, params=params))
 
 
-def relief(job: Job) -> list[str]:
+def relief(job: PlannedJob) -> list[str]:
     """Lines that let the job need less beside what it must hold."""
     found = list(_smaller_batch(job))
     if job.trains and not job.params.compute.checkpointing:
@@ -138,7 +138,7 @@ def relief(job: Job) -> list[str]:
     return [*found, *(line for line, _ in _adapted(job)), *(f"gpu: {n}" for n in _shares(job)[:1])]
 
 
-def _smaller_batch(job: Job) -> Iterator[str]:
+def _smaller_batch(job: PlannedJob) -> Iterator[str]:
     """Half of the first batch that the job's settings, or its section, name."""
     aligns = job.phase == "attack" and attacks.get(job.settings.attack).needs_alignment
     places = [(job.settings, job.key), (getattr(job.params, job.phase), job.phase)]
@@ -149,7 +149,7 @@ def _smaller_batch(job: Job) -> Iterator[str]:
                 return
 
 
-def _adapted(job: Job) -> Iterator[tuple[str, Any]]:
+def _adapted(job: PlannedJob) -> Iterator[tuple[str, Any]]:
     """The settings with LoRA, where the method can have it and has not."""
     if not isinstance(getattr(job.settings, "train", LORA), Lora):
         with suppress(ValueError):
@@ -158,7 +158,7 @@ def _adapted(job: Job) -> Iterator[tuple[str, Any]]:
             yield line, settings
 
 
-def _shares(job: Job) -> list[int]:
+def _shares(job: PlannedJob) -> list[int]:
     """Numbers of GPUs that could share a method's job, which runs on one."""
     shared = job.phase in ("unlearn", "search") and job.params.compute.place.type == "cuda"
     if not shared or processes.count() > 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atu.errors import ResourceError
-from atu.resources.bound import Job, held, model_config
+from atu.resources.bound import PlannedJob, held, model_config
 from atu.resources.fit import described, require_fit, trained_here
 from atu.resources.machine import size
 from atu.results.artifacts import MANIFEST, PROVENANCE
@@ -20,21 +20,21 @@ Kind = tuple[str, str]
 """A model, and a phase with its method or attack."""
 
 
-def grid_jobs(params: Params) -> Iterator[tuple[Kind, Job]]:
+def grid_jobs(params: Params) -> Iterator[tuple[Kind, PlannedJob]]:
     """Every kind of job of the grid that holds a model."""
     for model in params.grid.models:
         config = model_config(params, model)
         if trained_here(params, model):
-            yield (model, "pretrain"), Job("pretrain", params, config, model)
-        yield (model, "align"), Job("align", params, config)
+            yield (model, "pretrain"), PlannedJob("pretrain", params, config, model)
+        yield (model, "align"), PlannedJob("align", params, config)
         for name in params.grid.methods:
             settings = params.unlearn.methods[name]
-            yield (model, f"unlearn {name}"), Job("unlearn", params, config, name, settings)
+            yield (model, f"unlearn {name}"), PlannedJob("unlearn", params, config, name, settings)
         for phase in ("rephrase", "utility", "privacy"):
-            yield (model, phase), Job(phase, params, config)
+            yield (model, phase), PlannedJob(phase, params, config)
         for name in params.grid.attacks:
             settings = params.attack.attacks[name]
-            yield (model, f"attack {name}"), Job("attack", params, config, name, settings)
+            yield (model, f"attack {name}"), PlannedJob("attack", params, config, name, settings)
 
 
 def peaks(results: Path) -> dict[Kind, list[int]]:

@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class UnlearnInputs:
     """The folders that unlearning reads.
 
-    `lm` is the model that the method starts from; `embed` and `align` are there for methods that
-    need the predictor, and None for all others, which therefore need not wait for alignment.
+    `pretrain` is the model that the method starts from; `embed` and `align` are there for methods
+    that need the predictor, and None for all others, which therefore need not wait for alignment.
     """
 
-    lm: Artifact
+    pretrain: Artifact
     prepare: Artifact
     embed: Artifact | None
     align: Artifact | None
@@ -82,7 +82,7 @@ def spent(context: Context, trace: Trace) -> dict[str, float]:
     return dict(zip(COSTS, (steps, len(trace.rows) - steps, tokens), strict=True))
 
 
-def require_inputs(name: str, settings: Any, inputs: Inputs) -> Method:
+def require_inputs(name: str, settings: Any, inputs: UnlearnInputs) -> Method:
     """The method of these settings.
 
     Raises:
@@ -90,7 +90,7 @@ def require_inputs(name: str, settings: Any, inputs: Inputs) -> Method:
     """
     method = methods.get(settings.loss)
     if method.needs_predictor and (inputs.embed is None or inputs.align is None):
-        raise ConfigError("--method", name, "needs --embedded and --aligned")
+        raise ConfigError("--method", name, "needs --embed and --align")
     return method
 
 
@@ -99,7 +99,7 @@ def run_method(
     tokenizer: Any,
     settings: Any,
     section: Unlearn,
-    inputs: Inputs,
+    inputs: UnlearnInputs,
     seed: int,
     keeper: Keeper | None = None,
 ) -> Outcome:
@@ -151,7 +151,7 @@ def make_context(
     tokenizer: Any,
     method: Method,
     settings: Any,
-    inputs: Inputs,
+    inputs: UnlearnInputs,
     reference_compat: bool,
     seed: int,
 ) -> Context:
@@ -211,7 +211,7 @@ def _copy(model: PreTrainedModel) -> PreTrainedModel:
     return sharded_copy(model)
 
 
-def _add_predictors(context: Context, inputs: Inputs) -> None:
+def _add_predictors(context: Context, inputs: UnlearnInputs) -> None:
     """The aligned predictors, the concept, and the way to align again."""
     assert inputs.embed is not None and inputs.align is not None
     align = inputs.align.manifest["params"]
@@ -225,7 +225,7 @@ def _add_predictors(context: Context, inputs: Inputs) -> None:
         layer: found[layer].requires_grad_(False).to(context.device) for layer in sorted(wanted)
     }
     context.concept = data.concept.to(context.device)
-    context.stale = inputs.align.manifest["inputs"]["pretrain"] != inputs.lm.digest
+    context.stale = inputs.align.manifest["inputs"]["pretrain"] != inputs.pretrain.digest
     context.realign = lambda steps: realign_stages(context, data, align, steps)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from atu import attacks
 from atu.alignment.loop import AlignmentData
-from atu.attacks.base import Alignment, Context
+from atu.attacks.base import Alignment, AttackContext
 from atu.inference.batching import BatchSize
 from atu.metrics.answers import exact_match
 from atu.models.predictor import PredictorConfig
@@ -161,7 +161,7 @@ def make_context(tmp_path, tokenizer, build_lm, rows_of, all_probes, alignment):
             "folder": tmp_path,
             "alignment": alignment,
         }
-        return Context(**(values | own))
+        return AttackContext(**(values | own))
 
     return make
 

@@ -85,7 +85,7 @@ class Runner:
         params, prepared = self.params, self.prepared
         aligned = (self.embedded, self.aligned) if name == "atu" else (None, None)
         lm = self.oracle if name == "oracle" else self.full
-        inputs = unlearn.Inputs(lm, prepared, *aligned)
+        inputs = unlearn.UnlearnInputs(lm, prepared, *aligned)
         cell = self.job(unlearn, name, params.unlearn, CPU, name, 0, inputs)
         asked = self.job(rephrase, name, params.rephrase, CPU, cell, prepared)
         before = self.done["utility"].get("none")
@@ -99,7 +99,7 @@ class Runner:
     def report(self):
         table = self.job(search, "all", self.params.search, [], run="run_shared")
         cells = {phase: list(found.values()) for phase, found in self.done.items()}
-        inputs = report.Inputs(
+        inputs = report.ReportInputs(
             **cells, align=[self.aligned], pretrain=[self.full], attack=[], search=[table]
         )
         self.page = self.job(report, "all", self.params, inputs)

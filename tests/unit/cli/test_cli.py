@@ -177,7 +177,7 @@ def test_the_schema_is_the_stored_one(atu):
 
 def test_an_unknown_attack_names_those_that_there_are(atu):
     done = atu(
-        "attack", "--attack", "x", "--unlearned", "m", "--prepared", "m", "--out", "o/manifest.json"
+        "attack", "--attack", "x", "--unlearn", "m", "--prepare", "m", "--out", "o/manifest.json"
     )
     assert "sampling, relearn, quantise, context, lens, fresh_predictor" in done.stderr
 
@@ -193,8 +193,8 @@ def test_attacks_are_given_their_folders_and_their_cell(monkeypatch, atu, store,
     folders = {
         option: str(store(phase, phase).folder / "manifest.json")
         for option, phase in (
-            ("--unlearned", "unlearn"), ("--prepared", "prepare"), ("--embedded", "embed"),
-            ("--aligned", "align"),
+            ("--unlearn", "unlearn"), ("--prepare", "prepare"), ("--embed", "embed"),
+            ("--align", "align"),
         )
     }  # fmt: skip
     given = [word for pair in folders.items() for word in pair]
@@ -325,7 +325,7 @@ def test_search_is_given_its_folders(monkeypatch, atu, tmp_path, store):
             4 - len(given) // 2
         )
     finished = [store(name, "search", {"method": name}) for name in ("ga", "npo")]
-    words = [w for a in finished for w in ("--finished", str(a.folder / "manifest.json"))]
+    words = [w for a in finished for w in ("--search", str(a.folder / "manifest.json"))]
     for given, count in ((words, 2), ([], 0)):
         assert atu(*plain, *given).returncode == 0
         _, _, found = calls.pop()
@@ -333,24 +333,24 @@ def test_search_is_given_its_folders(monkeypatch, atu, tmp_path, store):
     done = atu(*plain, "--method", "npo")
     assert done.returncode == 2 and "--method = 'npo': not in the parameter file" in done.stderr
     done = atu(*plain, "--method", "ga")
-    assert done.returncode == 2 and "needs --lm and --prepared" in done.stderr
+    assert done.returncode == 2 and "needs --pretrain and --prepare" in done.stderr
 
 
 @pytest.mark.parametrize(
     "args,says",
     [
         (["check", "--params", "nowhere.yaml"], "nowhere.yaml"),
-        (["unlearn", "--method", "gaa", "--seed", "0", "--lm", "m/manifest.json",
-          "--prepared", "m/manifest.json", "--out", "o/manifest.json"], "--method = 'gaa'"),
+        (["unlearn", "--method", "gaa", "--seed", "0", "--pretrain", "m/manifest.json",
+          "--prepare", "m/manifest.json", "--out", "o/manifest.json"], "--method = 'gaa'"),
         (["pretrain", "--model", "llama_tiny", "--shared", "m/manifest.json",
           "--out", "o/manifest.json"], "m/manifest.json: missing"),
-        (["attack", "--attack", "lense", "--unlearned", "m/manifest.json",
-          "--prepared", "m/manifest.json", "--out", "o/manifest.json"], "--attack = 'lense'"),
-        (["attack", "--attack", "lens", "--unlearned", "m/manifest.json",
-          "--prepared", "m/manifest.json", "--out", "o/manifest.json"],
+        (["attack", "--attack", "lense", "--unlearn", "m/manifest.json",
+          "--prepare", "m/manifest.json", "--out", "o/manifest.json"], "--attack = 'lense'"),
+        (["attack", "--attack", "lens", "--unlearn", "m/manifest.json",
+          "--prepare", "m/manifest.json", "--out", "o/manifest.json"],
          "m/manifest.json: missing; run `snakemake unlearn` first"),
-        (["privacy", "--unlearned", "m/manifest.json", "--prepared", "m/manifest.json",
-          "--rephrased", "m/manifest.json", "--out", "o/manifest.json"],
+        (["privacy", "--unlearn", "m/manifest.json", "--prepare", "m/manifest.json",
+          "--rephrase", "m/manifest.json", "--out", "o/manifest.json"],
          "m/manifest.json: missing; run `snakemake unlearn` first"),
         (["report", "--results", "nowhere", "--out", "o/manifest.json"],
          "manifest.json: missing; run `snakemake align` first"),

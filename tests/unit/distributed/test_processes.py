@@ -117,8 +117,8 @@ class TestOptions:
         params.write_text(yaml.safe_dump(mini_values), encoding="utf-8")
         lm, prepared = (store(phase, phase).folder / MANIFEST for phase in ("pretrain", "prepare"))
         words = (
-            f"atu unlearn --params {params} --method uld --seed 0 --processes 2 --lm {lm} "
-            f"--prepared {prepared} --out {tmp_path}/out/{MANIFEST}"
+            f"atu unlearn --params {params} --method uld --seed 0 --processes 2 --pretrain {lm} "
+            f"--prepare {prepared} --out {tmp_path}/out/{MANIFEST}"
         )
         monkeypatch.setattr(sys, "argv", words.split())
         monkeypatch.setattr(Stop, "listen", lambda: None)

@@ -163,7 +163,7 @@ def test_other_attacks_need_no_alignment(attacked, again):
 @pytest.mark.parametrize("missing", ["embed", "align"])
 def test_an_attack_that_trains_a_predictor_is_refused_without(tmp_path, again, missing):
     """Before anything is written."""
-    message = "--attack = 'fresh_predictor': needs --embedded and --aligned"
+    message = "--attack = 'fresh_predictor': needs --embed and --align"
     with pytest.raises(ConfigError, match=message):
         again("fresh_predictor", **{missing: None})
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from atu.phases.rephrase import ITEMS
 from atu.phases.report import (
     FIGURES,
     GUARDED,
-    Inputs,
+    ReportInputs,
     dominance,
     headline,
     predictor_scores,
@@ -77,7 +77,7 @@ def make_inputs(make_cell, store, ga_leaks):
         columns = {name: [cell[name] for cell in cells] for name in names}
         columns["align"] = columns["align"][:1]
         attacked = [cell[f"attack/{name}"] for cell in cells for name in attacks or ()]
-        return Inputs(pretrain=[full], attack=attacked, search=[search], **columns)
+        return ReportInputs(pretrain=[full], attack=attacked, search=[search], **columns)
 
     return make
 
@@ -502,12 +502,12 @@ def stand_ins(*cells):
 def test_methods_that_differ_in_their_cells_are_refused(cells):
     """Every phase has the same cells, yet one method was run where another was not."""
     found = stand_ins(*cells)
-    inputs = Inputs(found, found, found, found, [], [], [], [])
+    inputs = ReportInputs(found, found, found, found, [], [], [], [])
     with pytest.raises(ArtifactError, match=r"(none and ga|ga and none) differ in models, targets"):
         require_same_cells(inputs, [])
     keys = sorted({(model, target, seed) for model, target, _, seed in cells})
     whole = stand_ins(*((m, t, method, s) for method in ("none", "ga") for m, t, s in keys))
-    require_same_cells(Inputs(whole, whole, whole, whole, [], [], [], []), [])
+    require_same_cells(ReportInputs(whole, whole, whole, whole, [], [], [], []), [])
 
 
 def changed(artifact, **values):
@@ -555,17 +555,19 @@ def test_targets_may_have_different_probes(make_cell):
     columns = {name: [cell[name] for cell in cells] for name in ("rephrase", "utility", "privacy")}
     found = {cell["rephrase"].manifest["inputs"]["prepare"] for cell in cells}
     assert len(found) == 2
-    require_same_evaluation(Inputs(**columns, unlearn=[], align=[], pretrain=[], attack=[],
+    require_same_evaluation(ReportInputs(**columns, unlearn=[], align=[], pretrain=[], attack=[],
                                    search=[]))  # fmt: skip
 
 
 @pytest.fixture
 def alone():
     """A function that gives inputs with the folders of one phase only."""
-    nothing = dict.fromkeys(Inputs.__annotations__, ())
+    nothing = dict.fromkeys(ReportInputs.__annotations__, ())
 
     def build(phase, artifacts):
-        return Inputs(**{name: list(none) for name, none in nothing.items()} | {phase: artifacts})
+        return ReportInputs(
+            **{name: list(none) for name, none in nothing.items()} | {phase: artifacts}
+        )
 
     return build
 

@@ -12,7 +12,7 @@ from atu.errors import EvaluationError, MethodError
 from atu.phases import search, unlearn
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.training.keeper import Trace
-from atu.unlearning.engine import Inputs, Outcome
+from atu.unlearning.engine import Outcome, UnlearnInputs
 
 COST = {"model_steps": 2, "predictor_steps": 1, "tokens": 10}
 RATE = Span(low=1e-5, high=1e-3, log=True)
@@ -27,7 +27,7 @@ def section(mini_params):
 
 @pytest.fixture
 def inputs(chain):
-    return Inputs(chain.full, chain.prepared, None, None)
+    return UnlearnInputs(chain.full, chain.prepared, None, None)
 
 
 @pytest.fixture

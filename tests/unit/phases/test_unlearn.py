@@ -9,9 +9,9 @@ from atu.errors import ConfigError, MethodError
 from atu.models.llm import load_lm
 from atu.models.trainable import Lora
 from atu.phases import unlearn
-from atu.phases.unlearn import Inputs
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.unlearning import trajectory
+from atu.unlearning.engine import UnlearnInputs
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def section(mini_params):
 
 @pytest.fixture
 def inputs(chain):
-    return Inputs(chain.full, chain.prepared, chain.embed, chain.align)
+    return UnlearnInputs(chain.full, chain.prepared, chain.embed, chain.align)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_without_lora_no_adapter_is_written(chain):
 @pytest.mark.parametrize("missing", ["embed", "align"])
 def test_a_method_that_needs_the_predictor_is_refused_without(tmp_path, unlearned, inputs, missing):
     """Before anything is written."""
-    with pytest.raises(ConfigError, match="--method = 'atu': needs --embedded and --aligned"):
+    with pytest.raises(ConfigError, match="--method = 'atu': needs --embed and --align"):
         unlearned("atu", given=dataclasses.replace(inputs, **{missing: None}))
     assert list(tmp_path.iterdir()) == []
 
@@ -146,7 +146,7 @@ def test_a_method_that_needs_the_predictor_is_refused_without(tmp_path, unlearne
 def test_other_methods_need_no_alignment(unlearned, inputs):
     """And name only what they read."""
     given = dataclasses.replace(inputs, embed=None, align=None)
-    assert set(unlearned("ga", given=given).manifest["inputs"]) == {"lm", "prepare"}
+    assert set(unlearned("ga", given=given).manifest["inputs"]) == {"pretrain", "prepare"}
 
 
 def test_a_diverging_run_leaves_no_result(tmp_path, unlearned):

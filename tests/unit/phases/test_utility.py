@@ -15,7 +15,7 @@ from atu.metrics.fluency import distinct_tokens, fluency, repetition
 from atu.phases import utility
 from atu.phases.utility import (
     GENERATION_BASED,
-    Task,
+    UtilityTask,
     continuations,
     fluency_prompts,
     neutral_perplexity,
@@ -307,7 +307,7 @@ def test_the_rows_of_a_metrics_own_filter():
         for i in (1, 0)
         for kind, score in (("none", 1.0), ("answer", float(i)))
     ]
-    task = Task("bbh", "local_bbh", "exact_match,answer", True, 2)
+    task = UtilityTask("bbh", "local_bbh", "exact_match,answer", True, 2)
     result = {"samples": {"local_bbh": rows}, "results": {"local_bbh": {task.metric: 0.5}}}
     score, samples = utility._local_score(result, task)
     assert score == 0.5
@@ -343,8 +343,8 @@ def test_only_hub_tasks_need_lm_evals_own(monkeypatch, section, hub, limit):
     monkeypatch.setattr(huggingface, "HFLM", lambda **_: "model")
     monkeypatch.setattr(lm_eval_tasks, "TaskManager", lambda **how: how)
     monkeypatch.setattr(lm_eval, "simple_evaluate", lambda **how: seen.update(how))
-    tasks = [Task("choice", "world_choice", "acc,none", False, 5)]
-    tasks += [Task("arc", "arc_easy", None, False, None)] if hub else []
+    tasks = [UtilityTask("choice", "world_choice", "acc,none", False, 5)]
+    tasks += [UtilityTask("arc", "arc_easy", None, False, None)] if hub else []
     utility._evaluate(None, None, tasks, section)
     assert seen["limit"] == limit
     assert seen["task_manager"] == {"include_path": ".", "include_defaults": hub}
@@ -370,7 +370,7 @@ def hub_result(**tasks):
 
 
 def hub_task(name):
-    return Task("shown", name, None, False, None)
+    return UtilityTask("shown", name, None, False, None)
 
 
 def test_a_hub_tasks_score():

@@ -20,7 +20,7 @@ from atu.models.compute import Compute
 from atu.models.predictor import build_predictor
 from atu.models.trainable import All, BelowHook, Layers, Lora, make_trainable
 from atu.privacy.texts import gradient_norms
-from atu.resources.bound import Job, held
+from atu.resources.bound import PlannedJob, held
 from atu.training.batches import BatchStream, EncodedText
 from atu.training.keeper import Keeper, Trace
 from atu.training.likelihood import mean_nll
@@ -97,7 +97,7 @@ def job(mini_params):
 
     def make(phase, name="", settings=None, precision="float32", config=CONFIG):
         compute = Compute("cpu", precision, "sdpa", checkpointing=False, remote_code=[])
-        return Job(
+        return PlannedJob(
             phase, mini_params.model_copy(update={"compute": compute}), config, name, settings
         )
 

@@ -8,7 +8,7 @@ import torch
 from atu.errors import ResourceError, TrainingError
 from atu.models.trainable import Lora
 from atu.resources import fit
-from atu.resources.bound import Job, held, model_config
+from atu.resources.bound import PlannedJob, held, model_config
 from atu.resources.fit import SWITCH, changes, described, fitting, relief, require_fit
 
 LORA = "{update: lora, rank: 8, alpha: 16}"
@@ -21,7 +21,7 @@ def job(mini_params):
     def make(phase, name="", params=mini_params):
         places = {"attack": params.attack.attacks, "unlearn": params.unlearn.methods}
         config = model_config(params, "llama_tiny")
-        return Job(phase, params, config, name, places.get(phase, {}).get(name))
+        return PlannedJob(phase, params, config, name, places.get(phase, {}).get(name))
 
     return make
 
@@ -149,7 +149,7 @@ class TestAroundAJob:
         assert capsys.readouterr().err == ""
 
     def test_processes_share_a_machines_memory(self, chain, mini_params, monkeypatch):
-        own = Job("align", mini_params, model_config(mini_params, "llama_tiny"))
+        own = PlannedJob("align", mini_params, model_config(mini_params, "llama_tiny"))
         monkeypatch.setattr(fit, "free_bytes", lambda _place: 2 * least(own))
         fit.start(own)
         monkeypatch.setattr(fit.processes, "count", lambda: 3)

@@ -17,7 +17,7 @@ from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.checkpoints import STATE, TENSORS, State, Store
 from atu.training.keeper import MINUTES, STEPS, Interval, Keeper, Stop, Trace
 from atu.training.loop import make_optimizers, run_steps
-from atu.unlearning.engine import Inputs, run_method
+from atu.unlearning.engine import UnlearnInputs, run_method
 
 EVERY_STEP = Interval(0, 1)
 
@@ -291,7 +291,7 @@ METHODS = (
 @pytest.fixture
 def outcome(mini_params, chain, brief):
     """A function that runs a method on the miniature; everything that it comes to."""
-    inputs = Inputs(chain.full, chain.prepared, chain.embed, chain.align)
+    inputs = UnlearnInputs(chain.full, chain.prepared, chain.embed, chain.align)
 
     def run(name, store=None, **own):
         settings = mini_params.unlearn.methods[name]
@@ -393,7 +393,7 @@ def test_a_search_goes_on_with_its_next_trial(monkeypatch, tmp_path, chain, mini
     spaces = {"ga": {"learning_rate": Span(low=1e-5, high=1e-3, log=True)}}
     target = mini_params.grid.targets[0]
     section = Search(target=target, seed=0, trials=3, spaces=spaces)
-    inputs = Inputs(chain.full, chain.prepared, None, None)
+    inputs = UnlearnInputs(chain.full, chain.prepared, None, None)
     run_method, tried = search.run_method, []
 
     def counted(*args):

@@ -25,7 +25,7 @@ from atu.training.likelihood import sequence_nll
 from atu.training.means import masked_mean
 from atu.unlearning import engine as unlearning
 from atu.unlearning import trajectory
-from atu.unlearning.engine import Inputs, make_context, run_method
+from atu.unlearning.engine import UnlearnInputs, make_context, run_method
 from atu.unlearning.trajectory import ANSWER_TOKENS, Observer, select_probes
 
 NLL = Retain(nll=1.0, kl=0.0, states=0.0, layer=None)
@@ -34,7 +34,7 @@ IDS = torch.tensor([[1, 5, 6, 7, 8]])
 
 @pytest.fixture
 def inputs(chain):
-    return Inputs(chain.full, chain.prepared, chain.embed, chain.align)
+    return UnlearnInputs(chain.full, chain.prepared, chain.embed, chain.align)
 
 
 @pytest.fixture(scope="session")
@@ -445,7 +445,7 @@ class TestTrained:
     """What the settings say is updated, and nothing else."""
 
     def changed(self, model, inputs):
-        before = load_lm(inputs.lm.subfolder("model"), CPU, training=True)[0]
+        before = load_lm(inputs.pretrain.subfolder("model"), CPU, training=True)[0]
         own = dict(model.named_parameters())
         return {n for n, p in before.named_parameters() if not torch.equal(p, own[n])}
 
@@ -544,7 +544,7 @@ class TestAtu:
     @pytest.mark.parametrize("missing", ["embed", "align"])
     def test_the_predictor_is_needed(self, settings, inputs, missing):
         given = dataclasses.replace(inputs, **{missing: None})
-        with pytest.raises(ConfigError, match="--method = 'mine': needs --embedded and --aligned"):
+        with pytest.raises(ConfigError, match="--method = 'mine': needs --embed and --align"):
             unlearning.require_inputs("mine", settings("atu"), given)
         assert unlearning.require_inputs("mine", settings("ga"), given) is methods.get("ga")
 
@@ -656,7 +656,7 @@ class TestEdits:
         assert outcome.kept is outcome.trajectory[1]
         assert torch.equal(logits_of(model), logits[0])
         before = (
-            load_lm(inputs.lm.subfolder("model"), CPU, training=True)[0]
+            load_lm(inputs.pretrain.subfolder("model"), CPU, training=True)[0]
             .get_input_embeddings()
             .weight
         )
