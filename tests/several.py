@@ -125,12 +125,12 @@ def resuming(out):
     """
     store = Store(out / f"own{processes.rank()}", {"job": 1})
     store._write(State({"step": 1}, {}))
-    if not processes.is_first():
+    if not processes.is_rank_zero():
         shutil.copytree(store.folder / "1", out / "kept")
         store._write(State({"step": 2}, {}))
         shutil.move(out / "kept", store.folder / "1")
     step = store.load().values["step"]
-    if not processes.is_first():
+    if not processes.is_rank_zero():
         shutil.rmtree(store.folder)
     try:
         store.load()
@@ -148,7 +148,7 @@ def sharding(inputs):
     return {
         "shares": {n: here[n] / p.numel() for n, p in model.named_parameters() if len(p) % 2 == 0},
         "tied": made.get_input_embeddings().weight is made.get_output_embeddings().weight,
-        "whole": not processes.is_first()
+        "whole": not processes.is_rank_zero()
         or all(torch.equal(state[name], value) for name, value in model.state_dict().items()),
     }
 
@@ -177,7 +177,7 @@ def family(kind):
         losses.append(loss.item())
         gradients.append([whole(p.grad) for p in one.parameters()])
     state = whole_state(shards)
-    if not processes.is_first():
+    if not processes.is_rank_zero():
         return None
     pairs = zip(*gradients, strict=True)
     return {
@@ -218,7 +218,7 @@ def work(chain, params, out):
     found = {"collectives": collectives()}
     align.run(out / "align" / MANIFEST, params.align, CPU, 0, full, embedded, prepared)
     inputs = UnlearnInputs(full, prepared, embedded, opened("align", "align"))
-    if processes.count() > 1:
+    if processes.world_size() > 1:
         found["resuming"] = resuming(out)
         found["sharding"] = sharding(inputs)
         found["families"] = {kind: family(kind) for kind in TINY}

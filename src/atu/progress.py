@@ -24,7 +24,7 @@ class Progress:
         self.label, self.total, self.done = label, total, done
         self._before = done
         self._start = self._last = time.monotonic()
-        self._shown = processes.is_first()
+        self._shown = processes.is_rank_zero()
         terminal = self._shown and sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=done, desc=label) if terminal else None
 

@@ -37,7 +37,7 @@ def _part(error: BaseException) -> None:
     status = error.code if isinstance(error, SystemExit) else 1
     if not status:
         processes.leave()
-    elif processes.count() > 1:
+    elif processes.world_size() > 1:
         if not isinstance(error, SystemExit):
             traceback.print_exception(error)
         elif not isinstance(status, int):

@@ -2,7 +2,7 @@
 the others.
 
 Every rank runs the same phase on the same inputs and draws the same batches; of each batch it
-computes the rows `rank::count`. Losses are means over the rows of all (`mean`), so that gradients
+computes the rows `rank::world_size`. Losses are means over the rows of all (`mean`), so that gradients
 averaged over ranks are those of the whole batch. With one process, which is the rule, every
 function here gives back what it is given, and torch.distributed is not imported.
 
@@ -38,7 +38,7 @@ def _joined() -> Any:
     return distributed if distributed.is_initialized() else None
 
 
-def count() -> int:
+def world_size() -> int:
     """How many ranks share the job."""
     joined = _joined()
     return joined.get_world_size() if joined else 1
@@ -50,7 +50,7 @@ def rank() -> int:
     return joined.get_rank() if joined else 0
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is rank 0, which writes: folder, checkpoints and progress."""
     return rank() == 0
 
@@ -108,23 +108,23 @@ def leave() -> None:
 
 
 def share(items: Any) -> Any:
-    """The rows of a batch (a tensor or a sequence) that this rank computes: `items[rank::count]`.
+    """The rows of a batch (a tensor or a sequence) that this rank computes: `items[rank::world_size]`.
     Three rows and two ranks: 0 and 2, and 1.
     """
-    return items[rank() :: count()]
+    return items[rank() :: world_size()]
 
 
 def own_stream() -> tuple[str, ...]:
     """What this rank adds to the name of a random stream that must not be the others': dropout of
     other rows. Rank 0 adds nothing.
     """
-    return () if is_first() else (f"process {rank()}",)
+    return () if is_rank_zero() else (f"process {rank()}",)
 
 
 def mean(total: Tensor, number: Tensor) -> Tensor:
     """The mean over all ranks' rows, as this rank's part of it; a scalar.
 
-    It is `count * total / (number of all)`, at least 1: its mean over the ranks is the mean
+    It is `world_size * total / (number of all)`, at least 1: its mean over the ranks is the mean
     over the batch, and so the averaged gradients are the batch's. Sums 6 of 2 and 3 of 1 in two
     ranks: 2 * 6 / 3 = 4 and 2 * 3 / 3 = 2, on average 3 = (6 + 3) / (2 + 1).
 
@@ -137,7 +137,7 @@ def mean(total: Tensor, number: Tensor) -> Tensor:
         return total / number.clamp(min=1)
     everyone = number.detach().clone()
     joined.all_reduce(everyone)
-    return total * count() / everyone.clamp(min=1)
+    return total * world_size() / everyone.clamp(min=1)
 
 
 def averages(values: Sequence[float]) -> list[float]:
@@ -147,12 +147,12 @@ def averages(values: Sequence[float]) -> list[float]:
         return list(values)
     found = _on_cpu(values)
     joined.all_reduce(found)
-    return (found / count()).tolist()
+    return (found / world_size()).tolist()
 
 
 def total(number: int) -> int:
     """The sum of a count over the ranks."""
-    return round(averages([number])[0] * count())
+    return round(averages([number])[0] * world_size())
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
@@ -184,7 +184,7 @@ def agreed(value: T) -> T:
     length = torch.tensor([len(text)])
     joined.broadcast(length, src=0)
     content = torch.zeros(int(length), dtype=torch.uint8)
-    if is_first():
+    if is_rank_zero():
         content[:] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     joined.broadcast(content, src=0)
     return json.loads(bytes(content.tolist()))
@@ -212,19 +212,19 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     for gradient, mean_of_all in zip(
         gradients, flat.split([g.numel() for g in gradients]), strict=True
     ):
-        gradient.copy_((mean_of_all / count()).view_as(gradient))
+        gradient.copy_((mean_of_all / world_size()).view_as(gradient))
 
 
 def split_rows(rows: Tensor) -> Tensor:
-    """The rows [ceil(batch / count), ...] of [batch, ...] that this rank computes: those of
+    """The rows [ceil(batch / world_size), ...] of [batch, ...] that this rank computes: those of
     `share`, and where they are fewer the first row again: every rank has equally many.
     """
-    missing = -len(rows) % count()
+    missing = -len(rows) % world_size()
     if missing:
         import torch
 
         rows = torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])])
-    return rows[rank() :: count()]
+    return rows[rank() :: world_size()]
 
 
 def join_rows(rows: Tensor, number: int) -> Tensor:
@@ -235,7 +235,7 @@ def join_rows(rows: Tensor, number: int) -> Tensor:
         return rows
     import torch
 
-    found = torch.stack(gathered(rows), dim=1)  # [share, count, ...]
+    found = torch.stack(gathered(rows), dim=1)  # [share, world_size, ...]
     return found.flatten(0, 1)[:number]
 
 
@@ -246,7 +246,7 @@ def gathered(tensor: Tensor) -> list[Tensor]:
         return [tensor]
     import torch
 
-    found = [torch.empty_like(tensor) for _ in range(count())]
+    found = [torch.empty_like(tensor) for _ in range(world_size())]
     joined.all_gather(found, tensor.contiguous())
     return found
 

@@ -55,7 +55,7 @@ def map_in_batches(
                 batch_results = work(chosen)
             except torch.OutOfMemoryError:
                 # The other ranks wait for this one inside the call that failed.
-                if len(chosen) == 1 or processes.count() > 1:
+                if len(chosen) == 1 or processes.world_size() > 1:
                     raise
                 batch_size.halve()
                 continue

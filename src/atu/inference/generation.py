@@ -57,7 +57,7 @@ def no_gradients() -> Iterator[None]:
     inference mode can no longer be trained.
     """
     # In this order: `inference_mode(False)` turns gradients on.
-    with torch.inference_mode(processes.count() == 1), torch.no_grad():
+    with torch.inference_mode(processes.world_size() == 1), torch.no_grad():
         yield
 
 
@@ -219,7 +219,7 @@ def _generate(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         # Ranks that share a model's shards must call it equally often.
-        **({"synced_gpus": True} if processes.count() > 1 else {}),
+        **({"synced_gpus": True} if processes.world_size() > 1 else {}),
         pad_token_id=pad,
         eos_token_id=stops[0] if len(stops) == 1 else stops,
         logits_processor=processors,

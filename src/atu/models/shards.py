@@ -28,7 +28,7 @@ def loading_place() -> torch.device | None:
     """Where a model is loaded that is to be split over several ranks: on the CPU, since a GPU may
     have no room for the whole; None for one process.
     """
-    return torch.device("cpu") if processes.count() > 1 else None
+    return torch.device("cpu") if processes.world_size() > 1 else None
 
 
 def sharded_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -42,7 +42,7 @@ def sharded_copy(model: PreTrainedModel) -> PreTrainedModel:
 
     place = processes.device()
     assert place is not None
-    mesh = init_device_mesh(place.type, (processes.count(),))
+    mesh = init_device_mesh(place.type, (processes.world_size(),))
     made = copy.deepcopy(model)
     guard = guard_of(made)
     apart: set[nn.Parameter] = set()
@@ -68,7 +68,7 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
 
     (A GPU has no room for a second model.)
     """
-    if processes.count() == 1:
+    if processes.world_size() == 1:
         return {name: t.detach().to("cpu", copy=True) for name, t in model.state_dict().items()}
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 

@@ -65,7 +65,7 @@ def run(
         )
         keeper = Keeper(job.checkpoints, Trace())
         outcome = run_method(model, tokenizer, settings, section, inputs, seed, keeper)
-        if not processes.is_first():
+        if not processes.is_rank_zero():
             return
         job.notes["resumed"] = keeper.resumed
         if methods.get(settings.loss).unchanged and is_pinned(inputs.pretrain):

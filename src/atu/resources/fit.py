@@ -80,12 +80,12 @@ def start(job: PlannedJob) -> None:
     Raises:
         ResourceError: more than is free, and the switch is off.
     """
-    count, place = processes.count(), job.params.compute.place
+    count, place = processes.world_size(), job.params.compute.place
     free = free_bytes(place)
     if free is not None and place.type != "cuda":
         free //= count  # they share the machine's memory
     text = require_fit(job, free, count)
-    if processes.is_first():
+    if processes.is_rank_zero():
         print(f"memory: {text}", file=sys.stderr, flush=True)
 
 
@@ -161,7 +161,7 @@ def _adapted(job: PlannedJob) -> Iterator[tuple[str, Any]]:
 def _shares(job: PlannedJob) -> list[int]:
     """Numbers of GPUs that could share a method's job, which runs on one."""
     shared = job.phase in ("unlearn", "search") and job.params.compute.place.type == "cuda"
-    if not shared or processes.count() > 1:
+    if not shared or processes.world_size() > 1:
         return []
     method, compat = methods.get(job.settings.loss), job.params.unlearn.reference_compat
     found = []

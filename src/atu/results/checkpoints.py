@@ -65,7 +65,7 @@ class Store:
         A full disk must not end a job that may still finish: the error goes to stderr, and the
         older checkpoints stay.
         """
-        return processes.agreed(processes.is_first() and self._saved(state))
+        return processes.agreed(processes.is_rank_zero() and self._saved(state))
 
     def _saved(self, state: State) -> bool:
         from safetensors import SafetensorError
@@ -114,9 +114,9 @@ class Store:
             ArtifactError: a rank cannot read it.
         """
         numbers = sorted((number for number, _ in self._numbered()), reverse=True)
-        chosen, state = self._newest(numbers) if processes.is_first() else (None, None)
+        chosen, state = self._newest(numbers) if processes.is_rank_zero() else (None, None)
         chosen = processes.agreed(chosen)
-        if chosen is not None and not processes.is_first():
+        if chosen is not None and not processes.is_rank_zero():
             _, state = self._newest([chosen])
         (missing,) = processes.any_of(chosen is not None and state is None)
         if missing:
@@ -155,7 +155,7 @@ class Store:
 
     def clear(self) -> None:
         """Remove all checkpoints: the job is finished."""
-        if processes.is_first():
+        if processes.is_rank_zero():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _numbered(self) -> list[tuple[int, Path]]:

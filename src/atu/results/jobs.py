@@ -76,7 +76,7 @@ def write_folder(
         "libraries": library_versions(),
     }
     store = Store(final.parent / f".{final.name}.checkpoints", identity)
-    if not processes.is_first():
+    if not processes.is_rank_zero():
         with tempfile.TemporaryDirectory(prefix="atu-") as unused:
             yield Job(Path(unused), store)
         return

@@ -111,7 +111,7 @@ def collect_provenance() -> Callable[[], dict[str, Any]]:
                 "python": platform.python_version(),
             },
             "memory": _peak(torch),
-            "processes": {"count": processes.count(), "backend": processes.backend()},
+            "processes": {"count": processes.world_size(), "backend": processes.backend()},
             "threads": torch.get_num_threads() if torch else None,
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - started, 3),

@@ -20,6 +20,6 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def batch_mean(values: Tensor) -> Tensor:
     """Mean of one value per row of the batch, [batch]; a scalar."""
-    if processes.count() == 1:
+    if processes.world_size() == 1:
         return values.mean()
     return processes.mean(values.sum(), values.new_tensor(len(values)))

@@ -123,7 +123,7 @@ def run_method(
     finish: Callable[[], Adapter | None] = _nothing
     if hasattr(settings, "train"):
         context.parameters, finish = make_trainable(model, settings.train, hook)
-    if processes.count() > 1:
+    if processes.world_size() > 1:
         context.shard()
         # What was drawn so far (adapters) is the same everywhere; dropout is of each one's rows.
         torch.manual_seed(child_seed(seed, "unlearn", "torch", *processes.own_stream()))
@@ -137,7 +137,7 @@ def run_method(
         kept = course.settle()
     except (TrainingError, EvaluationError) as error:
         raise MethodError(str(error), spent(context, keeper.trace)) from error
-    adapter = finish() if processes.is_first() else None
+    adapter = finish() if processes.is_rank_zero() else None
     cost = spent(context, keeper.trace)
     return Outcome(keeper.trace, course.trajectory, kept, context.measured, cost, adapter)
 
@@ -204,7 +204,7 @@ def _copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the model; of several processes its shards at once, so that no process has more
     than two whole models in its main memory: this one, and the one that is being split.
     """
-    if processes.count() == 1:
+    if processes.world_size() == 1:
         return copy.deepcopy(model)
     from atu.models.shards import sharded_copy
 

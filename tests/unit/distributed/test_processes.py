@@ -27,7 +27,7 @@ class TestParting:
         """A function that runs the command line with an application that ends so, as one of two;
         whether it parted from the other in order, and with which status it ended on the spot."""
         monkeypatch.setattr(launch, "die_with_parent", lambda: None)
-        monkeypatch.setattr(processes, "count", lambda: 2)
+        monkeypatch.setattr(processes, "world_size", lambda: 2)
 
         def run(error):
             left, ended = [], []
@@ -185,7 +185,7 @@ class TestMethods:
 
 def test_one_process_needs_nobody():
     """Without others every function gives back what it is given."""
-    assert (processes.count(), processes.rank(), processes.backend()) == (1, 0, None)
+    assert (processes.world_size(), processes.rank(), processes.backend()) == (1, 0, None)
     assert processes.device() is None and processes.agreed("x") == "x"
     tensor = torch.ones(3)
     assert processes.join_rows(processes.split_rows(tensor), 3) is not None

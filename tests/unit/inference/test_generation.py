@@ -353,7 +353,7 @@ def test_cold_samples_are_the_greedy_answer(vivid, tokenizer):
 @pytest.mark.parametrize(("count", "inference"), [(1, True), (2, False)])
 def test_no_gradients(monkeypatch, count, inference):
     """Red in the other order: `inference_mode(False)` turns gradients on."""
-    monkeypatch.setattr(processes, "count", lambda: count)
+    monkeypatch.setattr(processes, "world_size", lambda: count)
     with no_gradients():
         assert not torch.is_grad_enabled()
         assert torch.is_inference_mode_enabled() is inference

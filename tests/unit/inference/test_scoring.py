@@ -204,7 +204,7 @@ def test_scores_keep_no_graph(monkeypatch, model, score, count, inference):
     """Of several processes no gradients, but not in inference mode, in which gathered weights could
     never be trained."""
     seen = []
-    monkeypatch.setattr(processes, "count", lambda: count)
+    monkeypatch.setattr(processes, "world_size", lambda: count)
     handle = model.register_forward_pre_hook(
         lambda *_: seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
     )

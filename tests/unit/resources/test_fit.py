@@ -152,6 +152,6 @@ class TestAroundAJob:
         own = PlannedJob("align", mini_params, model_config(mini_params, "llama_tiny"))
         monkeypatch.setattr(fit, "free_bytes", lambda _place: 2 * least(own))
         fit.start(own)
-        monkeypatch.setattr(fit.processes, "count", lambda: 3)
+        monkeypatch.setattr(fit.processes, "world_size", lambda: 3)
         with pytest.raises(ResourceError, match="align: needs at least"):
             fit.start(own)
