@@ -2,8 +2,8 @@
 the others.
 
 Every rank runs the same phase on the same inputs and draws the same batches; of each batch it
-computes the rows `rank::world_size`. Losses are means over the rows of all (`mean`), so that gradients
-averaged over ranks are those of the whole batch. With one process, which is the rule, every
+computes the rows `rank::world_size`. Losses are means over the rows of all (`mean`), so that
+gradients averaged over ranks are those of the whole batch. With one process, which is the rule, every
 function here gives back what it is given, and torch.distributed is not imported.
 
 All ranks must call these functions in the same order, since each waits for the others.
@@ -108,7 +108,7 @@ def leave() -> None:
 
 
 def share(items: Any) -> Any:
-    """The rows of a batch (a tensor or a sequence) that this rank computes: `items[rank::world_size]`.
+    """The rows of a batch (a tensor or a sequence) that this rank computes, `rank::world_size`.
     Three rows and two ranks: 0 and 2, and 1.
     """
     return items[rank() :: world_size()]
