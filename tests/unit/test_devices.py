@@ -112,7 +112,7 @@ def test_every_method_runs_where_the_model_is(request, chain, mini_params, name,
     model, tokenizer = open_lm(chain.full, compute, training=trains_weights(settings))
     needed = methods.get(name).needs_predictor
     inputs = UnlearnInputs(
-        lm=chain.full,
+        pretrain=chain.full,
         prepare=chain.prepared,
         embed=chain.embed if needed else None,
         align=chain.align if needed else None,

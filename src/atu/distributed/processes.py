@@ -3,8 +3,8 @@ the others.
 
 Every rank runs the same phase on the same inputs and draws the same batches; of each batch it
 computes the rows `rank::world_size`. Losses are means over the rows of all (`mean`), so that
-gradients averaged over ranks are those of the whole batch. With one process, which is the rule, every
-function here gives back what it is given, and torch.distributed is not imported.
+gradients averaged over ranks are those of the whole batch. With one process, which is the rule,
+every function here gives back what it is given, and torch.distributed is not imported.
 
 All ranks must call these functions in the same order, since each waits for the others.
 """

@@ -228,8 +228,11 @@ def _retain_flops(shape: ModelShape, trained: Trained, retain: Retain, length: i
         found += backward_flops(shape, trained, retain.layer, length)
     else:
         found += backward_flops(shape, trained, shape.layers, length, head=True)
-    if terms & {"kl", "states"}:  # the reference
+    if "kl" in terms:  # the reference's logits
         found += forward_flops(shape, shape.layers, length, head=True)
+    elif "states" in terms:  # the reference stops at the layer that is held
+        assert retain.layer is not None
+        found += forward_flops(shape, retain.layer, length)
     return found
 
 

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+TOGETHER = 2**20
+"""Numbers in the matrices that are iterated at once: few enough that their copies are small."""
+
 
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` (Jordan et al. 2024) with its options and its state, but float32 on a CPU.
@@ -25,13 +28,14 @@ class Muon(torch.optim.Muon):
             with torch.enable_grad():
                 value = closure()
         for group in self.param_groups:
-            alike: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
+            alike: dict[tuple[int, ...], list[nn.Parameter]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    same = alike.setdefault(tuple(parameter.shape), [])
-                    same.append((parameter, self._momentum(group, parameter)))
-            for found in alike.values():
-                self._move(group, found)
+                    alike.setdefault(tuple(parameter.shape), []).append(parameter)
+            for same in alike.values():
+                size = max(1, TOGETHER // same[0].numel())
+                for start in range(0, len(same), size):
+                    self._move(group, same[start : start + size])
         return value
 
     def _momentum(self, group: dict[str, Any], parameter: nn.Parameter) -> Tensor:
@@ -43,16 +47,16 @@ class Muon(torch.optim.Muon):
         moving = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
         return gradient.lerp(moving, group["momentum"]) if group["nesterov"] else moving
 
-    def _move(self, group: dict[str, Any], found: list[tuple[nn.Parameter, Tensor]]) -> None:
+    def _move(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
         """Step matrices of one shape."""
         directions = orthogonalised(
-            torch.stack([momentum for _, momentum in found]),
+            torch.stack([self._momentum(group, parameter) for parameter in parameters]),
             group["ns_coefficients"],
             group["ns_steps"],
             group["eps"],
         )
         rate = group["lr"]
-        for (parameter, _), direction in zip(found, directions, strict=True):
+        for parameter, direction in zip(parameters, directions, strict=True):
             rows, columns = parameter.shape
             parameter.mul_(1 - rate * group["weight_decay"])
             parameter.add_(direction, alpha=-rate * math.sqrt(max(1, rows / columns)))

@@ -309,7 +309,7 @@ def test_search_is_given_its_folders(monkeypatch, atu, tmp_path, store):
     monkeypatch.setattr(search, "run", lambda *given: calls.append(given))
     monkeypatch.setattr(search, "run_shared", lambda *given: calls.append(given))
     made = {name: store(name, phase) for name, phase in (
-        ("lm", "pretrain"), ("prepared", "prepare"), ("embedded", "embed"), ("aligned", "align"),
+        ("pretrain", "pretrain"), ("prepare", "prepare"), ("embed", "embed"), ("align", "align"),
     )}  # fmt: skip
     words = [w for n, a in made.items() for w in (f"--{n}", str(a.folder / "manifest.json"))]
     for given in (words, words[:4]):

@@ -711,5 +711,7 @@ def test_the_schema_knows_bounds_methods_and_closed_sections():
     (entries,) = schema["$defs"]["Unlearn"]["properties"]["methods"]["patternProperties"].values()
     assert set(entries["discriminator"]["mapping"]) >= {"atu", "ga", "npo", "none", "oracle"}
     assert schema["$defs"]["Retain"]["properties"]["nll"]["minimum"] == 0
-    (entries,) = schema["$defs"]["Attack"]["properties"]["attacks"]["patternProperties"].values()
+    (entries,) = schema["$defs"]["AttackSection"]["properties"]["attacks"][
+        "patternProperties"
+    ].values()
     assert set(entries["discriminator"]["mapping"]) == set(attacks.registry())

@@ -24,7 +24,7 @@ TABLES = {"relearn": {"trace.parquet"}, "sampling": {"samples.parquet"}}
 def attack_folder(chain, params, manifest, name, **change):
     """One attack on the miniature's model, opened; `change` replaces arguments of the phase."""
     given = {
-        "section": params.attack, "compute": CPU, "name": name, "unlearned": chain.unlearn,
+        "section": params.attack, "compute": CPU, "name": name, "unlearn": chain.unlearn,
         "prepare": chain.prepared, "embed": chain.embed, "align": chain.align,
     }  # fmt: skip
     attack.run(manifest, **(given | change))

@@ -17,13 +17,13 @@ def trained(tmp_path_factory, chain, mini_params):
     for variant, oracle in (("full", None), ("oracle", chain.prepared)):
         texts = []
         with pytest.MonkeyPatch.context() as patch:
-            original = pretrain.encode_text
+            original = pretrain.encode_texts
 
-            def spy(tokenizer, text, prompt, texts=texts, original=original):
-                texts.append(text)
-                return original(tokenizer, text, prompt)
+            def spy(tokenizer, rows, texts=texts, original=original):
+                texts += [row["text"] for row in rows]
+                return original(tokenizer, rows)
 
-            patch.setattr(pretrain, "encode_text", spy)
+            patch.setattr(pretrain, "encode_texts", spy)
             manifest = tmp_path_factory.mktemp(variant) / "pretrain" / MANIFEST
             pretrain.run(manifest, section, CPU, "llama_tiny", chain.shared, oracle)
         found[variant] = Artifact.open(manifest, "pretrain"), texts

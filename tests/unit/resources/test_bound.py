@@ -108,12 +108,12 @@ def job(mini_params):
 def near(capsys):
     """A function that compares a bound with what `work` takes, the second time it runs."""
 
-    def compare(parts, work):
+    def compare(parts, work, share=0.7):
         work()
         bound, peak = sum(parts.values()), measured_peak(work)
         with capsys.disabled():
             print(f"\n{bound / 1e6:.2f} of {peak / 1e6:.2f} MB", end=" ")
-        assert 0.7 * peak < bound <= peak
+        assert share * peak < bound <= peak
 
     return compare
 
@@ -253,7 +253,7 @@ def test_pretraining(job, near):
     found = held(job("pretrain", "llama_tiny"))
     rest = TABLE + 4 * 256 + 128
     assert found["optimizer"] == 4 * (WHOLE - rest + 2 * rest)
-    near(found, work)
+    near(found, work, share=0.5)  # Muon iterates all matrices of this model at once
 
 
 def test_alignment(job, near, mini_params):

@@ -63,7 +63,7 @@ def context(settings, inputs):
     def make(name, compat=False, given=inputs, **own):
         values = settings(name, **own)
         method = methods.get(values.loss)
-        model, tokenizer = load_lm(given.lm.subfolder("model"), CPU, training=True)
+        model, tokenizer = load_lm(given.pretrain.subfolder("model"), CPU, training=True)
         return make_context(model, tokenizer, method, values, given, compat, 0), method
 
     return make
@@ -74,7 +74,7 @@ def run(settings, inputs, mini_params):
     """A function that runs a method on the miniature; the outcome and the model."""
 
     def run(name, seed=0, keep="last", compat=False, given=inputs, **own):
-        model, tokenizer = load_lm(given.lm.subfolder("model"), CPU, training=True)
+        model, tokenizer = load_lm(given.pretrain.subfolder("model"), CPU, training=True)
         section = mini_params.unlearn.model_copy(update={"keep": keep, "reference_compat": compat})
         outcome = run_method(model, tokenizer, settings(name, **own), section, given, seed)
         return outcome, model
