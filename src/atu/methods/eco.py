@@ -115,7 +115,7 @@ def _prompts(context: Context, name: str) -> list[list[int]]:
 
     def ids_of(row: Mapping[str, Any]) -> list[int]:
         return prompt_ids(
-            context.tokenizer, [row["prompt"] or row["text"]], asked=bool(row["prompt"])
+            context.tokenizer, [row["prompt"] or row["text"]], templated=bool(row["prompt"])
         )[0]
 
     return [ids_of(row) for row in context.rows[name]]
