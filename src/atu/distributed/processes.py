@@ -111,7 +111,7 @@ def share(items: Any) -> Any:
     return items[rank() :: world_size()]
 
 
-def own_stream() -> tuple[str, ...]:
+def rank_stream() -> tuple[str, ...]:
     """The suffix of this rank for the name of a random stream that differs by rank, such as
     dropout. Rank 0 has none.
     """

@@ -29,7 +29,7 @@ CODE_KEYS = {
     "custom_generate": "names code to run",
     "transformers_weights": "names a file of weights of its own",
 }
-OWN_CODE = ("auto_map",)
+FOLDER_CODE = ("auto_map",)
 """The key whose code may run, for models that the parameters list: code of the folder itself, where
 no `--` names another repository."""
 KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation")
@@ -147,7 +147,7 @@ def check_config(values: Any, code: bool = False) -> None:
 
 
 def _check_key(key: str, value: Any, code: bool) -> None:
-    allowed = code and key in OWN_CODE and "--" not in str(value)
+    allowed = code and key in FOLDER_CODE and "--" not in str(value)
     if key in CODE_KEYS and value and not allowed:
         raise ValueError(f"{key} {CODE_KEYS[key]} ({shown(value)})")
     if key in KERNEL_KEYS and "/" in str(value):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 T = TypeVar("T")
-OWN_GENERATION = "own_generation_config"
+SAVED_GENERATION = "saved_generation_config"
 """The attribute of a loaded model that holds its saved generation config."""
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 LAYER_PATHS = ("model.layers", "transformer.h", "gpt_neox.layers")
@@ -116,7 +116,7 @@ def use_plain_generation(model: PreTrainedModel) -> None:
 
     config = getattr(model, "generation_config", None)
     if config is not None:
-        setattr(model, OWN_GENERATION, config)
+        setattr(model, SAVED_GENERATION, config)
         named = {name: getattr(config, name) for name in SPECIAL_TOKENS}
         model.generation_config = GenerationConfig(**named)
 
@@ -146,10 +146,10 @@ def load_tokenizer(folder: Path, code: bool = False) -> Any:
 
 
 @contextlib.contextmanager
-def own_generation(model: PreTrainedModel) -> Iterator[None]:
+def saved_generation(model: PreTrainedModel) -> Iterator[None]:
     """The model with its saved generation config."""
     plain: Any = getattr(model, "generation_config", None)
-    model.generation_config = getattr(model, OWN_GENERATION, plain)
+    model.generation_config = getattr(model, SAVED_GENERATION, plain)
     try:
         yield
     finally:
@@ -158,7 +158,7 @@ def own_generation(model: PreTrainedModel) -> Iterator[None]:
 
 def save_lm(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """Write a Hugging Face folder that `from_pretrained` loads, with the guard's files in it."""
-    with own_generation(model), unguarded(model) as guard:
+    with saved_generation(model), unguarded(model) as guard:
         model.save_pretrained(folder)
     if guard is not None:
         guard.save(folder)

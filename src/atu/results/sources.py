@@ -55,7 +55,7 @@ def phase_sources(phase: str, *named: str) -> list[str]:
             continue
         modules.add(module)
         todo += _imports(module)
-        todo += _found_by_name(module.removeprefix("atu."), phase, named)
+        todo += _plugin_modules(module.removeprefix("atu."), phase, named)
     files = {file for module in modules for file in (_file(module), *_data_files(module))}
     return sorted(_relative(file) for file in files)
 
@@ -71,7 +71,7 @@ def _carries(module: str) -> bool:
     return name not in DECIDING and not INFRASTRUCTURE.isdisjoint({name, name.split(".")[0]})
 
 
-def _found_by_name(finder: str, phase: str, named: tuple[str, ...]) -> list[str]:
+def _plugin_modules(finder: str, phase: str, named: tuple[str, ...]) -> list[str]:
     """The modules that this one loads by the job's names."""
     if finder == "probes.measures":
         homes = sorted(set(MEASURES.values()))
