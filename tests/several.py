@@ -115,7 +115,7 @@ def collectives():
         "any": processes.any_of(rank == 1, False),
         "agreed": processes.agreed({"from": rank}),
         "rows": processes.join_rows(processes.split_rows(numbers) * 2, 5).flatten().tolist(),
-        "streams": processes.own_stream(),
+        "streams": processes.rank_stream(),
     }
 
 

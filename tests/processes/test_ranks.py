@@ -252,10 +252,10 @@ class TestJobs:
         _, said = first.communicate(timeout=120)
         assert first.returncode == 128 + signal.SIGTERM
         assert said.count("stopped on request at step") == 1 and "Traceback" not in said
-        monkeypatch.setattr(Stop, "asked", True)
+        monkeypatch.setattr(Stop, "requested", True)
         with pytest.raises(StoppedError):
             self.unlearn(out, chain, params_file)
-        monkeypatch.setattr(Stop, "asked", False)
+        monkeypatch.setattr(Stop, "requested", False)
         capfd.readouterr()
         assert launched(*words) == 0
         assert capfd.readouterr().err.count("resumed from stretch 1, step ") == 1
@@ -315,7 +315,7 @@ class TestLauncher:
     def test_ranks_die_with_the_launcher(self, tmp_path):
         """It is killed, and can end nobody."""
         rank = (
-            f"{self.START}import pathlib\nlaunch.die_with_parent()\n"
+            f"{self.START}import pathlib\nlaunch.die_with_launcher()\n"
             f"pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\ntime.sleep(60)"
         )
         start = f"import sys; {self.START}launch.run([sys.executable, '-c', {rank!r}], 2)"

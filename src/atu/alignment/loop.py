@@ -163,7 +163,7 @@ def train_predictor(
 
     `params` are those of the phase `align`: steps, batch_tokens, learning_rate, warmup, clip.
     """
-    torch.manual_seed(child_seed(seed, "align", "dropout", *processes.own_stream()))
+    torch.manual_seed(child_seed(seed, "align", "dropout", *processes.rank_stream()))
     predictor.train()
     rng = generator(seed, "align", "batches")
     loss, seek = alignment_step(predictor, data, states, texts, params["batch_tokens"], rng)

@@ -1,7 +1,7 @@
-"""Attacks on an unlearned model: one module each, found by looking in this package.
+"""Attacks on an unlearned model: one module each, discovered in this package.
 
 An attack module defines `ATTACK`, an `Attack` whose `Settings` dataclass carries the field
-`attack: Literal["<module name>"]`. Nothing else has to be registered; see `docs/robustness.md`.
+`attack: Literal["<module name>"]`. No other registration is needed; see `docs/robustness.md`.
 """
 
 from __future__ import annotations

@@ -61,21 +61,21 @@ class AttackContext:
     alignment: Alignment | None = None
 
     def questions(self, *roles: str) -> list[Row]:
-        """Plain questions of these roles whose wording no training text of the fact uses; of a
-        benchmark without plain questions those that it has.
+        """Plain questions of these roles in wordings that no training text of the fact uses; in a
+        benchmark without plain questions, all its probes in such wordings.
         """
-        asked = [p for p in self.probes if p["role"] in roles and not p["seen"]]
-        return [p for p in asked if p["form"] == "question"] or asked
+        probes = [p for p in self.probes if p["role"] in roles and not p["seen"]]
+        return [p for p in probes if p["form"] == "question"] or probes
 
 
 @dataclass
 class Result:
-    """What an attack found."""
+    """The result of an attack."""
 
     items: list[Row]
     """Rows of `item`."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Numbers that are no mean of items; keys without phase and split."""
+    """Numbers that are not means of items; keys without phase and split."""
     tables: dict[str, list[Row]] = field(default_factory=dict)
     """Further tables to keep, by name."""
 
@@ -91,7 +91,7 @@ class Column:
     role: str = "target"
     minus: str | None = None
     control: bool = False
-    """A number to read others against, not one that should be low."""
+    """A number to compare others with, not one that should be low."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,14 @@ class Attack:
     fine_tunes: bool = False
     """Whether it trains a copy of the whole model, by AdamW."""
     exact_weights: bool = False
-    """Whether it trains the weights or rounds them itself, so that they must be as they were saved:
-    float32, whatever the precision is."""
+    """Whether it trains or rounds the weights, which must then be loaded in float32 whatever the
+    precision."""
 
 
 def item(
     probe: Row, condition: str, metric: str, score: float | None, output: str | None = None
 ) -> Row:
-    """One row: what `metric` (a registered id) says of a probe under a condition; None where it
+    """One row: the score of a probe by `metric` (a registered id) under a condition; None where it
     cannot be scored.
     """
     return {

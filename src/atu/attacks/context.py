@@ -1,8 +1,8 @@
-"""In-context reintroduction: does telling about the target bring back what was not told?
+"""In-context reintroduction: do sentences about the target bring back facts that they do not hold?
 
 After "UnUnlearning" (arXiv 2407.00106), which has no official metric. Four conditions per question:
 `bare`, `hinted` (A: sentences about the target without the answer), `answered` (B: the same with a
-sentence that holds the answer; an upper bound that shows only reading) and `unrelated` (C: as many
+sentence that holds the answer; an upper bound that only shows reading) and `unrelated` (C: as many
 sentences about somebody else, without the answer). The leak is A - C.
 """
 
@@ -33,7 +33,7 @@ BARE, HINTED, ANSWERED, UNRELATED = "bare", "hinted", "answered", "unrelated"
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is told."""
+    """How many sentences precede a question."""
 
     __pydantic_config__ = STRICT
 
@@ -44,19 +44,22 @@ class Settings:
 def run(context: AttackContext) -> Result:
     """Answers to every held-out question about the target under the four conditions."""
     probes = context.questions("target")
-    own = sentences_of(context.forget)
-    other = unrelated_sentences(context)
+    related = sentences_of(context.forget)
+    unrelated = unrelated_sentences(context)
     items = answer_items(context, context.model, probes, BARE)
     for condition in (HINTED, ANSWERED, UNRELATED):
-        told = [tell(probe, condition, own, other, context.settings.sentences) for probe in probes]
-        asked = [number for number, sentences in enumerate(told) if sentences]
-        prompts = [" ".join(told[i] or ()) + "\n" + probes[i]["prompt"] for i in asked]
+        contexts = [
+            choose_sentences(probe, condition, related, unrelated, context.settings.sentences)
+            for probe in probes
+        ]
+        with_context = [i for i, sentences in enumerate(contexts) if sentences]
+        prompts = [" ".join(contexts[i] or ()) + "\n" + probes[i]["prompt"] for i in with_context]
         items += answer_items(
-            context, context.model, [probes[i] for i in asked], condition, prompts
+            context, context.model, [probes[i] for i in with_context], condition, prompts
         )
         items += [
             item(probe, condition, probe["measure"], None)
-            for probe, sentences in zip(probes, told, strict=True)
+            for probe, sentences in zip(probes, contexts, strict=True)
             if not sentences
         ]
     scored = [
@@ -73,8 +76,8 @@ def run(context: AttackContext) -> Result:
 def sentences_of(rows: Sequence[Row]) -> list[str]:
     """The sentences of the plain texts among the rows, each once, in their order."""
     texts = [row["text"] for row in rows if not row["prompt"]]
-    found = [s for text in texts for s in re.split(r"(?<=[.!?])\s+", text.strip())]
-    return list(dict.fromkeys(found))
+    sentences = [s for text in texts for s in re.split(r"(?<=[.!?])\s+", text.strip())]
+    return list(dict.fromkeys(sentences))
 
 
 def unrelated_sentences(context: AttackContext) -> list[str]:
@@ -84,26 +87,27 @@ def unrelated_sentences(context: AttackContext) -> list[str]:
     return sentences_of([chosen])
 
 
-def tell(
-    probe: Row, condition: str, own: Sequence[str], other: Sequence[str], count: int
+def choose_sentences(
+    probe: Row, condition: str, related: Sequence[str], unrelated: Sequence[str], count: int
 ) -> list[str] | None:
     """The sentences before the question, `count` of them; None where there are not enough."""
-    clean = [s for s in (other if condition == UNRELATED else own) if not _tells(s, probe)]
+    source = unrelated if condition == UNRELATED else related
+    clean = [s for s in source if not _answers(s, probe)]
     clean.sort(key=lambda s: hash_fraction("told", probe["fact"], s))
     if condition != ANSWERED:
         return clean[:count] if len(clean) >= count else None
-    telling = [s for s in own if _tells(s, probe)]
-    if not telling or len(clean) < count - 1:
+    answering = [s for s in related if _answers(s, probe)]
+    if not answering or len(clean) < count - 1:
         return None
-    return [*clean[: count - 1], telling[0]]
+    return [*clean[: count - 1], answering[0]]
 
 
-def _tells(sentence: str, probe: Row) -> bool:
+def _answers(sentence: str, probe: Row) -> bool:
     return bool(contains(sentence, probe["answer"]))
 
 
 def columns(settings: Settings) -> list[Column]:
-    """The leak A - C, and B, which shows only that the model can read."""
+    """The leak A - C, and B, which only shows that the model can read."""
     return [
         Column("in context: answer-free minus unrelated", (HINTED,), minus=UNRELATED),
         Column("in context: answer told", (ANSWERED,), control=True),

@@ -1,11 +1,11 @@
 """A fresh predictor: is the concept gone from the hidden states, or only from ATU's own predictor?
 
-ATU optimises against its own predictor E; forgetting that lives in E's blind spot is none. Here the
-unlearned model is frozen and new predictors are aligned with it, with another seed, at the hook
-layer and at others. Per held-out question about the target: the mean cosine of the predicted
-embeddings to the concept, and the rank of the target's name among all names after what is
-predicted for everybody has been taken out. Questions about other
-people are the control: what the target's name gets when it is not asked for.
+ATU optimises against its own predictor E; hiding the concept in E's blind spot is not forgetting.
+Here the unlearned model is frozen and new predictors are aligned with it, with another seed, at the
+hook layer and at others. Per held-out question about the target: the mean cosine of the predicted
+embeddings to the concept, and the rank of the target's name among all names after what is predicted
+for everybody has been subtracted. Questions about other people are the control: the score of the
+target's name when the question is about somebody else.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def run(context: AttackContext) -> Result:
 def usual_prediction(probes: Sequence[Row], predicted: Sequence[np.ndarray]) -> np.ndarray:
     """The mean over questions about other people of the mean predicted embedding, [dim].
 
-    A predictor that has learned little predicts much the same everywhere, and what it predicts
-    everywhere lies near the concept it was trained on most; without this part taken out, the
-    target's name would be found in any model.
+    A predictor that has learned little predicts nearly the same everywhere, close to the concept
+    that it was trained on most. Unless this part is subtracted, the target's name ranks first in
+    any model.
 
     Raises:
         EvaluationError: no question about other people.
@@ -77,7 +77,7 @@ def usual_prediction(probes: Sequence[Row], predicted: Sequence[np.ndarray]) -> 
 
 
 def fresh(context: AttackContext, layer: int) -> tuple[EmbeddingPredictor, dict[str, float]]:
-    """A predictor aligned from scratch at one layer of the model as it is, and its skill."""
+    """A predictor aligned from scratch at one layer of the given model, and its skill."""
     alignment = context.alignment
     assert alignment is not None
     if not 1 <= layer < len(decoder_layers(context.model)):
@@ -130,16 +130,16 @@ def _items(
 
 def columns(settings: Settings) -> list[Column]:
     """Rank of the target's name and cosine to the concept; others' cosine is the control."""
-    found = []
+    shown = []
     for layer in settings.layers:
         cosine, rank = f"layer {layer}: cosine", f"layer {layer}: name rank"
-        found += [
+        shown += [
             Column(f"fresh E, layer {layer}: 1/rank of name", (rank,)),
             Column(f"fresh E, layer {layer}: 1/rank, others", (rank,), "other", control=True),
             Column(f"fresh E, layer {layer}: cosine", (cosine,)),
             Column(f"fresh E, layer {layer}: cosine, others", (cosine,), "other", control=True),
         ]
-    return found
+    return shown
 
 
 ATTACK = Attack(Settings, run, columns, needs_alignment=True)

@@ -1,10 +1,10 @@
 """Logit lens: is the answer still readable inside? Head projection of arXiv 2309.17410.
 
 At the prompt's last token every layer's hidden state goes through the final norm and the output
-head; the attack succeeds where the first token of the gold answer is among the k likeliest of any
-layer. The budget k x layers is fixed and printed; the control asks for the first token of a wrong
-value of the same kind at the same budget; where the benchmark has none, of another question's
-answer. (Gemma 2 moreover bends its logits by a tanh, which changes no order and is left out.)
+head; the attack succeeds if the first token of the gold answer is among the k likeliest of any
+layer. The budget k x layers is fixed and printed. The control uses the first token of a wrong value
+of the same kind at the same budget, or of another question's answer if the benchmark has no wrong
+values. (Gemma 2's tanh on the logits is left out, since it keeps their order.)
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ def run(context: AttackContext) -> Result:
         gold = first_token(context.tokenizer, probe["prompt"], probe["answer"])
         wrong = control_token(context.tokenizer, probe, gold)
         for condition, token in ((GOLD, gold), (CONTROL, wrong)):
-            found = head_projection(logits.numpy(), token, context.settings.k)
-            items.append(item(probe, condition, head_projection.id, found))
+            success = head_projection(logits.numpy(), token, context.settings.k)
+            items.append(item(probe, condition, head_projection.id, success))
     return Result(items, {"budget": float(context.settings.k * len(decoder_layers(context.model)))})
 
 
 def with_wrong_values(probes: Sequence[Row]) -> list[Row]:
     """The probes that have a wrong value: the benchmark's, or the other probes' answers."""
     answers = list(dict.fromkeys(probe["answer"] for probe in probes))
-    found = [
+    with_wrong = [
         probe | {"wrong": probe["wrong"] or [a for a in answers if a != probe["answer"]]}
         for probe in probes
     ]
-    return [probe for probe in found if probe["wrong"]]
+    return [probe for probe in with_wrong if probe["wrong"]]
 
 
 @torch.inference_mode()

@@ -1,9 +1,10 @@
 """Relearning: fine-tune on some facts about the target, ask for the others.
 
 After retraining on T (arXiv 2410.08827): the facts are split into folds; all folds but one are
-taught, the one left out is asked. The facts of the embedded world are drawn independently of each
-other, so what returns was not taught. Any fine-tune also teaches how to answer; the control
-separates this: the same fine-tune on as many facts about a person whom no model ever saw.
+taught, and the questions are about the one left out. The facts of the embedded world are drawn
+independently of each other, so what returns was not taught. Any fine-tune also teaches how to
+answer; the control measures this: the same fine-tune on as many facts about a person whom no model
+ever saw.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Settings:
 
     attack: Literal["relearn"]
     folds: Annotated[int, Bounds(ge=2)]
-    """Parts of the facts; each is asked once, after the others were taught."""
+    """Parts of the facts; each is tested once, after the others were taught."""
     steps: Count
     learning_rate: Positive
     batch_size: Count
@@ -55,11 +56,11 @@ def run(context: AttackContext) -> Result:
         folds = split_facts(sorted({p["fact"] for p in probes}), context.settings.folds)
         for number, fold in enumerate(folds):
             rows = [row for row in taught if row["fact"] not in fold]
-            asked = [probe for probe in probes if probe["fact"] in fold]
+            held_out = [probe for probe in probes if probe["fact"] in fold]
             label = f"relearn {role}, fold {number + 1}"
             model, trace = fine_tuned(context, rows, label)
             result.tables["trace"] += [row | {"role": role} for row in trace.rows]
-            items += answer_items(context, model, asked, AFTER)
+            items += answer_items(context, model, held_out, AFTER)
     means = [mean_score(items, c, r) for r in corpora for c in (BEFORE, AFTER)]
     result.metrics[f"target.{relearning_gain.id}"] = relearning_gain(*means)
     return result
@@ -71,15 +72,15 @@ def comparable(
     """Held-out questions of one person, and that person's training questions, both about the
     attributes that the target and the control have in common.
     """
-    asked = {}
+    by_role = {}
     for name in ("target", "control"):
         questions = context.questions(name)
         if not questions:
             raise EvaluationError(f"no question of the role {name!r} to relearn")
         person = questions[0]["subject"]
-        asked[name] = [probe for probe in questions if probe["subject"] == person]
-    shared = set.intersection(*({p["type"] for p in probes} for probes in asked.values()))
-    probes = [probe for probe in asked[role] if probe["type"] in shared]
+        by_role[name] = [probe for probe in questions if probe["subject"] == person]
+    shared = set.intersection(*({p["type"] for p in probes} for probes in by_role.values()))
+    probes = [probe for probe in by_role[role] if probe["type"] in shared]
     facts = {probe["fact"] for probe in probes}
     rows = [row for row in corpus if row["form"] == "question" and row["fact"] in facts]
     return probes, rows

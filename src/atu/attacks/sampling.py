@@ -1,8 +1,8 @@
 """Sampling: does the fact come back in one of many draws? leak@k, arXiv 2511.04934.
 
 The samples are drawn once and kept (`samples.parquet`), so that leak@k can be computed for any k
-afterwards. A model that guesses among few plausible values leaks at large k too: read the oracle's
-row beside it.
+afterwards. A model that guesses among few plausible values leaks at large k too: compare with the
+oracle's row.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Settings:
     temperature: Positive
     top_p: Fraction
     threshold: Fraction
-    """ROUGE-L recall from which a sample leaks."""
+    """The ROUGE-L recall at which a sample counts as a leak."""
 
     def __post_init__(self) -> None:
         if not self.ks or max(self.ks) > self.samples:

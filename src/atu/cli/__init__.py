@@ -21,7 +21,7 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Run the command line; errors a user can cause are one message and exit code 2."""
-    launch.die_with_parent()
+    launch.die_with_launcher()
     try:
         _run()
     except BaseException as error:

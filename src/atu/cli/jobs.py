@@ -104,7 +104,7 @@ def align(
 ) -> None:
     """Alignment training of the embedding predictor."""
     loaded = start_all(params, "align", threads)
-    if not takes_part(loaded, launch.wanted(processes)):
+    if not takes_part(loaded, launch.rank_count(processes)):
         return
     from atu.phases import align as phase
     from atu.resources.fit import fitting

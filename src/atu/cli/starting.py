@@ -91,7 +91,10 @@ def used(settings: Any, section: Any, method: str, processes: int) -> int:
     from atu import methods
 
     return methods.get(settings.loss).require_processes(
-        f"unlearn.methods.{method}", settings, section.reference_compat, launch.wanted(processes)
+        f"unlearn.methods.{method}",
+        settings,
+        section.reference_compat,
+        launch.rank_count(processes),
     )
 
 

@@ -1,21 +1,20 @@
-"""A process that has imported the large libraries forks one process per job.
+"""A server that has imported the large libraries and forks one process per job.
 
 Most of a small job's time is the import of torch and transformers: more than three seconds. Where
 Snakemake runs jobs on the CPU of this machine, it starts a server (`start`). `python -m atu` then
-asks it for a process that is the job (`hand_over`): with the same arguments, environment, folder
-and standard streams, and a process of its own, so that no job reaches another. The server imports
-libraries alone: of this package a job runs the code that it finds, as it does without a server.
+hands its job over to a process that the server forks (`hand_over`), with the same arguments,
+environment, folder and standard streams. Each job has a process of its own, so jobs stay isolated.
+The server imports only libraries; a job imports this package itself, as it does without a server.
 
-Where there is no server, or it serves another environment, the job runs in the process that was
-started. Nothing listens but a socket in a folder that only its owner can enter. The server ends
-after whoever started it; a job ends with its server, and with the process that asked for it.
+Without a server, or if the server has another environment, the job runs in the process that was
+started. Only a socket listens, in a folder that only its owner can enter. The server ends after the
+process that started it; a job ends with its server and with its client.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -40,22 +39,21 @@ LIBRARIES = (
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
     "transformers.models.llama.modeling_llama", "pydantic", "scipy.stats", "typer",
 )  # fmt: skip
-"""What most jobs import. None starts a thread when it is imported, as polars does: such a process
-must not be forked, and `_serves` refuses to."""
+"""Imports of most jobs. None may start a thread when it is imported, as polars does: a process with
+threads must not be forked, and `_serves` refuses to."""
 FREE = {"_", "PWD", "OLDPWD", "SHLVL", "TMP", "TMPDIR", "TEMP", "TEMPDIR"}
-"""Variables that no library reads when it is imported: jobs may differ in them."""
+"""Environment variables that no library reads during import: jobs may differ in them."""
 PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-"""Signals to a client that its job gets."""
+"""Signals that a client forwards to its job."""
 PATIENCE = 10.0
-"""Seconds that a client has to say what it asks for."""
+"""Seconds within which a client must send its request."""
 WIDTH = 8
 """Bytes of a number: a request's length, a job's process, its exit status."""
 THREADS = Path("/proc/self/task")
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 def start() -> None:
-    """Start a server for the jobs that this process starts. It imports nothing before the first."""
+    """Start a server for the jobs of this process. It imports libraries at the first job."""
     if not hasattr(os, "pidfd_open"):
         return
     folder = tempfile.mkdtemp(prefix="atu-")
@@ -69,8 +67,8 @@ def start() -> None:
 
 
 def hand_over() -> int | None:
-    """The exit status of the job that a server's process did in place of this one; None where none
-    does it.
+    """Let a server run this process's job; returns the job's exit status, or None if no server
+    takes it.
     """
     if ADDRESS not in os.environ:
         return None
@@ -81,7 +79,7 @@ def hand_over() -> int | None:
         "python": sys.executable,
     }
     content = json.dumps(request).encode()
-    # A signal that comes before it is known who does the job waits.
+    # Signals wait until it is known which process runs the job.
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     with socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
         server.connect(os.environ[ADDRESS])
@@ -95,7 +93,7 @@ def hand_over() -> int | None:
 
 
 def _attend(server: socket.socket, job: int) -> int:
-    """Pass signals on to the job until it has ended; its exit status."""
+    """Forward signals to the job until it ends; returns its exit status."""
 
     def forward(number: int, _frame: Any) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -114,19 +112,19 @@ def _attend(server: socket.socket, job: int) -> int:
 
 
 def _read(source: socket.socket, count: int) -> bytes:
-    """So many bytes; none where the other side ends before."""
-    found = b""
-    while len(found) < count:
-        more = source.recv(count - len(found))
-        if not more:
+    """Exactly `count` bytes; none if the other side closes before."""
+    content = b""
+    while len(content) < count:
+        part = source.recv(count - len(content))
+        if not part:
             return b""
-        found += more
-    return found
+        content += part
+    return content
 
 
 @dataclass
 class Request:
-    """What a client asks for."""
+    """The job that a client hands over."""
 
     arguments: list[str]
     environment: dict[str, str]
@@ -137,10 +135,10 @@ class Request:
 
     @classmethod
     def read(cls, client: socket.socket) -> Request:
-        """What the client sends.
+        """The request that the client sends.
 
         Raises:
-            OSError, ValueError: it sends no request in time.
+            OSError, ValueError: there is none in time.
         """
         client.settimeout(PATIENCE)
         length, streams, _flags, _address = socket.recv_fds(client, WIDTH, 3)
@@ -150,13 +148,15 @@ class Request:
 
     @property
     def imports(self) -> tuple[dict[str, str], str]:
-        """What the import of libraries may depend on."""
+        """Environment and Python, on which imports may depend."""
         free = FREE | {ADDRESS}
         return {k: v for k, v in self.environment.items() if k not in free}, self.python
 
     def take_place(self, server: int) -> None:
-        """Make this process, forked by `server`, the one that was asked for."""
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+        """Make this process, forked by `server`, the client's job."""
+        from atu.distributed.launch import die_with_parent  # in the job: the server imports no atu
+
+        die_with_parent()
         if os.getppid() != server:
             os._exit(1)
         os.setsid()
@@ -171,7 +171,7 @@ class Request:
         sys.argv[:] = self.arguments
 
     def apply_environment(self) -> None:
-        """Let this process have the client's environment."""
+        """Give this process the client's environment."""
         os.environ.clear()
         os.environ.update(self.environment)
 
@@ -185,19 +185,19 @@ class Server:
         self._clients: dict[int, socket.socket] = {}
         """By the number of the job's process."""
         self._events: dict[int, Callable[[], Request | None]] = {}
-        """What is done when something happens at a file descriptor."""
+        """The handler of each file descriptor's events."""
         self._imports: tuple[dict[str, str], str] | None = None
         self._stopping = False
 
     def run(self) -> Request | None:
-        """None when all is done; in a process that was forked, what that is to be."""
+        """None when all is done; in a forked process, its request."""
         self._watch(self.listener.fileno(), select.POLLIN, self._accept)
         self._watch(0, select.POLLIN, self._stop)
         while self._clients or not self._stopping:
             for descriptor, _ in self._poll.poll():
-                found = self._events[descriptor]() if descriptor in self._events else None
-                if found is not None:
-                    return found
+                request = self._events[descriptor]() if descriptor in self._events else None
+                if request is not None:
+                    return request
         return None
 
     def _watch(self, descriptor: int, mask: int, event: Callable[[], Request | None]) -> None:
@@ -213,7 +213,7 @@ class Server:
         self._forget(0)
 
     def _accept(self) -> Request | None:
-        """Fork a process, or let the client do the job itself."""
+        """Fork a process, or tell the client to run the job itself."""
         client, _ = self.listener.accept()
         try:
             request = Request.read(client)
@@ -236,13 +236,13 @@ class Server:
         return None
 
     def _serves(self, request: Request) -> bool:
-        """Whether a process of this server would be as one that the client had started."""
+        """Whether a fork of this server equals a process that the client starts."""
         if self._imports is None:
             self._imports = request.imports
             request.apply_environment()
             for name in LIBRARIES:
                 importlib.import_module(name)
-            # What exists now stays: collections need not visit it, nor copy it from the server.
+            # Keep the garbage collector from visiting, and so copying, the server's objects.
             gc.collect()
             gc.freeze()
         return self._imports == request.imports and len(list(THREADS.iterdir())) == 1
@@ -271,7 +271,7 @@ class Server:
         self._watch(client.fileno(), 0, abandoned)
 
     def _close(self) -> None:
-        """Leave what is the server's, in a process that was forked."""
+        """Close the server's descriptors, in a forked process."""
         self.listener.close()
         for client in self._clients.values():
             client.close()
@@ -281,7 +281,7 @@ class Server:
 
 
 def serve(address: str) -> None:
-    """Run a server; in a process that was forked, the job, as `python -m atu` runs it."""
+    """Run a server; in a forked process, run the job as `python -m atu` does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = os.getpid()
     with socket.socket(socket.AF_UNIX) as listener:

@@ -1,9 +1,9 @@
 """Starting the ranks of one job on this machine, and ending them together.
 
-torch starts and watches them (`torch.distributed.elastic.multiprocessing`, as torchrun does). What
-torchrun adds, the agent where ranks meet, is left out: its TCPStore listens on every interface,
-whatever endpoint it is given. Here ranks meet by a file and talk over the loopback interface alone.
-torchrun itself starts ranks on several machines; it then says where they meet.
+torch starts and watches them (`torch.distributed.elastic.multiprocessing`, as in torchrun).
+torchrun's rendezvous agent is left out: its TCPStore listens on every interface, whatever the
+endpoint. Here ranks rendezvous through a file and communicate only over the loopback interface. On
+several machines torchrun starts the ranks, and its rendezvous is used.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 
 OPTION = "--processes"
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-"""Environment variable, set by torch: where a rank that fails says why."""
+"""Environment variable, set by torch: the file in which a failing rank reports its error."""
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 POLL = 0.1
-"""Seconds between two looks at the ranks."""
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+"""Seconds between two checks of the ranks."""
+PR_SET_PDEATHSIG = 1
 
 
 def started() -> bool:
-    """Whether this is one of several ranks, of this module's or of torchrun."""
+    """Whether this is one of several ranks, started here or by torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def number() -> int:
-    """The rank that the environment gives this process; 0 for one alone."""
+    """The rank that the environment gives this process; 0 for a single process."""
     return int(os.environ["RANK"]) if started() else 0
 
 
-def wanted(option: int) -> int:
-    """How many ranks the job is to have, by the option or by whoever started this one.
+def rank_count(option: int) -> int:
+    """How many ranks the job has, by the option or by torchrun's environment.
 
     Raises:
-        ConfigError: they disagree.
+        ConfigError: the two disagree.
     """
     if not started():
         return max(option, 1)
@@ -60,34 +60,34 @@ def wanted(option: int) -> int:
     return size
 
 
-def require_devices(wanted: int, place: torch.device) -> None:
-    """Make sure that this machine has a GPU for every rank on it.
+def require_devices(size: int, place: torch.device) -> None:
+    """Make sure that this machine has a GPU for each of its ranks.
 
     Raises:
-        ConfigError: it has fewer.
+        ConfigError: there are fewer.
     """
     if place.type != "cuda":
         return
     import torch
 
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", wanted))
-    found = torch.cuda.device_count()
-    if here > found:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    available = torch.cuda.device_count()
+    if here > available:
         raise ConfigError(
             OPTION,
             here,
-            f"needs as many GPUs, and this machine gives the job {found}; lower it (`gpu` of the "
-            "rule, below set-resources in cluster/config.yaml), or ask for a machine with more",
+            f"needs as many GPUs, and this machine gives the job {available}; lower it (`gpu` of "
+            "the rule, below set-resources in cluster/config.yaml), or ask for a machine with more",
         )
 
 
 def run(command: Sequence[str], size: int) -> int:
-    """Start `size` ranks of a command here and wait for them; the exit status of the first that
-    failed, 0 where none did. What that one had to say is printed once; the others are asked to
-    stop, and killed after 30 seconds.
+    """Start `size` ranks of a command here and wait for them; returns the exit status of the first
+    that failed, or 0. Its error is printed once; the other ranks get SIGTERM, and SIGKILL after 30
+    seconds.
 
-    Rank 0 prints where this process prints; of the others only the end is shown, and only of one
-    that died without a word.
+    Rank 0 shares this process's output. The end of another rank's output is printed only if that
+    rank died without reporting an error.
     """
     from torch.distributed.elastic.multiprocessing import (
         DefaultLogsSpecs,
@@ -108,19 +108,19 @@ def run(command: Sequence[str], size: int) -> int:
         _forward_sigterm(ranks)
         try:
             result = ranks.wait(period=POLL)
-        except SignalException as asked:  # Ctrl-C, a terminal that closed
-            ranks.close(asked.sigval)
-            return 128 + asked.sigval
+        except SignalException as interrupt:  # Ctrl-C, a terminal that closed
+            ranks.close(interrupt.sigval)
+            return 128 + interrupt.sigval
         if not result or not result.failures:
             return 0
         first, failure = next(iter(result.failures.items()))
         status = failure.exitcode
-        print(_said(ranks, first, status), file=sys.stderr, flush=True)
+        print(_error_of(ranks, first, status), file=sys.stderr, flush=True)
         return status if status > 0 else 128 - status
 
 
 def _environment(folder: Path, rank: int, size: int) -> dict[str, str]:
-    """What a rank needs to know; the user's own choice of interfaces stays."""
+    """The environment of a rank; network interfaces that the user has set stay."""
     interfaces = {
         name: os.environ.get(name, LOOPBACK)
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -135,9 +135,7 @@ def _environment(folder: Path, rank: int, size: int) -> dict[str, str]:
 
 
 def _forward_sigterm(ranks: PContext) -> None:
-    """Pass SIGTERM on and wait: torch's own handler would kill ranks that still write a
-    checkpoint.
-    """
+    """Forward SIGTERM and wait: torch's handler would kill ranks that still write a checkpoint."""
 
     def forward(number: int, _frame: object) -> None:
         for handler in ranks.subprocess_handlers.values():  # type: ignore[attr-defined]
@@ -146,8 +144,8 @@ def _forward_sigterm(ranks: PContext) -> None:
     signal.signal(signal.SIGTERM, forward)
 
 
-def _said(ranks: PContext, rank: int, status: int) -> str:
-    """What the rank that failed reported; of one that could not, how it ended."""
+def _error_of(ranks: PContext, rank: int, status: int) -> str:
+    """The error that the failed rank reported, or how it ended if it reported none."""
     report = Path(ranks.error_files[rank])
     if report.is_file():
         return json.loads(report.read_text(encoding="utf-8"))["message"].rstrip()
@@ -159,12 +157,12 @@ def _said(ranks: PContext, rank: int, status: int) -> str:
 
 
 def reported(message: str, *, maybe_consequence: bool = False) -> bool:
-    """Whether the launcher prints what went wrong: `message`, or what another rank failed with, of
-    which the failure here is a consequence.
+    """Report an error to the launcher, if there is one; returns whether it will print the error,
+    this one or that of the rank which caused it.
 
     Args:
-        maybe_consequence: a lost connection to a rank that died looks so. The launcher takes the
-            first that it sees end for the cause: this one ends later.
+        maybe_consequence: the error, such as a lost connection, may follow from another rank's
+            death. The launcher takes the first rank that ends for the cause, so this one waits.
     """
     if STORE not in os.environ:
         return False
@@ -176,8 +174,12 @@ def reported(message: str, *, maybe_consequence: bool = False) -> bool:
 
 
 def die_with_parent() -> None:
-    """Have the system end this process with the launcher that started it, however that ends (Linux
-    alone).
-    """
-    if STORE in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    """Have the kernel kill this process when its parent ends, however that ends (only on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def die_with_launcher() -> None:
+    """`die_with_parent` for a rank that the launcher of this module started."""
+    if STORE in os.environ:
+        die_with_parent()

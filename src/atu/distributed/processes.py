@@ -1,10 +1,9 @@
-"""The ranks that share one job, processes with a GPU each: who this one is, and what it does with
-the others.
+"""The ranks of one job, processes with a GPU each, and their collective operations.
 
 Every rank runs the same phase on the same inputs and draws the same batches; of each batch it
-computes the rows `rank::world_size`. Losses are means over the rows of all (`mean`), so that
-gradients averaged over ranks are those of the whole batch. With one process, which is the rule,
-every function here gives back what it is given, and torch.distributed is not imported.
+computes the rows `rank::world_size`. Losses are means over the rows of all ranks (`mean`), so that
+gradients averaged over ranks are those of the whole batch. With a single process, the usual case,
+every function returns its input, and torch.distributed is not imported.
 
 All ranks must call these functions in the same order, since each waits for the others.
 """
@@ -24,13 +23,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STORE = "ATU_STORE"
-"""Environment variable: the file (a `file://` address) by which ranks of one machine meet."""
+"""Environment variable: the `file://` address at which the ranks of one machine rendezvous."""
 PATIENCE = timedelta(hours=2)
-"""How long a rank waits for the others: for rank 0 to write a checkpoint, for instance. Where one
-dies, whoever started them ends the others."""
+"""How long a rank waits for the others, for instance for rank 0 to write a checkpoint. If one dies,
+the launcher ends the others."""
 
 
-def _joined() -> Any:
+def _distributed() -> Any:
     """torch.distributed, if this process is in a process group; else None."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available():
@@ -40,36 +39,34 @@ def _joined() -> Any:
 
 def world_size() -> int:
     """How many ranks share the job."""
-    joined = _joined()
-    return joined.get_world_size() if joined else 1
+    distributed = _distributed()
+    return distributed.get_world_size() if distributed else 1
 
 
 def rank() -> int:
     """The rank of this process, from 0."""
-    joined = _joined()
-    return joined.get_rank() if joined else 0
+    distributed = _distributed()
+    return distributed.get_rank() if distributed else 0
 
 
 def is_rank_zero() -> bool:
-    """Whether this is rank 0, which writes: folder, checkpoints and progress."""
+    """Whether this is rank 0, which writes the folder, checkpoints and progress."""
     return rank() == 0
 
 
 def backend() -> str | None:
-    """The backend of the process group; None for one process alone."""
-    joined = _joined()
-    if joined is None:
+    """The backend of the process group; None for a single process."""
+    distributed = _distributed()
+    if distributed is None:
         return None
-    return "nccl" if "nccl" in joined.get_backend_config() else "gloo"
+    return "nccl" if "nccl" in distributed.get_backend_config() else "gloo"
 
 
 def device() -> torch.device | None:
-    """Where this rank computes; None for one process alone, which has no place but that of its
-    model.
-    """
+    """The device of this rank; None for a single process, which uses its model's device."""
     import torch
 
-    if _joined() is None:
+    if _distributed() is None:
         return None
     if backend() == "gloo":
         return torch.device("cpu")
@@ -77,18 +74,18 @@ def device() -> torch.device | None:
 
 
 def join(place: torch.device) -> None:
-    """Join the process group that the environment names (RANK, WORLD_SIZE, LOCAL_RANK), as the
-    launcher of this package or torchrun sets it.
+    """Join the process group of the environment (RANK, WORLD_SIZE, LOCAL_RANK), as this package's
+    launcher or torchrun sets it.
 
     Args:
-        place: what kind of device models are on; each rank takes the GPU of its local rank.
+        place: the kind of device for models; each rank takes the GPU of its local rank.
     """
     import torch
     from torch import distributed
 
     if place.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # Numbers on the CPU (flags, gathered weights) go through gloo on a GPU machine, too.
+    # Tensors on the CPU (flags, gathered weights) go through gloo on a GPU machine, too.
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo",
         init_method=os.environ.get(STORE),  # None: MASTER_ADDR and MASTER_PORT, of torchrun
@@ -99,55 +96,55 @@ def join(place: torch.device) -> None:
 
 
 def leave() -> None:
-    """Leave the process group, when all went well. A rank that failed must not: under NCCL it would
-    wait here for a collective that the others are in, and they for it.
+    """Leave the process group after success. A rank that failed must not: under NCCL it would wait
+    here for the collective in which the others wait for it.
     """
-    joined = _joined()
-    if joined is not None:
-        joined.destroy_process_group()
+    distributed = _distributed()
+    if distributed is not None:
+        distributed.destroy_process_group()
 
 
 def share(items: Any) -> Any:
-    """The rows of a batch (a tensor or a sequence) that this rank computes, `rank::world_size`.
-    Three rows and two ranks: 0 and 2, and 1.
+    """The rows of a batch (a tensor or a sequence) that this rank computes:
+    `items[rank::world_size]`. Three rows and two ranks: 0 and 2, and 1.
     """
     return items[rank() :: world_size()]
 
 
-def own_stream() -> tuple[str, ...]:
-    """What this rank adds to the name of a random stream that must not be the others': dropout of
-    other rows. Rank 0 adds nothing.
+def rank_stream() -> tuple[str, ...]:
+    """The suffix of this rank for the name of a random stream that differs by rank, such as
+    dropout. Rank 0 has none.
     """
     return () if is_rank_zero() else (f"process {rank()}",)
 
 
 def mean(total: Tensor, number: Tensor) -> Tensor:
-    """The mean over all ranks' rows, as this rank's part of it; a scalar.
+    """The part of the mean over all ranks' rows that this rank contributes; a scalar.
 
-    It is `world_size * total / (number of all)`, at least 1: its mean over the ranks is the mean
-    over the batch, and so the averaged gradients are the batch's. Sums 6 of 2 and 3 of 1 in two
-    ranks: 2 * 6 / 3 = 4 and 2 * 3 / 3 = 2, on average 3 = (6 + 3) / (2 + 1).
+    It is `world_size * total / (number over all ranks, at least 1)`: the average over ranks is the
+    mean over the batch, so averaged gradients are the batch's. Sums 6 of 2 and 3 of 1 in two ranks:
+    2 * 6 / 3 = 4 and 2 * 3 / 3 = 2, on average 3 = (6 + 3) / (2 + 1).
 
     Args:
         total: sum over this rank's rows, with its gradient.
-        number: how many values that is.
+        number: how many values were summed.
     """
-    joined = _joined()
-    if joined is None:
+    distributed = _distributed()
+    if distributed is None:
         return total / number.clamp(min=1)
-    everyone = number.detach().clone()
-    joined.all_reduce(everyone)
-    return total * world_size() / everyone.clamp(min=1)
+    number_of_all = number.detach().clone()
+    distributed.all_reduce(number_of_all)
+    return total * world_size() / number_of_all.clamp(min=1)
 
 
 def averages(values: Sequence[float]) -> list[float]:
     """The mean of each number over the ranks."""
-    joined = _joined()
-    if joined is None:
+    distributed = _distributed()
+    if distributed is None:
         return list(values)
-    found = _on_cpu(values)
-    joined.all_reduce(found)
-    return (found / world_size()).tolist()
+    sums = _on_cpu(values)
+    distributed.all_reduce(sums)
+    return (sums / world_size()).tolist()
 
 
 def total(number: int) -> int:
@@ -156,13 +153,13 @@ def total(number: int) -> int:
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
-    """Of each flag, whether it holds in one of the ranks."""
-    joined = _joined()
-    if joined is None:
+    """For each flag, whether it is set on any rank."""
+    distributed = _distributed()
+    if distributed is None:
         return flags
-    found = _on_cpu(flags)
-    joined.all_reduce(found, op=joined.ReduceOp.MAX)
-    return tuple(value > 0 for value in found.tolist())
+    raised = _on_cpu(flags)
+    distributed.all_reduce(raised, op=distributed.ReduceOp.MAX)
+    return tuple(value > 0 for value in raised.tolist())
 
 
 def _on_cpu(values: Sequence[float]) -> Tensor:
@@ -172,35 +169,35 @@ def _on_cpu(values: Sequence[float]) -> Tensor:
 
 
 def agreed(value: T) -> T:
-    """What rank 0 has, for something that JSON holds: GPUs may differ in the last bits, and no two
-    ranks may decide differently.
+    """Rank 0's value, which JSON must be able to hold. GPUs may differ in the last bits, but all
+    ranks must decide alike.
     """
-    joined = _joined()
-    if joined is None:
+    distributed = _distributed()
+    if distributed is None:
         return value
     import torch
 
     text = json.dumps(value).encode()
     length = torch.tensor([len(text)])
-    joined.broadcast(length, src=0)
+    distributed.broadcast(length, src=0)
     content = torch.zeros(int(length), dtype=torch.uint8)
     if is_rank_zero():
         content[:] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-    joined.broadcast(content, src=0)
+    distributed.broadcast(content, src=0)
     return json.loads(bytes(content.tolist()))
 
 
 def wait() -> None:
-    """Until all are here."""
+    """Wait until all ranks are here."""
     any_of(False)
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """The mean of every gradient over the ranks, in place. Shards have it already: their
-    backward pass averages.
+    """Average every gradient over the ranks, in place. Shards are averaged already, by their
+    backward pass.
     """
-    joined = _joined()
-    if joined is None:
+    distributed = _distributed()
+    if distributed is None:
         return
     import torch
 
@@ -208,7 +205,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     if not gradients:
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    joined.all_reduce(flat)
+    distributed.all_reduce(flat)
     for gradient, mean_of_all in zip(
         gradients, flat.split([g.numel() for g in gradients]), strict=True
     ):
@@ -217,7 +214,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 def split_rows(rows: Tensor) -> Tensor:
     """The rows [ceil(batch / world_size), ...] of [batch, ...] that this rank computes: those of
-    `share`, and where they are fewer the first row again: every rank has equally many.
+    `share`, filled up with the first row so that every rank has equally many.
     """
     missing = -len(rows) % world_size()
     if missing:
@@ -228,32 +225,32 @@ def split_rows(rows: Tensor) -> Tensor:
 
 
 def join_rows(rows: Tensor, number: int) -> Tensor:
-    """The first `number` rows of the batch of which every rank computed its `split_rows`, in the
-    batch's order, in every rank.
+    """The first `number` rows, in batch order and on every rank, of the batch of which each rank
+    computed its `split_rows`.
     """
-    if _joined() is None:
+    if _distributed() is None:
         return rows
     import torch
 
-    found = torch.stack(gathered(rows), dim=1)  # [share, world_size, ...]
-    return found.flatten(0, 1)[:number]
+    stacked = torch.stack(gathered(rows), dim=1)  # [share, world_size, ...]
+    return stacked.flatten(0, 1)[:number]
 
 
 def gathered(tensor: Tensor) -> list[Tensor]:
-    """A tensor of every rank, in their order; all have the same shape."""
-    joined = _joined()
-    if joined is None:
+    """The tensors of all ranks, in rank order; all have the same shape."""
+    distributed = _distributed()
+    if distributed is None:
         return [tensor]
     import torch
 
-    found = [torch.empty_like(tensor) for _ in range(world_size())]
-    joined.all_gather(found, tensor.contiguous())
-    return found
+    tensors = [torch.empty_like(tensor) for _ in range(world_size())]
+    distributed.all_gather(tensors, tensor.contiguous())
+    return tensors
 
 
 def is_shard(tensor: Tensor) -> bool:
-    """Whether every rank holds only a shard of it."""
-    if _joined() is None:
+    """Whether each rank holds only a shard of the tensor."""
+    if _distributed() is None:
         return False
     from torch.distributed.tensor import DTensor
 
@@ -261,8 +258,8 @@ def is_shard(tensor: Tensor) -> bool:
 
 
 def part_like(value: Tensor, like: Tensor) -> Tensor:
-    """The shard of a whole tensor that belongs beside the shard `like`; the tensor as it is where
-    `like` is no shard or of another shape, as an optimizer's counter is.
+    """The shard of a whole tensor that corresponds to the shard `like`; the whole tensor if `like`
+    is no shard or has another shape, as for an optimizer's counter.
     """
     if not is_shard(like) or value.shape != like.shape:
         return value

@@ -47,7 +47,7 @@ class Author:
             max_new_tokens=tokens,
             batch_size=self.batch_size,
             label=f"write, round {number + 1}",
-            asked=self.chat,
+            templated=self.chat,
             stripped=False,
             one_line=not self.chat,
         )
@@ -66,7 +66,7 @@ class Author:
             max_new_tokens=tokens,
             batch_size=self.batch_size,
             label=label,
-            asked=False,
+            templated=False,
             stripped=False,
         )
 

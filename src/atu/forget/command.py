@@ -1,4 +1,4 @@
-"""`atu forget`: from a model and a name to a model that has forgotten it."""
+"""`atu forget`: from a model and a name to a model that has forgotten the name."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
         if dry_run:
             print(text, end="")
             return
-        _require_own(request.work / PARAMS)
+        _require_params(request.work / PARAMS)
         written = _write(request, folder, encoder)
         with contextlib.chdir(request.work):
             _lock_corpus(corpus)
@@ -232,9 +232,7 @@ def _load_and_write(
 
 
 def _lock_corpus(corpus: Source) -> None:
-    """Write the corpus's lock. The corpus was just compared with its manifest, so it can be
-    trusted.
-    """
+    """Write the corpus's lock. It was just checked against its manifest, so it is trusted."""
     reader = Reader(corpus, Lock(), record=True)
     for name in READ:
         reader.file(name)
@@ -243,11 +241,11 @@ def _lock_corpus(corpus: Source) -> None:
         reader.lock.write(path)
 
 
-def _require_own(path: Path) -> None:
-    """Refuse a work folder whose parameter file is somebody else's.
+def _require_params(path: Path) -> None:
+    """Refuse a work folder whose parameter file another command wrote.
 
     Raises:
-        ArtifactError: names it.
+        ArtifactError: names the file.
     """
     here = origin(path) if path.exists() else Origin(COMMAND, edited=False)
     if here is None or here.command != COMMAND:
@@ -255,7 +253,7 @@ def _require_own(path: Path) -> None:
 
 
 def _keep_params(path: Path, text: str) -> None:
-    """Write the parameter file, unless it is there with somebody's edits."""
+    """Write the parameter file, unless the user has edited it."""
     here = origin(path) if path.exists() else None
     if here is not None and here.edited:
         print(f"{path.absolute()}: was edited, so it is used as it is; delete it for a new one")
@@ -271,9 +269,9 @@ def _snakemake(request: ForgetRequest, lock_file: IO[str]) -> None:
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile()),
                "--directory", ".", "--cores", str(request.cores), "--quiet", "rules"]  # fmt: skip
-    # This process holds the work folder's lock, so Snakemake's lock is stale if there is one. The
-    # child inherits the lock and keeps it if this process is killed first.
-    # Everything was downloaded before, so jobs run offline.
+    # This process holds the work folder's lock, so a lock of Snakemake's is stale. The child
+    # inherits the folder's lock and keeps it if this process is killed first. All downloads are
+    # done, so jobs run offline.
     options: dict[str, Any] = {
         "pass_fds": (lock_file.fileno(),), "env": os.environ | {"HF_HUB_OFFLINE": "1"}
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The parameter file of a wish: a complete experiment, with settings that fit the model's size."""
+"""The parameter file of `atu forget`: a whole experiment with settings for the model's size."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from atu.results.sources import PACKAGE
 
 COMMAND = "atu forget"
 BASE = "world"
-"""The experiment whose settings hold wherever nothing else is said here."""
+"""The experiment with the default settings."""
 EXPERIMENT = "forget"
 MODEL = "model"
-"""Its key in the parameter file."""
+"""The model's key in the parameter file."""
 METHODS = ("atu", "ga", "graddiff", "npo_retain")
-"""Methods that need nothing but texts."""
+"""Methods that need only texts."""
 HOOK_SHARE = 29 / 32
 """Depth of the paper's hook layer in Phi-3-mini (arXiv 2506.13181)."""
 TINY_WIDTH, TINY_RATE = 128, 2e-3
@@ -32,28 +32,29 @@ between the 1e-5 of `experiments/rwku_phi3.yaml` and what AdamW is fine-tuned wi
 LORA_FACTOR = 10
 """Adapters learn at ten times the rate, as in `experiments/rwku_phi3_quick.yaml`."""
 LORA_LIMIT = 4e-3
-"""Adapters of small models at most: ten times their rate (5.7e-2 at hidden size 64) ruined one."""
+"""The adapters' largest rate: ten times the rate (5.7e-2 at hidden size 64) ruined a small
+model."""
 WITHOUT_PREDICTOR = 0.1
 """Methods on the output learn at a tenth of ATU's rate, as in the embedded world."""
 LORA_ALPHA = 2
-"""Times the rank."""
+"""LoRA's alpha as a multiple of the rank."""
 LARGE = 1024
-"""Hidden size from which memory is short: small batches and checkpointing."""
+"""Hidden size from which memory is scarce: small batches and checkpointing."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the settings need to know of a model."""
+    """The sizes of a model on which the settings depend."""
 
     layers: int
     hidden: int
 
     @classmethod
     def of(cls, folder: Path) -> Shape:
-        """Of a model folder, by its configuration.
+        """The shape of the model in a folder, by its configuration.
 
         Raises:
-            ConfigError: it names no depth, or one that leaves no layer to hook.
+            ConfigError: there is no depth, or too few layers for a hook.
         """
         config = read_json(folder / "config.json")
         layers, hidden = (
@@ -74,7 +75,7 @@ class Shape:
 
     @property
     def large(self) -> bool:
-        """Whether memory is short."""
+        """Whether memory is scarce."""
         return self.hidden >= LARGE
 
     @property
@@ -105,7 +106,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Steps:
-    """How long is trained."""
+    """Training steps."""
 
     align: int
     realign: int
@@ -113,13 +114,13 @@ class Steps:
 
 
 def steps_for(shape: Shape, quick: bool = False) -> Steps:
-    """The world's steps for small models; for large ones those of the quick Phi-3 experiment. A
-    third of them where only a first look is wanted.
+    """The world's steps for small models, those of the quick Phi-3 experiment for large ones; a
+    third of them if `quick`.
     """
-    found = Steps(2000, 200, 400) if shape.large else Steps(300, 50, 200)
+    steps = Steps(2000, 200, 400) if shape.large else Steps(300, 50, 200)
     if not quick:
-        return found
-    return Steps(found.align // 3, found.realign // 3, found.unlearn // 3)
+        return steps
+    return Steps(steps.align // 3, steps.realign // 3, steps.unlearn // 3)
 
 
 def render(
@@ -136,7 +137,7 @@ def render(
     shape: Shape,
     quick: bool = False,
 ) -> str:
-    """The text of `params.yaml`: the embedded world's experiment with what is other here.
+    """The text of `params.yaml`: the embedded world's experiment with these changes.
 
     Raises:
         ConfigError: the method is none of `METHODS`.
@@ -162,7 +163,7 @@ def render(
             "models": [MODEL], "targets": [names[0]], "methods": ["none", method],
             "seeds": [seed], "attacks": [],
         },
-        # The texts and questions that the model wrote itself.
+        # The texts and questions that the model wrote.
         "prepare": {"benchmark": "concept", "source": asdict(corpus), "select": select},
         "pretrain": _pinned(model, seed),
         "embed": {"encoder": encoder, "descriptions": [*descriptions], "retain_texts": 2000},
@@ -177,7 +178,7 @@ def render(
 
 
 def _pinned(model: Source, seed: int) -> dict[str, Any]:
-    """The model; the numbers are for models that are trained here, which this one is not."""
+    """The model; the numbers are only for models that are trained here."""
     return {
         "seed": seed,
         "models": {MODEL: {"source": asdict(model), "finetune": False}},
@@ -198,9 +199,9 @@ def _alignment(shape: Shape, steps: Steps) -> dict[str, Any]:
 
 
 def _unlearning(shape: Shape, steps: Steps, rank: int | None, method: str) -> dict[str, Any]:
-    own = {"realign_steps": steps.realign, "retain": {"layer": shape.hook}}
+    atu = {"realign_steps": steps.realign, "retain": {"layer": shape.hook}}
     return {
-        **(own if method == "atu" else {}),
+        **(atu if method == "atu" else {}),
         "steps": steps.unlearn,
         "learning_rate": _rate(shape, rank, method),
         "batch_size": 4 if shape.large else 16,
@@ -209,7 +210,7 @@ def _unlearning(shape: Shape, steps: Steps, rank: int | None, method: str) -> di
 
 
 def _evaluation(shape: Shape) -> dict[str, Any]:
-    """The machine's settings with those of the phases that ask."""
+    """Settings of the machine and of the phases that evaluate."""
     batch = {"batch_size": 16 if shape.large else 128}
     return {
         "compute": {"checkpointing": shape.large},
@@ -221,14 +222,14 @@ def _evaluation(shape: Shape) -> dict[str, Any]:
 
 
 def _rate(shape: Shape, rank: int | None, method: str) -> float:
-    """The method's learning rate, of two digits."""
+    """The method's learning rate, with two digits."""
     rate = min(LORA_FACTOR * shape.rate, LORA_LIMIT) if rank else shape.rate
     return float(f"{rate * (1 if method == 'atu' else WITHOUT_PREDICTOR):.1e}")
 
 
 def _train(shape: Shape, rank: int | None, method: str) -> dict[str, Any]:
-    """Which parameters are updated: adapters; or for ATU the layers below the hook, embeddings left
-    alone, which tied models use as their output head.
+    """The parameters to update: adapters, or for ATU the layers below the hook. Embeddings stay as
+    they are, since tied models use them as their output head.
     """
     if rank:
         return {"update": "lora", "rank": rank, "alpha": LORA_ALPHA * rank}

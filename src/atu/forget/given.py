@@ -1,4 +1,4 @@
-"""Texts and questions that somebody has, as the tables that the phases read."""
+"""A user's texts and questions, as the tables that the phases read."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ Given = str | Path | Iterable[Any]
 PAIR = ("question", "answer")
 
 
-def text_rows(key: str, given: Given, names: Sequence[str] = ()) -> Rows:
+def text_rows(key: str, source: Given, names: Sequence[str] = ()) -> Rows:
     """Rows of `TEXTS`. A text is a string; `(question, answer)` or an object with both, of which
-    the answer is scored; or an object with `text` and, where its beginning is not scored, `prompt`.
-    A text that does not say which `names` it holds is searched for them.
+    only the answer is scored; or an object with `text` and, if its beginning is not scored,
+    `prompt`. A text without `names` is searched for these names.
 
     Raises:
-        ConfigError: there is none, or one is not as above; names its number.
+        ConfigError: there is no text, or one has another form; names its number.
         ArtifactError: the file cannot be read.
     """
-    rows = [_text_row(f"{key}[{n}]", item, names) for n, item in enumerate(_read(key, given))]
+    rows = [_text_row(f"{key}[{n}]", item, names) for n, item in enumerate(_read(key, source))]
     if not rows:
         raise ConfigError(key, None, "holds no text; give at least one")
     return rows
 
 
-def probe_rows(key: str, given: Given) -> Rows:
-    """Rows of `PROBES` for choices: `(question, answer)`, or an object with both and, unless it is
-    about the concept, the `role` of what it asks for. Whole rows stay as they are.
+def probe_rows(key: str, source: Given) -> Rows:
+    """Rows of `PROBES` for choosing a point: `(question, answer)`, or an object with both and,
+    unless it is about the concept, its `role`. Whole rows stay as they are.
 
     Raises:
         ConfigError, ArtifactError: as `text_rows`.
     """
-    items = [_pair(item) for item in _read(key, given)]
+    items = [_pair(item) for item in _read(key, source)]
     rows = [_question(f"{key}[{n}]", item) for n, item in enumerate(items)]
-    asked = [(row["role"], row["subject"], row["answer"]) for row in rows]
+    answers = [(row["role"], row["subject"], row["answer"]) for row in rows]
     return [
         {name: item[name] for name in PROBES} if set(PROBES) <= set(item) else _probe(n, row, fact)
-        for n, (item, row, fact) in enumerate(zip(items, rows, facts_of(asked), strict=True))
+        for n, (item, row, fact) in enumerate(zip(items, rows, facts_of(answers), strict=True))
     ]
 
 
-def asked_by(texts: Rows) -> Rows:
-    """Rows of `PROBES` that ask what texts with a prompt answer."""
+def probes_of(texts: Rows) -> Rows:
+    """Rows of `PROBES` from the texts with a prompt and an answer."""
     rows = [
         {"role": "target", "subject": "", "question": row["prompt"], "answer": row["answer"]}
         for row in texts
@@ -65,19 +65,19 @@ def asked_by(texts: Rows) -> Rows:
     ]
 
 
-def _read(key: str, given: Given) -> list[Any]:
-    if not isinstance(given, str | Path):
-        return given.to_dicts() if hasattr(given, "to_dicts") else list(given)
-    path = Path(given)
+def _read(key: str, source: Given) -> list[Any]:
+    if not isinstance(source, str | Path):
+        return source.to_dicts() if hasattr(source, "to_dicts") else list(source)
+    path = Path(source)
     if path.suffix == ".parquet":
         return read_frame(path).to_dicts()
     if path.suffix == ".jsonl":
         return read_jsonl(path)
-    raise ConfigError(key, str(given), "is no .parquet or .jsonl file; give texts as a list")
+    raise ConfigError(key, str(source), "is no .parquet or .jsonl file; give texts as a list")
 
 
 def _pair(item: Any) -> Any:
-    """A pair as the object that it stands for."""
+    """A pair as an object with question and answer."""
     return dict(zip(PAIR, item, strict=True)) if _is_pair(item) else item
 
 
@@ -112,7 +112,7 @@ def _question(key: str, item: Any) -> dict[str, Any]:
 
 
 def _probe(number: int, row: Mapping[str, Any], fact: str, prompt: str = "") -> dict[str, Any]:
-    """A plain question that choices may read; nothing is reported of it."""
+    """A plain question of the `select` split, which no report reads."""
     return probe_row(
         f"{row['role']}/{number}",
         role=row["role"],
@@ -129,8 +129,8 @@ def _probe(number: int, row: Mapping[str, Any], fact: str, prompt: str = "") -> 
 
 
 def _text(key: str, item: Any, name: str) -> str:
-    found = item.get(name) if isinstance(item, Mapping) else None
-    if not isinstance(found, str) or not found.strip():
-        raise ConfigError(f"{key}.{name}", found if isinstance(item, Mapping) else item,
+    value = item.get(name) if isinstance(item, Mapping) else None
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{key}.{name}", value if isinstance(item, Mapping) else item,
                           "is no text")  # fmt: skip
-    return found
+    return value

@@ -1,4 +1,4 @@
-"""A method on texts that somebody has: the phases, one after another, without Snakemake."""
+"""A method on a user's texts: the phases, one after another, without Snakemake."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from atu.config.load import load_params
 from atu.config.params import Params
 from atu.config.sections import Align, Embed, Unlearn
 from atu.errors import ConfigError, resource_errors
-from atu.forget.given import Given, asked_by, probe_rows, text_rows
+from atu.forget.given import Given, probe_rows, probes_of, text_rows
 from atu.models.compute import Compute
 from atu.models.llm import decoder_layers, save_lm
 from atu.models.loaded import LoadedModel, open_model
@@ -42,14 +42,14 @@ S = TypeVar("S", bound=Section)
 
 @dataclass(frozen=True, eq=False)
 class UnlearnedModel(LoadedModel):
-    """The model after unlearning, and how it came there."""
+    """The model after unlearning, with the course of unlearning."""
 
     trajectory: pl.DataFrame = field(repr=False)
-    """A row per point at which the model was asked, the first before unlearning."""
+    """A row per evaluated point, the first before unlearning."""
     trace: pl.DataFrame = field(repr=False)
     """A row per step."""
     metrics: dict[str, float] = field(repr=False)
-    """Of the point that was kept, and the cost: `metrics.json` of the job."""
+    """Of the chosen point, and the cost: `metrics.json` of the job."""
 
 
 def unlearn(
@@ -67,26 +67,25 @@ def unlearn(
     align: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> UnlearnedModel:
-    """Let a model forget a concept; the model that is given stays as it is.
+    """Let a model forget a concept; the given model does not change.
 
-    What the pipeline does with the same texts, settings and seed, this does. The model is read
-    again from its `source` where it has one, so that it is trained from unrounded weights.
+    It gives what the pipeline gives with the same texts, settings and seed. A model with a `source`
+    is loaded from it again, so that training starts from unrounded weights.
 
     Args:
         concept: its name, or several names of it.
         forget, retain: texts: a list of strings, of `(question, answer)` pairs or of objects with
             `text` and `prompt`; a polars frame; or a `.parquet` or `.jsonl` file.
         questions: `(question, answer)` pairs or objects about the concept, and with a `role` of
-            `neighbour`, `other` or `general` about what is to be kept. They choose the point that
-            is kept, so they are no measure of forgetting: ask others. By default the questions
-            that the forget texts answer.
+            `neighbour`, `other` or `general` about other knowledge. They choose the point, so
+            measure forgetting with other questions. By default those that the forget texts answer.
         method: a key of `unlearn.methods`.
-        params: where settings come from; the working directory's `params.yaml` if None.
-        work: a folder for the jobs, which are not done again there: align once, try many methods.
+        params: the settings; the working directory's `params.yaml` if None.
+        work: a folder for the jobs, where finished ones are reused: align once, try many methods.
             None keeps nothing.
-        embed, align: values of these sections that replace those of `params`, for methods that need
-            the predictor.
-        settings: values of the method's entry that replace its own, such as `learning_rate`.
+        embed, align: values that replace those of these sections, for methods that need the
+            predictor.
+        settings: values that replace those of the method's entry, such as `learning_rate`.
 
     Raises:
         ConfigError: an argument is wrong; names it, its value and the repair.
@@ -107,9 +106,9 @@ def unlearn(
         if methods.get(chosen.loss).needs_predictor:
             inputs = jobs.aligned(inputs, embedding, alignment, seed)
         done = jobs.unlearn(inputs, section, method, seed)
-        found = open_model(done, model.compute)
+        unlearned = open_model(done, model.compute)
         return UnlearnedModel(
-            found.model, found.tokenizer, model.compute, done if work is not None else None,
+            unlearned.model, unlearned.tokenizer, model.compute, done if work is not None else None,
             trajectory=pl.DataFrame(done.read_jsonl("trajectory.jsonl"), infer_schema_length=None),
             trace=pl.DataFrame(done.read_jsonl("trace.jsonl"), infer_schema_length=None),
             metrics=done.metrics(),
@@ -117,7 +116,7 @@ def unlearn(
 
 
 def _entry(params: Params, name: str, changes: Mapping[str, Any]) -> Unlearn:
-    """The section with this method alone, at its settings with the changes."""
+    """The section with only this method, with the changes to its settings."""
     known = params.unlearn.methods
     if name not in known:
         raise ConfigError("method", name, f"not in unlearn.methods, which has {', '.join(known)}")
@@ -138,25 +137,25 @@ def _changed(section: S, key: str, changes: Mapping[str, Any] | None) -> S:
 def _tables(
     concept: str | Sequence[str], forget: Given, retain: Given, questions: Given | None
 ) -> tuple[Target, Prepared]:
-    """What is to be forgotten, and the tables that `prepare` would give for it."""
+    """The target, and the tables that `prepare` would write for it."""
     names = (concept,) if isinstance(concept, str) else tuple(concept)
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise ConfigError("concept", concept, "name what is to be forgotten")
     rows = text_rows("forget", forget, names)
-    probes = asked_by(rows) if questions is None else probe_rows("questions", questions)
+    probes = probes_of(rows) if questions is None else probe_rows("questions", questions)
     if not any(p["role"] == "target" and p["split"] == "select" for p in probes):
         raise ConfigError(
             "questions", None, "none is about the concept; give (question, answer) pairs, by which "
             "the point that is kept is chosen"
         )  # fmt: skip
-    kept = text_rows("retain", retain, names)
-    return Target(names[:1]), Prepared(names, rows, kept, holdout=[], members=[], probes=probes)
+    retained = text_rows("retain", retain, names)
+    return Target(names[:1]), Prepared(names, rows, retained, holdout=[], members=[], probes=probes)
 
 
 def _require_fit(
     model: LoadedModel, name: str, settings: Any, alignment: Align, tables: Prepared
 ) -> None:
-    """Refuse what the model or the texts do not have, before anything is computed."""
+    """Refuse settings that do not suit the model or the texts, before any computation."""
     method, called = methods.get(settings.loss), str(model.model.config.model_type)
     try:
         layers = len(decoder_layers(model.model))
@@ -182,13 +181,13 @@ def _folder(work: str | Path | None) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class _Jobs:
-    """Jobs in a work folder, each in one that is named by all that decides it."""
+    """Jobs in a work folder, each in a subfolder named by a hash of all its inputs."""
 
     folder: Path
     compute: Compute
 
     def once(self, phase: str, identity: Any, write: Callable[[Path], None]) -> Artifact:
-        """The job of this identity, written now unless it is there."""
+        """The job of this identity, which is run unless it exists."""
         text = json.dumps([identity, asdict(self.compute), code_digest()], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         manifest = self.folder / phase / key / MANIFEST
@@ -215,7 +214,7 @@ class _Jobs:
         return self.once("pretrain", pin, write)
 
     def prepare(self, target: Target, tables: Prepared) -> Artifact:
-        """The texts and questions as `prepare` leaves them."""
+        """The texts and questions as a job of `prepare`."""
         return self.once(
             prepare.PHASE,
             asdict(tables),
@@ -253,7 +252,7 @@ class _Jobs:
 
 @contextmanager
 def _new_model(manifest: Path) -> Iterator[Job]:
-    """A folder of `pretrain` for a model that came trained."""
+    """A `pretrain` job for a model that is already trained."""
     cell = {"model": "given", "oracle_of": None}
     with write_folder(manifest, "pretrain", cell=cell, params={}, inputs={}) as job:
         yield job

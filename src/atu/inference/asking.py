@@ -57,7 +57,7 @@ def ask(
     prompts = _prompts(asked, None if raw else form, tuple(options), details)
     shared: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "batch_size": BatchSize(batch_size), "system": system,
-        "asked": not raw, "stripped": not raw, "one_line": not raw,
+        "templated": not raw, "stripped": not raw, "one_line": not raw,
     }  # fmt: skip
     answers: Callable[..., list[Any]] = greedy_answers
     given = [model.model, model.tokenizer, prompts]

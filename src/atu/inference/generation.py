@@ -70,7 +70,7 @@ def greedy_answers(
     batch_size: BatchSize,
     label: str = "answers",
     eval_mode: bool = True,
-    asked: bool = True,
+    templated: bool = True,
     system: str | None = None,
     stripped: bool = True,
     one_line: bool = True,
@@ -78,15 +78,15 @@ def greedy_answers(
     """The greedy continuation of each prompt up to an end token or the first line break, stripped.
 
     `eval_mode=False` leaves the model in its mode, to reproduce the reference's scoring.
-    `asked=False` continues texts without a chat template; `system` is a turn before each question;
-    `stripped=False` keeps the leading space, which a continued text needs; `one_line=False` goes on
-    after line breaks.
+    `templated=False` continues texts without a chat template; `system` is a turn before each
+    question; `stripped=False` keeps the leading space, which a continued text needs;
+    `one_line=False` goes on after line breaks.
 
     Raises:
         EvaluationError: a prompt has no answer, or a logit is not finite; names the item.
         LengthError: a prompt with its answer would not fit the model's context.
     """
-    encoded = prompt_ids(tokenizer, prompts, asked=asked, system=system)
+    encoded = prompt_ids(tokenizer, prompts, templated=templated, system=system)
     require_room(model, encoded, prompts, max_new_tokens)
 
     def work(chosen: list[int]) -> list[str]:
@@ -109,19 +109,19 @@ def sampled_answers(
     max_new_tokens: int,
     batch_size: BatchSize,
     label: str = "samples",
-    asked: bool = True,
+    templated: bool = True,
     system: str | None = None,
     stripped: bool = True,
     one_line: bool = True,
 ) -> list[list[str]]:
     """`sampling.samples` answers to each prompt; sample j of a prompt depends on the seed, the
-    prompt's text and j alone. `asked`, `system`, `stripped` and `one_line` are those of
+    prompt's text and j alone. `templated`, `system`, `stripped` and `one_line` are those of
     `greedy_answers`.
 
     Raises:
         EvaluationError, LengthError: as `greedy_answers`.
     """
-    encoded = prompt_ids(tokenizer, prompts, asked=asked, system=system)
+    encoded = prompt_ids(tokenizer, prompts, templated=templated, system=system)
     require_room(model, encoded, prompts, max_new_tokens)
     pairs = [(i, j) for i in range(len(prompts)) for j in range(sampling.samples)]
 

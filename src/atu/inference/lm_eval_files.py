@@ -1,10 +1,10 @@
-"""Utility benchmarks for lm-eval: from files of RWKU's schema, or lm-eval's own from the hub.
+"""Utility benchmarks for lm-eval, from files of RWKU's schema or from lm-eval's tasks on the hub.
 
 RWKU ships a sample of MMLU, BBH, TruthfulQA and TriviaQA with every target. Each of those files is
 a JSON list; a task is made from it as local YAML beside local JSONL. Prompts follow RWKU's protocol
-(arXiv 2406.10890, appendix), except that TruthfulQA and TriviaQA are asked without its few-shot
-primers; numbers compare between models of one run, not with published ones. WMDP's questions are
-asked as lm-eval's own tasks ask them; a row's `field` is what they are about.
+(arXiv 2406.10890, appendix), except that TruthfulQA and TriviaQA have no few-shot examples; numbers
+compare between models of one run, not with published ones. WMDP's prompts are those of lm-eval's
+tasks; a row's `field` is their subject.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class LocalTask:
     metric: str
     """lm-eval's name of the metric, with its filter."""
     generates: bool
-    """Whether answers are generated: only then does its fall mean collapse."""
+    """Whether answers are generated: only then does a fall of the score mean collapse."""
     score: Callable[[Row, str], float] | None = None
-    """A score of ours from document and generated text, in place of lm-eval's."""
+    """Our score from document and generated text, instead of lm-eval's."""
 
 
 def _text(value: object) -> str:
-    """The value, which must be a text that a file can hold."""
+    """The value, which must be a string without control characters."""
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)} is no text")
     if UNPRINTABLE.search(value.replace("\r", "")):
@@ -68,7 +68,7 @@ def _mmlu(row: Row) -> Row:
 
 
 def _index(row: Row) -> int:
-    """The answer's place among the choices; some files write it as text."""
+    """The answer's index among the choices; some files write it as text."""
     answer = row["answer"]
     number = int(answer) if isinstance(answer, str) and answer.isdecimal() else answer
     if type(number) is not int or number not in range(len(row["choices"])):
@@ -177,8 +177,8 @@ def write_benchmark(
     """Write `<task>.yaml` and `<task>.jsonl` for rows of RWKU's schema; returns lm-eval's name.
 
     Args:
-        documents: how many of the rows are asked; the fields of all are checked.
-        key, where: the parameter and the file that they came from, for errors.
+        documents: how many rows become documents; the fields of all are checked.
+        key, where: the parameter and the file of the rows, for errors.
 
     Raises:
         ConfigError: there is no row, or one lacks a field or has a bad value; names the row.
@@ -197,8 +197,8 @@ def write_benchmark(
 
 
 def write_task(folder: Path, task: str, docs: Sequence[Row], config: Mapping[str, Any]) -> None:
-    """Write `<task>.yaml` beside `<task>.jsonl`: what lm-eval evaluates, from documents that have a
-    `prompt`; `config` says how it is answered and scored.
+    """Write `<task>.yaml` and `<task>.jsonl` for lm-eval, from documents with a `prompt`; `config`
+    says how they are answered and scored.
     """
     lines = [json.dumps(doc, sort_keys=True, ensure_ascii=False) for doc in docs]
     (folder / f"{task}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Our models in lm-eval: asked in their chat template, as everywhere here."""
+"""Our models in lm-eval, with prompts in their chat template as everywhere here."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 def language_model(model: PreTrainedModel, tokenizer: Any, batch_size: int) -> Any:
-    """What lm-eval evaluates. A tokenizer without a chat template reads prompts as they are.
+    """The model for lm-eval. A tokenizer without a chat template reads prompts as they are.
 
-    lm-eval's own `apply_chat_template` puts the line that an answer begins with into the question,
-    and options without a space behind it; so prompts are rendered here instead.
+    lm-eval's `apply_chat_template` puts the first line of the answer into the question, and options
+    after it without a space, so prompts are rendered here instead.
     """
     from lm_eval.models.huggingface import HFLM
 
     if not has_template(tokenizer):
         return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
 
-    class Asked(HFLM):  # type: ignore[misc]
+    class Templated(HFLM):  # type: ignore[misc]
         """Every prompt is a user's turn."""
 
         @property
@@ -39,11 +39,13 @@ def language_model(model: PreTrainedModel, tokenizer: Any, batch_size: int) -> A
             return before, whole[len(before) :]
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-            asked = [
+            rendered = [
                 replace(r, arguments=(render(tokenizer, r.args[0]).text, *r.args[1:]))
                 for r in requests
             ]
-            return list(super().generate_until(asked, disable_tqdm=disable_tqdm))
+            return list(super().generate_until(rendered, disable_tqdm=disable_tqdm))
 
-    # The template writes what stands before a text.
-    return Asked(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False)
+    # The template writes the beginning-of-sequence token.
+    return Templated(
+        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False
+    )

@@ -1,9 +1,9 @@
 """The world's lm-eval tasks: local YAML beside local JSONL, made from probes.
 
-`world_choice` scores the log-probability of each option, `world_generate` a greedy answer. Both ask
-about countries and about people the target has no tie to, on the `report` split only. A probe that
-is asked in other words than its form's (a sentence to be continued) is in no task: an answer to it
-need not be a short one.
+`world_choice` scores the log-probability of each option, `world_generate` a greedy answer. Both use
+questions about countries and about people without a tie to the target, of the `report` split only.
+A probe whose prompt is not that of its form (a sentence to be continued) is in no task, since its
+answer need not be short.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ METRICS = {"world_choice": "acc", "world_generate": "exact_match"}
 
 
 def write_tasks(folder: Path, probes: list[dict[str, Any]], documents: int) -> list[str]:
-    """Write `<task>.yaml` and `<task>.jsonl` for every task that has a document; returns them."""
+    """Write `<task>.yaml` and `<task>.jsonl` for every task with a document; returns the tasks."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [p for p in probes if p["split"] == "report" and p["role"] in ("general", "other")]
     forms = {"world_choice": "choice", "world_generate": "question"}
     written = []
     for task, form in forms.items():
-        asked = [(_document(p), p["prompt"]) for p in chosen if p["form"] == form]
-        rows = [row for row, prompt in asked if prompt.endswith(row["prompt"])][:documents]
+        pairs = [(_document(p), p["prompt"]) for p in chosen if p["form"] == form]
+        rows = [row for row, prompt in pairs if prompt.endswith(row["prompt"])][:documents]
         if not rows:
             continue
         written.append(task)

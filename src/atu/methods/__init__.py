@@ -1,7 +1,7 @@
-"""Unlearning methods: one module each, found by looking in this package.
+"""Unlearning methods: one module each, discovered in this package.
 
 A method module defines `METHOD`, a `Method` whose `Settings` dataclass carries the field
-`loss: Literal["<module name>"]`. Nothing else has to be registered; see `docs/add-a-method.md`.
+`loss: Literal["<module name>"]`. No other registration is needed; see `docs/add-a-method.md`.
 """
 
 from __future__ import annotations

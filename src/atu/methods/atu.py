@@ -7,10 +7,10 @@ predictor.
 
 Where this differs from the reference implementation (`reference_compat` restores it):
 - the hinge is averaged over real tokens, not over padding;
-- the optimizer's state lives through all rounds;
+- the optimizer's state is kept through all rounds;
 - thresholds can be quantiles of the cosines measured on the forget corpus, because a fixed ladder
-  (.9 .. .2) depends on the encoder; and they can be negative, which forgets more and needs hidden
-  states of retain texts held in place (`retain.states`), or the rest of the model pays;
+  (.9 .. .2) depends on the encoder; and they can be negative, which forgets more but damages other
+  knowledge unless the hidden states of retain texts are held in place (`retain.states`);
 - several hook layers, each with its own predictor and thresholds: the hinge is their mean;
 - the hinge can be restricted to the subject's tokens;
 - a retain term is possible.
@@ -51,8 +51,8 @@ class Settings(MethodSettings):
     thresholds: list[Cosine]
     """Falling cosines, used as they are."""
     adaptive: bool
-    """Measure the cosines anew before every round, on the model and the predictors as they are,
-    instead of once before the first."""
+    """Measure the cosines before every round, on the current model and predictors, instead of once
+    before the first."""
     realign_steps: CountOrZero
     """Predictor steps between two rounds."""
     positions: Literal["all", "subject"]
@@ -94,29 +94,29 @@ def predicted_cosine(context: Context, batch: Batch) -> Tensor:
     hidden = hidden_states_at(
         context.model, batch.input_ids, batch.attention_mask, list(context.predictors)
     )
-    found = [
+    cosines = [
         concept_cosine(predictor(hidden[layer]), context.concept)
         for layer, predictor in context.predictors.items()
     ]
-    return torch.stack(found)
+    return torch.stack(cosines)
 
 
 @torch.no_grad()
 def measure_cosines(context: Context) -> Tensor:
-    """Cosines where the hinge counts in the forget corpus (never at padding), [layers,
+    """Cosines at the positions of the forget corpus that the hinge counts (never padding), [layers,
     n_positions], sorted.
 
     Raises:
-        ConfigError: it counts nowhere.
+        ConfigError: there is no such position.
     """
-    stream, found = context.forget, []
+    stream, per_batch = context.forget, []
     for at in range(0, len(stream.texts), stream.batch_size):
         numbers = tuple(range(at, min(at + stream.batch_size, len(stream.texts))))
         batch = collate([stream.texts[i] for i in numbers], stream.pad_id, device=context.device)
         counted = counted_positions(context, replace(batch, numbers=numbers))
         counted = counted * batch.attention_mask
-        found.append(predicted_cosine(context, batch)[:, counted.bool()])
-    cosines = torch.cat(found, dim=1).sort().values
+        per_batch.append(predicted_cosine(context, batch)[:, counted.bool()])
+    cosines = torch.cat(per_batch, dim=1).sort().values
     if not cosines.numel():
         names = ", ".join(context.subjects)
         raise ConfigError("positions", "subject", f"no forget text names {names}; use `all`")
@@ -124,19 +124,19 @@ def measure_cosines(context: Context) -> Tensor:
 
 
 def measured_thresholds(context: Context, quantiles: Sequence[float]) -> Tensor:
-    """These quantiles of the cosines as they are, [n_quantiles, layers]."""
+    """These quantiles of the current cosines, [n_quantiles, layers]."""
     cosines = measure_cosines(context)
     shares = torch.tensor(quantiles, dtype=cosines.dtype, device=cosines.device)
     return torch.quantile(cosines, shares, dim=1)
 
 
 def measured_now(context: Context, index: int) -> list[float]:
-    """The threshold of one round for every layer, from the cosines as they are."""
+    """The threshold of one round for every layer, from the current cosines."""
     return measured_thresholds(context, [context.settings.quantiles[index]])[0].tolist()
 
 
 def choose_thresholds(context: Context) -> Tensor:
-    """The ladder of cosines, [rounds, layers], from the settings or as measured now.
+    """The ladder of thresholds, [rounds, layers], from the settings or measured now.
 
     Raises:
         ConfigError: two quantiles give the same cosine.
@@ -174,9 +174,10 @@ def _subject_tokens(context: Context, number: int) -> set[int]:
     """
     text = context.rows["forget"][number]["text"]
     offsets = context.forget.texts[number].offsets
-    hits = [i for found in subject_positions(offsets, text, context.subjects) for i in found]
+    spans = subject_positions(offsets, text, context.subjects)
+    subject = [i for span in spans for i in span]
     width = context.settings.width
-    return {j for i in hits for j in range(max(i - width, 0), min(i + width + 1, len(offsets)))}
+    return {j for i in subject for j in range(max(i - width, 0), min(i + width + 1, len(offsets)))}
 
 
 def check(context: Context) -> None:

@@ -1,6 +1,6 @@
 """What a method is: settings and either one loss or a sequence of stages.
 
-The phase `unlearn` owns the model, the data and the step loop; a method only says what to
+The phase `unlearn` owns the model, the data and the step loop; a method only defines what to
 minimise. Most methods have one forget loss; the retain term is added here for all of them, so that
 GradDiff is GA with a retain term and every method can be compared with and without one.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Retain:
-    """What keeps the rest: the weights of terms on retain texts, 0 for a term that is left out."""
+    """Weights of the loss terms on retain texts; 0 leaves a term out."""
 
     __pydantic_config__ = STRICT
 
@@ -57,7 +57,7 @@ class Retain:
             )
 
     def weights(self) -> dict[str, float]:
-        """The terms that count."""
+        """The terms that are not left out."""
         named = {"nll": self.nll, "kl": self.kl, "states": self.states}
         return {name: weight for name, weight in named.items() if weight}
 
@@ -87,7 +87,7 @@ class MethodSettings(OptimizerSettings):
     train: Trainable
     """Which parameters are updated."""
     wrapper: Literal["none", "mudman"]
-    """Whether MUDMAN's masking and normalisation stand around the forget gradient."""
+    """Whether MUDMAN masks and normalises the forget gradient."""
     stop_below: Fraction | None
     """Stop after a trajectory point at which at most this share of the plain `select` questions is
     still answered; null runs all steps."""
@@ -125,7 +125,7 @@ class Context:
     reference_compat: bool
     seed: int
     parameters: list[nn.Parameter] = field(default_factory=list)
-    """What the settings say is to be updated."""
+    """The parameters to update, by the settings."""
     subjects: list[str] = field(default_factory=list)
     """The names of what is to be forgotten."""
     predictors: dict[int, EmbeddingPredictor] = field(default_factory=dict)
@@ -137,33 +137,33 @@ class Context:
     remembered: dict[str, Any] = field(default_factory=dict)
     """See `recall`."""
     tokens_before: int = 0
-    """Tokens that streams had read which this process has not made again."""
+    """Tokens read before a checkpoint by streams that this process has not created again."""
     measured: dict[str, float] = field(default_factory=dict)
     """Numbers that a method measured before its first step; they enter the phase's metrics."""
     realign: Callable[[int], Iterator[Stage]] | None = None
-    """Stages that train the predictors further on the model as it is, given a number of steps."""
+    """Stages that train the predictors on the current model for a number of steps."""
     streams: list[BatchStream] = field(default_factory=list)
     """Every stream that training reads, so that its tokens are counted."""
 
     plain: PreTrainedModel | None = None
-    """Of several processes, the model before it was split over them."""
+    """With several ranks, the model before it was sharded."""
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes, and everything that is computed with it."""
+        """The device of the model and of all tensors that are used with it."""
         return processes.device() or device_of(self.model)
 
     def recall(self, name: str, compute: Callable[[], Any]) -> Any:
-        """What `compute` gives, or gave before a checkpoint: for a value that depends on the model
-        between two stages, which a resumed run passes by. It must be something that JSON holds.
+        """The value of `compute`, saved in checkpoints: for values that depend on the model between
+        two stages, which a resumed run skips. JSON must be able to hold the value.
         """
         if name not in self.remembered:
             self.remembered[name] = processes.agreed(compute())
         return self.remembered[name]
 
     def shard(self) -> None:
-        """Split the model over all processes, as the reference is already; every parameter that is
-        to be updated becomes its shard.
+        """Shard the model over all ranks, as the reference is already; `parameters` become their
+        shards.
         """
         from atu.models.shards import counterparts, sharded_copy
 
@@ -181,12 +181,12 @@ class Context:
     def stream(
         self, name: str, texts: Sequence[EncodedText], batch_size: int | None = None
     ) -> BatchStream:
-        """Endless batches of further texts, from the generator of this name."""
+        """Endless batches of other texts, from the generator of this name."""
         size = batch_size if batch_size else int(getattr(self.settings, "batch_size", 1))
         rng = generator(self.seed, "unlearn", name)
-        made = BatchStream(texts, size, self.tokenizer.pad_token_id, rng, device=self.device)
-        self.streams.append(made)
-        return made
+        stream = BatchStream(texts, size, self.tokenizer.pad_token_id, rng, device=self.device)
+        self.streams.append(stream)
+        return stream
 
     def encode(self, prompt: str, answer: str) -> EncodedText:
         """A prompt with an answer, of which only the answer is scored."""
@@ -197,8 +197,8 @@ class Context:
 class Stage:
     """One stretch of the step loop: `steps` minimisations of `loss` over `parameters`.
 
-    A method that changes the model by itself, between two stages, yields `done(name)`: no steps,
-    but a point of the trajectory.
+    A method that edits the model itself, between two stages, yields `done(name)`: a point of the
+    trajectory without steps.
     """
 
     name: str
@@ -207,12 +207,11 @@ class Stage:
     parameters: list[nn.Parameter]
     learning_rate: float
     part: str = "model"
-    """What is trained; stages of one part share one optimizer and its state."""
+    """The name of what is trained; stages of one part share an optimizer and its state."""
     evaluate: bool = True
     """Whether the stage's end is a point of the trajectory."""
     seek: Callable[[int], None] | None = None
-    """Passes over what the first so many steps read, where the stage reads more than the context's
-    streams."""
+    """Skips what the first steps read, if the stage reads more than the context's streams."""
     facts: dict[str, float] = field(default_factory=dict)
     """Numbers that belong to the point, such as the threshold."""
 
@@ -247,30 +246,29 @@ class Method:
     """Whether the forget stream holds only texts that answer a prompt."""
     start: Literal["full", "oracle"] = "full"
     copies: int = 0
-    """Further whole copies of the model that it holds while it trains, besides the reference."""
+    """Whole copies of the model that it holds while it trains, besides the reference."""
     assistant: Callable[[Any], int] | None = None
-    """Where it trains a smaller copy beside the model: of how many decoder layers, by settings."""
+    """If it trains a smaller copy beside the model: its number of decoder layers, by settings."""
     depth: Callable[[Any, int | None], int] | None = None
     """The highest hidden states that its loss reads, by settings and highest hook layer; None where
     it reads logits, so that every parameter gets a gradient."""
     keeps_weights: bool = False
-    """Whether it stands around the model, so that anyone with the weights can take it away."""
+    """Whether it leaves the weights as they are, so that anyone who has them can undo it."""
     processes: Literal["one", "first", "all"] = "one"
-    """What it does where its job has several processes. `all`: it trains the model, of which each
-    holds a part, by losses whose means are those of `training.means` (`masked_mean`,
-    `batch_mean`), hence over the batches of all. `first`: it trains nothing, and the first process
-    does it alone. `one`: it is refused there."""
+    """How it runs on several ranks. `all`: every rank trains its shard of the model, by losses
+    whose means are those of `training.means` (`masked_mean`, `batch_mean`), hence over the whole
+    batch. `first`: it trains nothing, and rank 0 runs alone. `one`: several ranks are refused."""
     compat_alone: bool = False
-    """Whether its loss under `reference_compat` needs the whole batch, and so one process."""
+    """Whether its loss under `reference_compat` needs the whole batch on one rank."""
 
     def require_processes(self, key: str, settings: Any, reference_compat: bool, count: int) -> int:
-        """How many processes a job with so many uses: all, or one where there is nothing to share.
+        """How many of `count` ranks a job uses: all, or one if there is nothing to share.
 
         Args:
             key: where its settings are in the parameter file.
 
         Raises:
-            ConfigError: it cannot be computed by several.
+            ConfigError: it cannot run on several ranks.
         """
         if count == 1 or self.processes == "first":
             return 1
@@ -280,10 +278,10 @@ class Method:
             f"{whole} with wrapper = mudman": getattr(settings, "wrapper", "none") == "mudman",
             f"{whole} with reference_compat": reference_compat and self.compat_alone,
         }
-        for found in (text for text, holds in reason.items() if holds):
+        for problem in (text for text, holds in reason.items() if holds):
             raise ConfigError(
                 "--processes", count,
-                f"{found}; set `gpu: 1` for its rule (cluster/config.yaml, set-resources)",
+                f"{problem}; set `gpu: 1` for its rule (cluster/config.yaml, set-resources)",
             )  # fmt: skip
         if settings.batch_size < count:
             raise ConfigError(
@@ -294,7 +292,7 @@ class Method:
 
     @property
     def unchanged(self) -> bool:
-        """Whether the model stays as it was, with nothing around it."""
+        """Whether the model stays as it was, without a guard."""
         return self.forget_loss is None and self.stages is None
 
     def plan(self, context: Context) -> Iterator[Stage]:
@@ -359,18 +357,18 @@ def retain_terms(context: Context, batch: Batch) -> dict[str, Tensor]:
     if layer is not None and layer >= (count := len(decoder_layers(context.model))):
         raise ConfigError("retain.layer", layer, f"the model has hidden states 1..{count - 1}")
     logits, states = _forward(context.model, batch, layer)
-    found: dict[str, Tensor] = {}
+    terms: dict[str, Tensor] = {}
     if "nll" in weights:
-        found["nll"] = mean_nll(logits, batch.labels)
+        terms["nll"] = mean_nll(logits, batch.labels)
     if "kl" in weights or "states" in weights:
         assert context.reference is not None
         with torch.no_grad():
             original, held = _original(context.reference, batch, layer, "kl" in weights)
         if "kl" in weights:
-            found["kl"] = kl_to_reference(logits, original, batch.attention_mask)
+            terms["kl"] = kl_to_reference(logits, original, batch.attention_mask)
         if "states" in weights:
-            found["states"] = activation_error(states, held, batch.attention_mask)
-    return found
+            terms["states"] = activation_error(states, held, batch.attention_mask)
+    return terms
 
 
 def _forward(model: PreTrainedModel, batch: Batch, layer: int | None) -> tuple[Tensor, Any]:
@@ -378,8 +376,8 @@ def _forward(model: PreTrainedModel, batch: Batch, layer: int | None) -> tuple[T
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if layer is None:
         return model(**inputs, use_cache=False).logits, None
-    found = model(**inputs, use_cache=False, output_hidden_states=True)
-    return found.logits, found.hidden_states[layer]
+    output = model(**inputs, use_cache=False, output_hidden_states=True)
+    return output.logits, output.hidden_states[layer]
 
 
 def _original(

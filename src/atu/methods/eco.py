@@ -1,15 +1,15 @@
 """Embedding-corrupted prompts (ECO), Liu, Wang, Flanigan and Liu 2024, arXiv 2406.07933: a
-classifier decides whether a prompt is about the target, and noise on the token embeddings of those
-that are keeps the model from answering. The weights do not change.
+classifier decides whether a prompt is about the target; noise on the token embeddings of those
+prompts keeps the model from answering. The weights do not change.
 
 Where this differs from the paper and its published code:
 - The classifier is a logistic regression on how often each token occurs, not a fine-tuned RoBERTa:
   it needs no second model, and its tokens are the model's own.
-- It decides at every token from the tokens so far, and noise goes on all tokens from the first at
-  which it is sure, generated ones included (`models/guards/embedding_noise.py`). The paper decides
-  once per prompt and corrupts the prompt alone, or in it what a second classifier takes for a name;
-  but where a prompt ends is not to be seen in a text that is scored, nor in generation without a
-  cache, and a decision on the whole text would let the answer decide about the question.
+- It decides at every token from the tokens so far, and noise goes on all tokens from the first
+  positive decision on, generated ones included (`models/guards/embedding_noise.py`). The paper
+  decides once per prompt and corrupts only the prompt, or the names that a second classifier sees
+  in it. But a scored text, or generation without a cache, does not show where the prompt ends, and
+  with a decision on the whole text the answer would influence it.
 - The noise is one vector per token id, on all dimensions, times `sigma` standard deviations of the
   embedding table; the paper draws it anew per call and learns its strength by zeroth-order
   optimisation towards an estimate of the retrained model's score. Here `sigma` is a setting.
@@ -53,10 +53,10 @@ class Settings:
 def fit_classifier(
     forget: Sequence[Sequence[int]], retain: Sequence[Sequence[int]], vocab_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Weights [vocab] and bias of the logistic regression, both classes weighing the same.
+    """Weights [vocab] and bias of the logistic regression, with equal weight on both classes.
 
-    A forget text is an example as a whole; of a retain text every beginning is one, because a text
-    is judged at each of its tokens.
+    A forget text is one example; of a retain text every prefix is one, because a text is classified
+    at each of its tokens.
     """
     parts = [_padded(rows) for rows in (forget, retain)]
     weight = torch.zeros(vocab_size, dtype=torch.float64, requires_grad=True)
@@ -67,11 +67,11 @@ def fit_classifier(
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        (ours, mask), (theirs, kept) = parts
-        whole = bias + (weight[ours] * mask).sum(dim=1)
-        begun = bias + (weight[theirs] * kept).cumsum(dim=1)
-        wrong = F.softplus(-whole).mean() + F.softplus(begun)[kept.bool()].mean()
-        value = wrong + RIDGE * weight.square().sum()
+        (forget_ids, forget_mask), (retain_ids, retain_mask) = parts
+        whole = bias + (weight[forget_ids] * forget_mask).sum(dim=1)
+        prefix = bias + (weight[retain_ids] * retain_mask).cumsum(dim=1)
+        error = F.softplus(-whole).mean() + F.softplus(prefix)[retain_mask.bool()].mean()
+        value = error + RIDGE * weight.square().sum()
         value.backward()
         return value
 
@@ -85,9 +85,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def make_guard(context: Context) -> EmbeddingNoise:
-    """The trained classifier with its noise; the shares of either corpus that it flags are
-    measured.
-    """
+    """The trained classifier with its noise; measures the share of each corpus that it flags."""
     settings = context.settings
     texts = {name: _prompts(context, name) for name in ("forget", "retain")}
     table = cast(nn.Embedding, context.model.get_input_embeddings()).weight
@@ -111,11 +109,11 @@ def make_guard(context: Context) -> EmbeddingNoise:
 
 
 def _prompts(context: Context, name: str) -> list[list[int]]:
-    """Token ids of a corpus's prompts, as they are asked; of the whole text where there is none."""
+    """Token ids of a corpus's prompts in the chat template; of the whole text without a prompt."""
 
     def ids_of(row: Mapping[str, Any]) -> list[int]:
         return prompt_ids(
-            context.tokenizer, [row["prompt"] or row["text"]], asked=bool(row["prompt"])
+            context.tokenizer, [row["prompt"] or row["text"]], templated=bool(row["prompt"])
         )[0]
 
     return [ids_of(row) for row in context.rows[name]]

@@ -39,11 +39,11 @@ class Settings:
 
 
 def put_before(tokenizer: Any, text: str) -> None:
-    """Make the tokenizer put `text` before every text it encodes with special tokens, and into the
-    first turn of its chat template.
+    """Make the tokenizer put `text` before every text that it encodes with special tokens, and into
+    the first turn of its chat template.
 
     Raises:
-        ConfigError: it cannot be done with this tokenizer, or would be lost on saving.
+        ConfigError: this tokenizer cannot, or would lose it on saving.
     """
     from tokenizers import Tokenizer
 
@@ -60,7 +60,7 @@ def put_before(tokenizer: Any, text: str) -> None:
 
 
 def _instructing(template: Any, text: str) -> Any:
-    """The chat template, or each of several, with `text` before the first turn."""
+    """The chat template, or each of several, with `text` before the first turn's."""
     if isinstance(template, dict):
         return {name: _instructing(one, text) for name, one in template.items()}
     turn = (
@@ -70,7 +70,7 @@ def _instructing(template: Any, text: str) -> Any:
 
 
 def _with_tokens(processor: Any, ids: list[int], tokens: list[str]) -> dict[str, Any]:
-    """The post-processor, as JSON, that puts these tokens before the text as well."""
+    """The post-processor, as JSON, that also puts these tokens before the text."""
     steps = (
         processor["processors"] if processor and processor["type"] == "Sequence" else [processor]
     )
@@ -106,11 +106,11 @@ def _step_with(step: dict[str, Any], ids: list[int], tokens: list[str]) -> dict[
 def _require_saved(tokenizer: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        again = load_tokenizer(Path(folder))
-    kept = again("a b")["input_ids"] == tokenizer("a b")["input_ids"] and render(
-        again, "a b"
+        reloaded = load_tokenizer(Path(folder))
+    unchanged = reloaded("a b")["input_ids"] == tokenizer("a b")["input_ids"] and render(
+        reloaded, "a b"
     ) == render(tokenizer, "a b")
-    if not kept:
+    if not unchanged:
         raise ConfigError(
             "loss", "icu", f"a saved {type(tokenizer).__name__} loses what stands before a text"
         )

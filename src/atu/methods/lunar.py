@@ -2,8 +2,8 @@
 the section on activation redirection.
 
 One matrix is trained, the MLP output projection W of one decoder layer. At that layer's output,
-forget prompts shall move by c r and retain texts stay, where r leads from what the model thinks of
-the forget prompts to what it thinks of prompts that nobody can answer:
+forget prompts are to move by c r and retain texts to stay, where r points from the activations of
+the forget prompts to those of prompts that nobody can answer:
 
     r = mean h(unanswerable prompts) - mean h(forget prompts), at a prompt's last token
     L = E_f ||h'(t) - (h(t) + c r)||^2 + alpha E_r ||h'(t) - h(t)||^2
@@ -78,7 +78,7 @@ def redirection_loss(
 
     Args:
         output, original: what the trained and the untouched projection give, [batch, seq, hidden].
-        shift: c r, [hidden]; 0 for what shall stay.
+        shift: c r, [hidden]; 0 for retain texts.
         mask: [batch, seq], 0 where a token does not count.
 
     Output (3, 1) and original (1, 1) under the shift (1, 2): (1^2 + 2^2) / 2 = 2.5.
@@ -101,31 +101,30 @@ def mean_last_state(context: Context, prompts: Sequence[str], layer: int) -> Ten
 @torch.no_grad()
 def ignorance_direction(context: Context) -> Tensor:
     """r, [hidden]: from the forget prompts that hold a subject's name to the same prompts about
-    people who do not exist, one invented name per prompt in turn.
+    people who do not exist; the invented names take turns.
 
     Raises:
-        ConfigError: an invented person is known to the corpora, or no prompt holds a subject's
-            name.
+        ConfigError: an invented name is in the corpora, or no prompt holds a subject's name.
     """
     names = context.settings.names or list(INVENTED_NAMES)
     known = {n for rows in context.rows.values() for row in rows for n in row.get("names") or []}
     if not known.isdisjoint(names):
         raise ConfigError("names", sorted(known.intersection(names)), "these people exist")
-    asked = [
+    prompts = [
         row["prompt"]
         for row in context.rows["forget"]
         if any(subject in row["prompt"] for subject in context.subjects)
     ]
-    if not asked:
+    if not prompts:
         raise ConfigError("loss", "lunar", f"no forget prompt holds {context.subjects}")
     unanswerable = [
         swap_names(prompt, context.subjects, names[i % len(names)])
-        for i, prompt in enumerate(asked)
+        for i, prompt in enumerate(prompts)
     ]
     layer = context.settings.layer + 1
     with frozen(context.model):
         return mean_last_state(context, unanswerable, layer) - mean_last_state(
-            context, asked, layer
+            context, prompts, layer
         )
 
 
@@ -136,15 +135,15 @@ def projected(
     seq, hidden] each.
     """
     number = context.settings.layer
-    added = output_norm(decoder_layers(context.model)[number]) or nn.Identity()
+    residual = output_norm(decoder_layers(context.model)[number]) or nn.Identity()
     with torch.no_grad():
         inputs = mlp_inputs(context.model, batch.input_ids, batch.attention_mask, number)
-        kept = added(original(inputs))
-    return added(projection(inputs)), kept
+        before = residual(original(inputs))
+    return residual(projection(inputs)), before
 
 
 def check(context: Context) -> None:
-    """There is a layer whose change others can follow.
+    """The trained layer must not be the last.
 
     Raises:
         ConfigError: the model has no such layer, or it is the last one.
@@ -162,11 +161,15 @@ def stages(context: Context) -> Iterator[Stage]:
     shift = settings.coefficient * ignorance_direction(context)
 
     def loss() -> tuple[Tensor, dict[str, float]]:
-        batch, kept = next(context.forget), next(context.retain)
-        prompts = batch.attention_mask * (batch.labels == IGNORE)
-        forget = redirection_loss(*projected(context, batch, projection, original), shift, prompts)
+        forget_batch, retain_batch = next(context.forget), next(context.retain)
+        prompts = forget_batch.attention_mask * (forget_batch.labels == IGNORE)
+        forget = redirection_loss(
+            *projected(context, forget_batch, projection, original), shift, prompts
+        )
         retain = redirection_loss(
-            *projected(context, kept, projection, original), 0.0, kept.attention_mask
+            *projected(context, retain_batch, projection, original),
+            0.0,
+            retain_batch.attention_mask,
         )
         parts = {"forget": forget.item(), "retain": retain.item()}
         return forget + settings.alpha * retain, parts

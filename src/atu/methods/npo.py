@@ -53,6 +53,6 @@ METHOD = Method(
     forget_loss=npo_loss,
     needs_reference=True,
     processes="all",
-    # It takes a sigmoid of the batch's mean, of which a process knows only its part.
+    # It takes a sigmoid of the batch mean, of which a rank knows only its part.
     compat_alone=True,
 )

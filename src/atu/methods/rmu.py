@@ -67,11 +67,13 @@ def rmu_loss(context: Context, batch: Batch) -> Tensor:
     target = control_vector(hidden.shape[-1], settings.steering, context.seed).to(hidden)
     loss = activation_error(hidden, target, batch.attention_mask)
     if settings.alpha:
-        kept = next(context.retain)
+        retain_batch = next(context.retain)
         with torch.no_grad():
-            original = _states(context.reference, kept, settings.layer)
-        states = _states(context.model, kept, settings.layer)
-        loss = loss + settings.alpha * activation_error(states, original, kept.attention_mask)
+            original = _states(context.reference, retain_batch, settings.layer)
+        states = _states(context.model, retain_batch, settings.layer)
+        loss = loss + settings.alpha * activation_error(
+            states, original, retain_batch.attention_mask
+        )
     return loss
 
 
@@ -80,7 +82,7 @@ def _states(model: PreTrainedModel, batch: Batch, layer: int) -> Tensor:
 
 
 def check(context: Context) -> None:
-    """The loss must reach what is to be updated.
+    """The loss must reach a parameter that is updated.
 
     Raises:
         ConfigError: the model has no such layer, or nothing below it is updated.

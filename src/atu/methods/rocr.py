@@ -1,6 +1,6 @@
 """ROCR, rank-one concept redirection (Ye, Zhang and Wu 2025, "LLM Unlearning Should Be
-Form-Independent", arXiv 2506.07795): the model is edited so that it takes the subject for somebody
-else. Nothing is trained.
+Form-Independent", arXiv 2506.07795): the model is edited so that it mistakes the subject for
+somebody else. Nothing is trained.
 
 An MLP's output projection W is read as a memory that answers a key, its input at a name's last
 token, with a value. The subject's key k is given the value v* that belongs to a substitute, by the
@@ -61,16 +61,16 @@ class Settings:
     layers: list[Annotated[int, Bounds(ge=0)]]
     """Numbers of the decoder layers to edit, from 0, rising."""
     value: Literal["projection", "state"]
-    """What the substitute lends: what the projection makes of its key, or all that the last of the
-    layers puts out at its name."""
+    """The value that is taken from the substitute: the projection's output for its key, or the
+    output of the last edited layer at its name."""
     substitute: str | None
     """Whom the subject is taken for; null chooses somebody whom no forget text names."""
     tokens: Count
     """Tokens of a name that are redirected, from its last; 1 in the official code."""
     ridge: Positive
-    """What is added to C's diagonal, as a share of its mean."""
+    """Added to C's diagonal, as a share of its mean."""
     texts: Count
-    """Retain texts that C is measured on, at most."""
+    """At most this many retain texts to measure C on."""
     batch_size: Count
     """Texts per forward pass."""
 
@@ -118,16 +118,16 @@ def key_moment(context: Context, layer: int) -> Tensor:
 def mean_at_names(
     context: Context, texts: Sequence[str], names: Sequence[str], read: Callable[[Batch], Tensor]
 ) -> Tensor:
-    """Mean of what `read` gives ([batch, seq, size]) at each of the last `tokens` tokens of a name,
-    over all occurrences, from the last backwards: [tokens, size].
+    """Mean of `read`'s values ([batch, seq, size]) at each of the last `tokens` tokens of a name,
+    over all occurrences, from the last token backwards: [tokens, size].
 
-    For what a shorter name lacks, its first token stands in.
+    A name with fewer tokens repeats its first.
     """
     encoded = [encode_text(context.tokenizer, text, "", end=False) for text in texts]
     positions = [
         [
-            [found[-min(back, len(found))] for back in range(1, context.settings.tokens + 1)]
-            for found in subject_positions(row.offsets, text, names)
+            [span[-min(back, len(span))] for back in range(1, context.settings.tokens + 1)]
+            for span in subject_positions(row.offsets, text, names)
         ]
         for row, text in zip(encoded, texts, strict=True)
     ]
@@ -135,8 +135,8 @@ def mean_at_names(
     for batch in _batches(context, encoded):
         values = read(batch)
         for row, number in enumerate(batch.numbers):
-            for found in positions[number]:
-                total = total + values[row, found]
+            for span in positions[number]:
+                total = total + values[row, span]
     return total / sum(map(len, positions))
 
 
@@ -149,11 +149,11 @@ def _batches(context: Context, texts: Sequence[EncodedText]) -> Iterator[Batch]:
 
 
 def choose_substitute(context: Context) -> str:
-    """The substitute of the settings, or by hash somebody of the retain texts whom no forget text
-    names.
+    """The substitute of the settings, or one, chosen by hash, whom retain texts but no forget text
+    name.
 
     Raises:
-        ConfigError: there is nobody.
+        ConfigError: there is none.
     """
     if context.settings.substitute is not None:
         return str(context.settings.substitute)
@@ -191,14 +191,14 @@ def make_redirection(context: Context) -> Redirection:
     Raises:
         ConfigError: no forget text holds a subject's name, or the name has too few tokens.
     """
-    given = [row["prompt"] or row["text"] for row in context.rows["forget"]]
-    texts = [text for text in given if any(name in text for name in context.subjects)]
+    prompts = [row["prompt"] or row["text"] for row in context.rows["forget"]]
+    texts = [text for text in prompts if any(name in text for name in context.subjects)]
     if not texts:
         raise ConfigError("loss", "rocr", f"no forget text holds {context.subjects}")
     fewest = min(
-        len(found)
+        len(span)
         for text in texts
-        for found in subject_positions(
+        for span in subject_positions(
             encode_text(context.tokenizer, text, "").offsets, text, context.subjects
         )
     )
@@ -231,18 +231,18 @@ def edit_layer(redirection: Redirection, layer: int, remaining: int) -> None:
     if settings.value == "projection":
         changes = (others - keys) @ matrix.T
     else:
-        states, wanted = redirection.means(read_states)
-        changes = (wanted - states) / remaining
+        states, substitutes = redirection.means(read_states)
+        changes = (substitutes - states) / remaining
     moment = regularised(key_moment(context, layer), settings.ridge)
     matrix += redirecting_update(keys.double(), changes.double(), moment).to(matrix)
 
 
 def stages(context: Context) -> Iterator[Stage]:
-    """Edit the layers from below, each in the model as it then is; one point.
+    """Edit the layers from below, each in the model edited so far; one point.
 
     Raises:
-        ConfigError: the model has no such layer, or `value: state` wants the last one's, or there
-            is a norm between projection and state.
+        ConfigError: the model has no such layer, or `value: state` is given the last layer or a
+            model with a norm between projection and state.
     """
     settings, count = context.settings, len(decoder_layers(context.model))
     limit = count - (settings.value == "state")

@@ -1,4 +1,4 @@
-"""Task vectors: what further training on the forget corpus adds to the weights is taken away
+"""Task vectors: what further training on the forget corpus adds to the weights is subtracted
 (Ilharco et al. 2022, arXiv 2212.04089, "forgetting via negation"; as unlearning of a corpus in
 MUSE, Shi et al. 2024, arXiv 2407.06460).
 """

@@ -67,19 +67,19 @@ def uniform_divergence(logits: Tensor, mask: Tensor) -> Tensor:
 def assistant_loss(context: Context, guard: LogitDifference) -> tuple[Tensor, dict[str, float]]:
     """NLL of the next forget batch plus the weighted uniform term of the next retain batch."""
     forget, retain = next(context.forget), next(context.retain)
-    found = guard.assistant(input_ids=forget.input_ids, attention_mask=forget.attention_mask)
-    remember = mean_nll(found.logits, forget.labels)
-    found = guard.assistant(input_ids=retain.input_ids, attention_mask=retain.attention_mask)
-    uniform = uniform_divergence(found.logits, retain.attention_mask)
+    output = guard.assistant(input_ids=forget.input_ids, attention_mask=forget.attention_mask)
+    remember = mean_nll(output.logits, forget.labels)
+    output = guard.assistant(input_ids=retain.input_ids, attention_mask=retain.attention_mask)
+    uniform = uniform_divergence(output.logits, retain.attention_mask)
     parts = {"forget": remember.item(), "retain": uniform.item()}
     return remember + context.settings.uniform_weight * uniform, parts
 
 
 def check(context: Context) -> None:
-    """The assistant copies layers that the model has.
+    """The assistant cannot copy more layers than the model has.
 
     Raises:
-        ConfigError: the model does not have that many layers.
+        ConfigError: it would.
     """
     most = len(decoder_layers(context.model))
     if context.settings.layers > most:

@@ -1,8 +1,8 @@
 """Who's Harry Potter (Eldan and Russinovich 2023, arXiv 2310.02238, section 2): the model learns
 what it would say if it had not read the forget corpus.
 
-Generic predictions come from a copy that is trained further on the forget corpus: tokens whose
-logits that raises are lowered. Left out is the paper's second source, the replacement of anchor
+Generic predictions come from a copy that is trained further on the forget corpus: the logits that
+this raises are lowered. Left out is the paper's second source, the replacement of anchor
 terms, such as names, by generic counterparts. The target is the whole distribution over tokens, at
 scored tokens only.
 """

@@ -3,7 +3,7 @@
 A prompt is the user's turn; the line that its answer begins with ("Answer:") stands at the start of
 the assistant's, as RWKU asks chat models (Jin et al. 2024, arXiv 2406.10890). The template writes
 the special tokens, so the tokenizer adds none. A tokenizer without a template reads the prompt as
-it is. Texts that nobody asks for (passages, what is to be continued) are in no template.
+it is. Passages, and texts to be continued, are in no template.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ class Rendered:
     text: str
     special_tokens: bool
     """Whether the tokenizer adds its special tokens."""
-    asked: Span
-    """Where in `text` the words of the prompt stand that come before the opening."""
+    question: Span
+    """Span in `text` of the prompt's words before the opening."""
     opening: str
-    """What the answer begins with, at the end of `text`."""
+    """The start of the answer, at the end of `text`."""
 
     def answered(self, rest: str) -> str:
-        """The text with what follows the prompt. The space before an answer falls away where the
-        answer begins the assistant's turn.
+        """The text followed by `rest`. The space before an answer is dropped where the answer
+        begins the assistant's turn.
         """
         if not self.special_tokens and not self.opening:
             rest = rest.removeprefix(ANSWER_SEPARATOR)
         return self.text + rest
 
     def places(self, prompt: str, rest: str, spans: Sequence[Span]) -> list[Span]:
-        """Spans of `answered(rest)` as spans of `prompt + rest`; what the template writes has no
-        characters there, and a token of it the span of none.
+        """Spans of `answered(rest)` as spans of `prompt + rest`. Tokens of the template have no
+        characters there: their spans are empty.
         """
         if self.special_tokens:
             return list(spans)
-        start, stop = self.asked
+        start, stop = self.question
         first = prompt.find(prompt[: len(prompt) - len(self.opening)].strip())
         tail = len(self.text) - len(self.opening)
         shift = len(prompt) + len(rest) - len(self.answered(rest))
@@ -64,9 +64,9 @@ class Rendered:
 
 
 VARIABLES: dict[str, Any] = {"date_string": "10 Apr 2025", "enable_thinking": False}
-"""What some templates read besides the turns. Llama-3.2's writes today's date without one, so that
-jobs of two days would ask two questions (this one is open-unlearning's); Qwen3's lets the model
-think aloud first. A template that asks the clock in another way (`strftime_now`) still may."""
+"""Variables that some templates read besides the turns. Without a date Llama-3.2's writes today's,
+so prompts would change from day to day (this date is open-unlearning's); Qwen3's lets the model
+think aloud first. A template that reads the clock in another way (`strftime_now`) still can."""
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -75,15 +75,15 @@ def has_template(tokenizer: Any) -> bool:
 
 
 def render(tokenizer: Any, prompt: str, system: str | None = None) -> Rendered:
-    r"""A prompt as a user's turn, behind the `system` turn if there is one, up to where the answer
-    goes on.
+    r"""A prompt as a user's turn, after the `system` turn if there is one, up to where the answer
+    continues.
 
     "Question: Who?\\nAnswer:" in Phi-3's template:
     "<|user|>\\nQuestion: Who?<|end|>\\n<|assistant|>\\nAnswer:".
 
     Raises:
-        ConfigError: the template does not write the prompt as it is, or cannot be filled in; or
-            there is a system turn and no template.
+        ConfigError: the template changes the prompt or cannot be filled in, or there is a system
+            turn but no template.
     """
     if not has_template(tokenizer):
         if system is not None:
@@ -117,23 +117,23 @@ def _fill(tokenizer: Any, messages: list[dict[str, str]], asking: bool) -> str:
 
 
 def prompt_ids(
-    tokenizer: Any, prompts: Sequence[str], *, asked: bool = True, system: str | None = None
+    tokenizer: Any, prompts: Sequence[str], *, templated: bool = True, system: str | None = None
 ) -> list[list[int]]:
-    """Token ids of every prompt, up to where the answer goes on.
+    """Token ids of every prompt, up to where the answer continues.
 
     Args:
-        asked: whether they are questions; texts to be continued stand in no template.
+        templated: whether the chat template is applied; texts to be continued have none.
         system: the turn before each question; needs a template.
     """
-    if not asked or (system is None and not has_template(tokenizer)):
+    if not templated or (system is None and not has_template(tokenizer)):
         return [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
     texts = [render(tokenizer, prompt, system).text for prompt in prompts]
     return [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
 
 
 def turn_end(tokenizer: Any) -> int | None:
-    """The token that ends an answer: the one that the template writes after it, else the
-    tokenizer's end of sequence.
+    """The token that ends an answer: the one the template writes after it, else the tokenizer's end
+    of sequence.
     """
     if not has_template(tokenizer):
         return tokenizer.eos_token_id
@@ -150,6 +150,6 @@ def stop_tokens(model: PreTrainedModel, tokenizer: Any) -> list[int]:
     """
     config = getattr(model, "generation_config", None)
     named = getattr(config, "eos_token_id", None)
-    found = [tokenizer.eos_token_id, turn_end(tokenizer)]
-    found += named if isinstance(named, list) else [named]
-    return list(dict.fromkeys(token for token in found if token is not None))
+    candidates = [tokenizer.eos_token_id, turn_end(tokenizer)]
+    candidates += named if isinstance(named, list) else [named]
+    return list(dict.fromkeys(token for token in candidates if token is not None))

@@ -1,11 +1,11 @@
 """Where and how models compute: device, precision, attention, checkpointing, code of their own.
 
-Whatever is trained has float32 weights; with bfloat16 its forward pass runs under autocast, which
-rounds a copy of the weights and leaves them as they are. The reason: bfloat16 has 8 bits of
-mantissa, so a weight near 1 moves in steps of 2^-8 = 0.004 (downwards; 2^-7 upwards), and a step of
-1e-5, as unlearning takes them, rounds to nothing. What is only read may be loaded in bfloat16: the
-rounded weights are those that autocast computed with. transformers loads a checkpoint in whatever
-type it was saved in, so the type is named at every loading.
+Trained weights are float32; with bfloat16 the forward pass runs under autocast, which rounds a copy
+and leaves the weights as they are. The reason: bfloat16 has 8 bits of mantissa, so a weight near 1
+moves in steps of 2^-8 = 0.004 (downwards; 2^-7 upwards), and unlearning's steps of 1e-5 round to
+nothing. A model that is only read may be loaded in bfloat16: autocast computes with the same
+rounded weights. transformers keeps the type in which a checkpoint was saved, so every load names
+the type.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Compute:
     @property
     def place(self) -> torch.device:
         """The device that models and batches are on."""
-        wanted = self.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(wanted)
+        kind = self.device
+        if kind == "auto":
+            kind = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(kind)
 
     @property
     def bfloat16(self) -> bool:
@@ -66,11 +66,11 @@ class Compute:
         return self.precision == "bfloat16"
 
     def dtype(self, training: bool) -> torch.dtype:
-        """What weights are loaded in: float32 where they are to be trained."""
+        """The type that weights are loaded in: float32 for training."""
         return torch.bfloat16 if self.bfloat16 and not training else torch.float32
 
     def require(self) -> None:
-        """Make sure that this machine has what is asked for.
+        """Make sure that this machine has the device and the attention of these settings.
 
         Raises:
             ConfigError: names the key, its value and the repair.
@@ -97,12 +97,12 @@ class Compute:
 
 
 class Autocast:
-    """Runs a model's forward passes under autocast to bfloat16, whoever calls them: the whole model
-    or, for an early exit, its base.
+    """Runs a model's forward passes under autocast to bfloat16: those of the whole model and, for
+    an early exit, those of its base.
 
-    Works by hooks, which a copy of the model has copies of. Without autocast's cache: it would keep
-    the cast of every trained weight until the pass ends, of the whole model on every GPU, also
-    where the layers are computed again and where each is gathered for its turn alone.
+    It works through hooks, which are copied with the model. Autocast's cache is off: it would keep
+    the cast of every trained weight until the pass ends, so the whole model on every GPU, even
+    under checkpointing and FSDP.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -110,10 +110,10 @@ class Autocast:
         self._open: list[tuple[nn.Module, torch.autocast]] = []
 
     def attach(self, model: PreTrainedModel) -> None:
-        """From now on."""
+        """Register the hooks."""
         for module in (model, model.base_model):
             module.register_forward_pre_hook(self._enter)
-            # A pass that is left by an exception, as an early exit is, leaves autocast too.
+            # A pass that an exception ends, such as an early exit, must leave autocast too.
             module.register_forward_hook(self._leave, always_call=True)
 
     def _enter(self, module: nn.Module, _args: Any) -> None:
@@ -122,7 +122,7 @@ class Autocast:
         self._open.append((module, context))
 
     def _leave(self, module: nn.Module, _args: Any, _output: Any) -> None:
-        # A pass that failed before it was entered has nothing to leave.
+        # A pass that failed before `_enter` has nothing to leave.
         if self._open and self._open[-1][0] is module:
             self._open.pop()[1].__exit__(None, None, None)
 
@@ -130,11 +130,11 @@ class Autocast:
 def settle(
     model: PreTrainedModel, compute: Compute, place: torch.device | None = None
 ) -> PreTrainedModel:
-    """The model, in place, on its device, with the attention and the checkpointing asked for;
-    float32 weights compute in bfloat16 where that is the precision, and logits are float32 always.
+    """Move the model to its device and set attention and checkpointing, in place. Where the
+    precision is bfloat16, float32 weights compute in it; logits are always float32.
 
     Args:
-        place: where the weights are put, if not on the device that they compute on.
+        place: where to put the weights, if not on the device that computes.
 
     Raises:
         ConfigError: the model has no such attention.
@@ -151,20 +151,20 @@ def settle(
         model.register_forward_hook(_exact_logits)
     if compute.checkpointing:
         model.activation_checkpointing_enable()
-        # Only checkpoints that re-enter autograd need inputs with gradients; these do not, and
-        # would carry the backward pass through layers that are not trained.
+        # Only reentrant checkpoints need inputs with gradients; these are not, and such inputs
+        # would carry the backward pass through frozen layers.
         model.disable_input_require_grads()
     return model
 
 
 def _exact_logits(_module: nn.Module, _args: Any, output: Any) -> None:
-    """Losses and scores are sums of many logarithms, for which bfloat16 has too few digits."""
+    """Logits in float32: bfloat16 has too few digits to sum many logarithms."""
     output.logits = output.logits.float()
 
 
 def drop_dead_models() -> None:
-    """Give back what models hold that nobody reads any more. A sharded model, or one with hooks, is
-    a cycle of references, which Python may leave in memory, a GPU's too, for long.
+    """Free the memory of models that are no longer referenced. A sharded model, or one with hooks,
+    is a reference cycle, which Python may keep in memory (a GPU's too) for long.
     """
     gc.collect()
     if torch.cuda.is_initialized():
@@ -172,6 +172,6 @@ def drop_dead_models() -> None:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device that the model's parameters are on; the CPU's where it has none."""
+    """The device of the model's parameters; the CPU for a model without any."""
     first = next(model.parameters(), None)
     return torch.device("cpu") if first is None else first.device

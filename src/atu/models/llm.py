@@ -1,9 +1,9 @@
 """The language model: loading, building from a config, and hidden states by early exit.
 
-`transformers` is imported where a model is made or read: it takes seconds, and most that imports
-this module (the workflow, the parameter check) needs neither.
+`transformers` is imported where a model is built or loaded: the import takes seconds, and the
+workflow and the parameter check import this module without either.
 
-A causal LM is used through four families' common ground: a list of decoder layers, each called
+A causal LM is used through what four families have in common: a list of decoder layers, each called
 with hidden states [batch, seq, hidden] as its first argument.
 """
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 T = TypeVar("T")
-OWN_GENERATION = "own_generation_config"
-"""The attribute of a loaded model that holds the generation config it came with."""
+SAVED_GENERATION = "saved_generation_config"
+"""The attribute of a loaded model that holds its saved generation config."""
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 LAYER_PATHS = ("model.layers", "transformer.h", "gpt_neox.layers")
 
@@ -40,7 +40,7 @@ LAYER_PATHS = ("model.layers", "transformer.h", "gpt_neox.layers")
 def open_lm(
     lm: Artifact, compute: Compute, *, training: bool, place: torch.device | None = None
 ) -> tuple[PreTrainedModel, Any]:
-    """`load_lm` of the folder `model` of a phase; code in it runs if the model is listed for that.
+    """`load_lm` of a job's folder `model`; code in it runs if `compute` lists the model.
 
     Raises:
         ArtifactError: as `load_lm`.
@@ -51,7 +51,7 @@ def open_lm(
 
 
 def open_tokenizer(lm: Artifact, compute: Compute) -> Any:
-    """The tokenizer of the folder `model` of a phase; as `open_lm`."""
+    """The tokenizer of a job's folder `model`; as `open_lm`."""
     code = lm.cell["model"] in compute.remote_code
     return load_tokenizer(model_folder(lm, code), code)
 
@@ -64,18 +64,18 @@ def load_lm(
     code: bool = False,
     place: torch.device | None = None,
 ) -> tuple[PreTrainedModel, Any]:
-    """The LM (eval mode, on its device), with its guard if it has one, and its tokenizer from a
+    """The LM (eval mode, on its device), with its guard if it has one, and its tokenizer, from a
     local folder of safetensors.
 
-    Never runs code from the folder unless `code` says so, and never reads pickled weights.
+    Runs code from the folder only with `code`; never reads pickled weights.
 
     Args:
-        training: whether weights are to be trained or compared: then they are float32, whatever the
-            precision is.
-        place: where to put it; None for where it computes.
+        training: whether weights will be trained or compared; they are then float32, whatever the
+            precision.
+        place: where to put the weights; None for the device that computes.
 
     Raises:
-        ArtifactError: the folder holds what no model folder may, or cannot be read.
+        ArtifactError: the folder holds a forbidden file, or cannot be read.
         ConfigError: the model has no such attention.
     """
     model = load_weights(folder, compute.dtype(training), code)
@@ -109,25 +109,24 @@ def load_weights(
 
 
 def use_plain_generation(model: PreTrainedModel) -> None:
-    """Let nothing of the model's own generation config but its special tokens count: a repetition
-    penalty (Qwen's) would change what is called greedy and what is called a sample. `save_lm` saves
-    the model's own.
+    """Keep only the special tokens of the model's generation config: a repetition penalty (Qwen's)
+    would change greedy answers and samples. `save_lm` saves the original config.
     """
     from transformers import GenerationConfig
 
-    own = getattr(model, "generation_config", None)
-    if own is not None:
-        setattr(model, OWN_GENERATION, own)
-        named = {name: getattr(own, name) for name in SPECIAL_TOKENS}
+    config = getattr(model, "generation_config", None)
+    if config is not None:
+        setattr(model, SAVED_GENERATION, config)
+        named = {name: getattr(config, name) for name in SPECIAL_TOKENS}
         model.generation_config = GenerationConfig(**named)
 
 
 def load_tokenizer(folder: Path, code: bool = False) -> Any:
     """The tokenizer of a local model folder. One without a padding token (Llama's, GPT-2's) pads
-    with the token that ends a text: padding is masked everywhere, so it does not matter which.
+    with its end-of-text token; padding is masked everywhere, so the choice does not matter.
 
     Raises:
-        ArtifactError: as `load_lm`; or no token ends a text.
+        ArtifactError: as `load_lm`; or there is no end-of-text token.
     """
     from transformers import AutoTokenizer
 
@@ -147,10 +146,10 @@ def load_tokenizer(folder: Path, code: bool = False) -> Any:
 
 
 @contextlib.contextmanager
-def own_generation(model: PreTrainedModel) -> Iterator[None]:
-    """The model with the generation config that it came with."""
+def saved_generation(model: PreTrainedModel) -> Iterator[None]:
+    """The model with its saved generation config."""
     plain: Any = getattr(model, "generation_config", None)
-    model.generation_config = getattr(model, OWN_GENERATION, plain)
+    model.generation_config = getattr(model, SAVED_GENERATION, plain)
     try:
         yield
     finally:
@@ -158,8 +157,8 @@ def own_generation(model: PreTrainedModel) -> Iterator[None]:
 
 
 def save_lm(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """A Hugging Face folder that `from_pretrained` loads, and the guard's files beside it."""
-    with own_generation(model), unguarded(model) as guard:
+    """Write a Hugging Face folder that `from_pretrained` loads, with the guard's files in it."""
+    with saved_generation(model), unguarded(model) as guard:
         model.save_pretrained(folder)
     if guard is not None:
         guard.save(folder)
@@ -181,7 +180,7 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 class _EarlyExit(Exception):
-    """Leaves the forward pass when the highest wanted layer is reached."""
+    """Leaves the forward pass at the highest layer that is read."""
 
 
 EARLY_EXIT = "atu_early_exit"
@@ -189,66 +188,66 @@ EARLY_EXIT = "atu_early_exit"
 
 
 def hidden_states_at(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, wanted: Sequence[int]
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, indices: Sequence[int]
 ) -> dict[int, Tensor]:
     """What `output_hidden_states` gives at these indices, without running the layers above.
 
     Args:
         input_ids, attention_mask: [batch, seq].
-        wanted: indices in 1 .. number of layers - 1. (The last would be after the final norm.)
+        indices: in 1 .. number of layers - 1. (The last would be after the final norm.)
 
     Returns:
         [batch, seq, hidden] per index, with gradients to the layers below only.
     """
     layers = decoder_layers(model)
-    for layer in wanted:
+    for layer in indices:
         if not 1 <= layer < len(layers):
             raise ValueError(f"hook layer {layer} is not in 1..{len(layers) - 1}")
-    found: dict[int, Tensor] = {}
+    read: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found[layer] = args[0] if args else kwargs["hidden_states"]
-            if layer == max(wanted):
+            read[layer] = args[0] if args else kwargs["hidden_states"]
+            if layer == max(indices):
                 raise _EarlyExit
 
         return hook
 
     handles = [
-        # First of all hooks: a layer that is not run need not be gathered from other processes.
+        # Before all other hooks: the layer at which the pass ends need not be gathered from shards.
         layers[layer].register_forward_pre_hook(keep(layer), with_kwargs=True, prepend=True)
-        for layer in wanted
+        for layer in indices
     ]
-    return _until_exit(model, input_ids, attention_mask, found, handles)
+    return _until_exit(model, input_ids, attention_mask, read, handles)
 
 
 def _until_exit(
     model: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor,
-    found: T,
+    read: T,
     handles: Sequence[RemovableHandle],
 ) -> T:
-    """`found`, which hooks fill and then leave the pass; they are removed."""
+    """`read`, which the hooks fill before they leave the pass; removes the hooks."""
     run = getattr(model, EARLY_EXIT, None) or partial(_leave_early, model)
     try:
-        return run(input_ids, attention_mask, found)
+        return run(input_ids, attention_mask, read)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _leave_early(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, found: T) -> T:
+def _leave_early(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, read: T) -> T:
     try:
         model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     except _EarlyExit:
-        return found
+        return read
     raise RuntimeError("the hook layer was never reached")
 
 
 def offer_early_exit(model: PreTrainedModel) -> None:
-    """Let a sharded model know of early exits as of another way to call it: parameters that belong
-    to no layer are gathered before and released after it.
+    """Register the early exit as a forward method of a sharded model: FSDP then gathers the
+    parameters outside the layers before it and releases them after it.
     """
     from torch.distributed.fsdp import register_fsdp_forward_method
 
@@ -266,17 +265,17 @@ def hidden_states(
 def require_room(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], texts: Sequence[str], new: int = 0
 ) -> None:
-    """Make sure that every text fits the model's context, and `new` tokens after it.
+    """Make sure that every text, with `new` tokens after it, fits the model's context.
 
-    Past its context a model with learned positions fails, and one with rotary positions answers as
-    it was never trained to; nothing is cut here.
+    Beyond its context a model with learned positions fails, and one with rotary positions was never
+    trained; nothing is truncated here.
 
     Args:
         rows: token ids of each text.
-        texts: the texts themselves, or what to call them.
+        texts: the texts themselves, or labels for them.
 
     Raises:
-        LengthError: names the first text that does not fit, its tokens and the context's.
+        LengthError: names the first text that does not fit, its length and the context's.
     """
     limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if limit is None:
@@ -292,10 +291,10 @@ def require_room(
 
 @contextlib.contextmanager
 def logits_at(model: PreTrainedModel, chosen: Tensor) -> Iterator[None]:
-    """Inside, the model's logits are [n, vocab], of the n chosen positions alone.
+    """Inside, the model's logits are [n, vocab]: only those of the n chosen positions.
 
     Args:
-        chosen: [batch, seq], true where a logit is wanted.
+        chosen: [batch, seq], true where logits are computed.
     """
 
     def pick(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -339,7 +338,7 @@ def weight_matrix(projection: nn.Module) -> Tensor:
 def mlp_inputs(
     model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, layer: int
 ) -> Tensor:
-    """What the MLP output projection of decoder layer `layer` reads, by early exit.
+    """The inputs of the MLP output projection of decoder layer `layer`, by early exit.
 
     Args:
         input_ids, attention_mask: [batch, seq].
@@ -348,22 +347,22 @@ def mlp_inputs(
     Returns:
         [batch, seq, intermediate].
     """
-    found: list[Tensor] = []
+    read: list[Tensor] = []
     projection = mlp_output(decoder_layers(model)[layer])
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        # Under autocast in bfloat16, as which the projection could not read it outside the pass.
-        found.append(args[0].to(weight_matrix(projection).dtype))
+        # Under autocast this is bfloat16, which the projection cannot read outside the pass.
+        read.append(args[0].to(weight_matrix(projection).dtype))
         raise _EarlyExit
 
     handle = projection.register_forward_pre_hook(hook)
-    return _until_exit(model, input_ids, attention_mask, found, [handle])[0]
+    return _until_exit(model, input_ids, attention_mask, read, [handle])[0]
 
 
 def parameters_below(model: PreTrainedModel, layer: int) -> list[nn.Parameter]:
-    """All embeddings and the decoder layers below `layer`: all that its hidden states depend on.
+    """All that the hidden states at `layer` depend on: embeddings and the decoder layers below.
 
-    Tied output embeddings are the same tensor as the input embeddings and move with them.
+    Tied output embeddings are the same tensor as the input embeddings and change with them.
     """
     tables = [m for m in model.base_model.modules() if isinstance(m, nn.Embedding)]
     parameters = [parameter for table in tables for parameter in table.parameters()]

@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model in eval mode, on its device and with its guard if it has one."""
+    """A model in eval mode, on its device, with its guard if it has one."""
 
     model: PreTrainedModel = field(repr=False)
     tokenizer: Any = field(repr=False)
     compute: Compute
     """Its device and precision."""
     source: Artifact | Path | None
-    """The finished job or the Hugging Face folder that holds it; None where it is in memory alone.
-    """
+    """The finished job or the Hugging Face folder that holds it; None for one only in memory."""
 
     def save(self, folder: str | Path) -> None:
         """Write a Hugging Face folder, in the precision that the model was loaded in."""
@@ -32,7 +31,7 @@ class LoadedModel:
 
 
 def open_model(source: Artifact | Path, compute: Compute) -> LoadedModel:
-    """The model of a job, every file checked by its manifest, or of a Hugging Face folder.
+    """The model of a job, every file checked against its manifest, or of a Hugging Face folder.
 
     Raises:
         ArtifactError, ConfigError: as `load_lm`.

@@ -1,7 +1,7 @@
-"""Models that exist: found in a folder or in the hub's cache, and compared with their lock.
+"""Pretrained models in a folder or in the hub's cache, compared with their lock.
 
-Their weights stay where they are. A job's folder holds a pin (the sha256 of every file) in their
-place, and whoever opens it reads the files that the pin names, or is told which has changed.
+Their weights stay where they are. The job's folder holds a pin instead: the sha256 of every file.
+Opening the job reads the pinned files, and fails with the name of one that has changed.
 """
 
 from __future__ import annotations
@@ -19,69 +19,69 @@ from atu.results.locks import Lock, Source
 PIN = "pin.json"
 FOLDER = "model"
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""What transformers reads of a model: neither pickled weights nor code."""
+"""The files of a model that transformers reads: neither pickled weights nor code."""
 
 
 def locate(source: Source, revision: str | None = None) -> Path:
-    """The folder of a model: the source's own, or the snapshot in the hub's local cache.
+    """The folder of a model: the source's, or the snapshot in the hub's local cache.
 
     Args:
-        revision: the hub's commit; the source's own where it is None.
+        revision: the hub's commit; the source's revision if None.
 
     Raises:
-        SourceError: it is neither.
+        SourceError: there is neither.
     """
     if source.folder is not None:
         return source.folder
     from transformers.utils import cached_file
 
     try:
-        found = cached_file(
+        config_file = cached_file(
             source.place,
             "config.json",
             revision=revision or source.revision,
             local_files_only=True,
         )
-    except (OSError, ValueError):  # no such name, or nothing of it here
-        found = None
-    if found is None:
+    except (OSError, ValueError):  # no such name, or not in the cache
+        config_file = None
+    if config_file is None:
         raise SourceError(
             f"{source}: neither a folder nor in the local hub cache; `atu fetch` downloads it"
         )
-    return Path(found).parent
+    return Path(config_file).parent
 
 
 def patterns(code: bool) -> list[str]:
-    """`PATTERNS`, and Python files where the model's own code may run."""
+    """`PATTERNS`, and Python files where the model's code may run."""
     return [*PATTERNS, *(["*.py"] if code else [])]
 
 
 def file_digests(folder: Path, code: bool = False) -> dict[str, str]:
-    """sha256 of every file that transformers reads of a model, by name; with `code` its code too.
+    """sha256 by name of every file that transformers reads; with `code` also of the model's code.
 
     Raises:
         ArtifactError: the folder holds what no model folder may.
     """
     check_model_folder(folder, code=code)
-    found = (path for pattern in patterns(code) for path in folder.glob(pattern))
-    names = {path.name for path in found if path.is_file()}
+    paths = (path for pattern in patterns(code) for path in folder.glob(pattern))
+    names = {path.name for path in paths if path.is_file()}
     return {name: sha256(folder / name) for name in sorted(names)}
 
 
 def pin(source: Source, code: bool = False) -> dict[str, Any]:
-    """What `pin.json` holds: where the model is, and every file's sha256, as its lock has them.
+    """The content of `pin.json`: the model's place and the sha256 of every file, as locked.
 
     Raises:
-        SourceError: the model or its lock is missing, or a file is not as the lock says.
+        SourceError: the model or its lock is missing, or a file differs from its lock.
     """
     lock = Lock.of(source)
     folder = locate(source, lock.revision)
-    found = file_digests(folder, code)
-    for name, digest in found.items():
+    digests = file_digests(folder, code)
+    for name, digest in digests.items():
         lock.require(Path(source.lock), name, digest, source)
-    for name in sorted(set(lock.content) - set(found)):
+    for name in sorted(set(lock.content) - set(digests)):
         raise SourceError(f"{folder / name}: is in {source.lock} but missing; put it back")
-    return {"place": source.place, "revision": lock.revision or source.revision, "files": found}
+    return {"place": source.place, "revision": lock.revision or source.revision, "files": digests}
 
 
 def is_pinned(artifact: Artifact) -> bool:
@@ -90,10 +90,10 @@ def is_pinned(artifact: Artifact) -> bool:
 
 
 def model_folder(artifact: Artifact, code: bool = False) -> Path:
-    """The Hugging Face folder of a job: its own, or the one that it pins, every file checked.
+    """The Hugging Face folder in a job, or the one that it pins, every file checked.
 
     Raises:
-        ArtifactError: a file of the job's own folder is not as its manifest says.
+        ArtifactError: a file in the job's folder differs from its manifest.
         SourceError: a pinned file is missing or altered.
     """
     if not is_pinned(artifact):
@@ -112,10 +112,10 @@ def model_folder(artifact: Artifact, code: bool = False) -> Path:
 
 
 def pinned_folder(artifact: Artifact) -> Path:
-    """The folder that a job pins, unread.
+    """The folder that a job pins; its files are not checked.
 
     Raises:
-        SourceError: it is not here.
+        SourceError: it does not exist here.
     """
     content = read_json(artifact.file(PIN))
     return locate(Source(content["place"], content["revision"], lock=""))

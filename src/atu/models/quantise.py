@@ -1,9 +1,9 @@
 """Quantised copies of a language model: does rounding its weights bring forgotten facts back?
 
-Unlearning that moves weights by less than a rounding step is undone by quantisation (arXiv
-2410.16454). Fake quantisation rounds the weights to what the quantised type can hold and keeps
-them in their own type, so it needs no device; only weights are rounded, never activations (unlike
-bitsandbytes' LLM.int8()). `nf4` and `fp4` are bitsandbytes' own kernels and need CUDA.
+Quantisation undoes unlearning that moves weights by less than a rounding step (arXiv 2410.16454).
+Fake quantisation rounds weights to values of the quantised type but keeps their type, so it runs on
+any device; only weights are rounded, never activations (unlike bitsandbytes' LLM.int8()). `nf4` and
+`fp4` are bitsandbytes kernels and need CUDA.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ class Scheme:
     codes: Literal["integer", "nf4", "fp4"]
     """Symmetric integers, or the values of a 4-bit float type."""
     needs_gpu: bool = False
-    """Whether bitsandbytes does it, when the model is loaded."""
+    """Whether bitsandbytes quantises, while the model is loaded."""
 
 
 def parse_scheme(name: str) -> Scheme:
     """The scheme of that name: one of `FORMS`.
 
     `int4_g64` has 4 bits and one scale per 64 inputs of an output channel; `nf4_sim` is `nf4`
-    without a device.
+    without CUDA.
 
     Raises:
         ValueError: no such scheme.
@@ -87,7 +87,7 @@ def parse_scheme(name: str) -> Scheme:
 
 
 def fake_quantise(weight: Tensor, scheme: Scheme) -> Tensor:
-    """The weight as it is after quantisation and back, in its own type; the input is unchanged.
+    """The weight quantised and dequantised, in its type; the input is unchanged.
 
     Integers: round(w / scale) * scale with scale = max|w| / (2^(bits - 1) - 1) of the output
     channel, or of each group of `group` consecutive inputs (the last may be shorter); halves round
@@ -96,14 +96,14 @@ def fake_quantise(weight: Tensor, scheme: Scheme) -> Tensor:
     `int4` of the row (7, -3.4, 0.6, 0.2): scale 7 / 7 = 1, so (7, -3, 1, 0). In groups of 2 the
     second group has scale 0.6 / 7 and (0.6, 0.2) becomes (7, 2) * 0.6 / 7 = (0.6, 0.171).
 
-    `nf4_sim`: the nearest of the `NF4` values times max|w| of each block of 64 weights, blocks
-    running on over the ends of rows, as bitsandbytes has them.
+    `nf4_sim`: the nearest of the `NF4` values times max|w| of each block of 64 weights. Blocks
+    continue across rows, as in bitsandbytes.
 
     Args:
         weight: [out, in], floating point.
 
     Raises:
-        ValueError: not a matrix, or the scheme is bitsandbytes' own (`load_bitsandbytes`).
+        ValueError: not a matrix, or a scheme of bitsandbytes (`load_bitsandbytes`).
     """
     if scheme.needs_gpu:
         raise ValueError(f"{scheme.name} is not simulated: use nf4_sim or load with bitsandbytes")
@@ -155,8 +155,8 @@ def quantised(model: PreTrainedModel, scheme: Scheme) -> PreTrainedModel:
     The model itself is unchanged; the copy needs as much memory again.
 
     Raises:
-        TypeError: the architecture's decoder layers are not known.
-        ValueError: the scheme is bitsandbytes' own.
+        TypeError: the architecture is unknown.
+        ValueError: it is a scheme of bitsandbytes.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -172,10 +172,10 @@ def quantised(model: PreTrainedModel, scheme: Scheme) -> PreTrainedModel:
 
 
 def require_gpu_scheme(scheme: Scheme) -> None:
-    """Make sure that this machine can run the scheme; the simulated ones run anywhere.
+    """Make sure that this machine can run the scheme; simulated ones run anywhere.
 
     Raises:
-        ConfigError: the scheme needs CUDA or the package bitsandbytes and it is missing.
+        ConfigError: CUDA or the package bitsandbytes is needed and missing.
     """
     if not scheme.needs_gpu:
         return
@@ -191,12 +191,12 @@ def load_bitsandbytes(folder: Path, scheme: Scheme) -> PreTrainedModel:
     """The LM of a local folder (eval mode, on the CUDA device) with `nf4` or `fp4` weights, and its
     guard if it has one.
 
-    All that is not quantised, the guard among it, stays in float32, as `load_lm` has it: the scores
-    then differ by the quantisation alone.
+    Everything else, the guard included, stays in float32, as in `load_lm`, so that scores differ
+    only by the quantisation.
 
     Raises:
         ConfigError: as `require_gpu_scheme`.
-        ValueError: the scheme is not bitsandbytes' own.
+        ValueError: the scheme is simulated.
     """
     if not scheme.needs_gpu:
         raise ValueError(f"{scheme.name} is simulated: use `quantised`")

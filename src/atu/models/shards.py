@@ -1,11 +1,11 @@
-"""A language model split over ranks by FSDP2 (`torch.distributed.fsdp.fully_shard`): each holds
-1/n of every parameter, gradient and optimizer state, and the whole of one layer at a time. What
-training in bfloat16 without checkpointing keeps beside that is whole: for the backward pass
-autograd holds autocast's copies of the matrices of every layer.
+"""A language model sharded over ranks by FSDP2 (`torch.distributed.fsdp.fully_shard`): each rank
+holds 1/n of every parameter, gradient and optimizer state, and one whole layer at a time. Training
+in bfloat16 without checkpointing keeps more than its share: autograd holds autocast's copies of
+every layer's matrices for the backward pass.
 
-FSDP2 is called directly and not through accelerate, whose `prepare` wants to own the optimizer, the
-data loader and the mixed precision; here these are the step loop's, the batch streams' and
-`Autocast`'s, the same for one process and for many.
+FSDP2 is called directly and not through accelerate, whose `prepare` takes over the optimizer, the
+data loader and mixed precision; here the step loop, the batch streams and `Autocast` own these, for
+one process as for many.
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ if TYPE_CHECKING:
 
 
 def loading_place() -> torch.device | None:
-    """Where a model is loaded that is to be split over several ranks: on the CPU, since a GPU may
-    have no room for the whole; None for one process.
+    """The CPU for a model that will be sharded, since one GPU may be too small for the whole model;
+    None for one process.
     """
     return torch.device("cpu") if processes.world_size() > 1 else None
 
 
 def sharded_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the model, in the same mode, whose parameters are split over all ranks; it is used
-    as the model is.
+    """A copy of the model, in the same mode, whose parameters are sharded over all ranks; it is
+    called like the model.
 
-    Parameters are shards (`DTensor`s) outside of a forward or backward pass. Tied ones stay tied.
+    Outside of a forward or backward pass parameters are shards (`DTensor`s). Tied ones stay tied.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    place = processes.device()
-    assert place is not None
-    mesh = init_device_mesh(place.type, (processes.world_size(),))
-    made = copy.deepcopy(model)
-    guard = guard_of(made)
-    apart: set[nn.Parameter] = set()
-    if guard is not None:  # it is never trained, and of other types
-        apart = set(guard.to(place).parameters())
-    for module in (*decoder_layers(made), made):
-        fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=apart)
-    offer_early_exit(made)
-    return made
+    device = processes.device()
+    assert device is not None
+    mesh = init_device_mesh(device.type, (processes.world_size(),))
+    copied = copy.deepcopy(model)
+    guard = guard_of(copied)
+    ignored: set[nn.Parameter] = set()
+    if guard is not None:  # it is never trained, and has other types
+        ignored = set(guard.to(device).parameters())
+    for module in (*decoder_layers(copied), copied):
+        fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
+    offer_early_exit(copied)
+    return copied
 
 
 def counterparts(
     parameters: list[nn.Parameter], model: nn.Module, other: nn.Module
 ) -> list[nn.Parameter]:
-    """The parameters of `other` that have the names of these parameters of `model`."""
+    """The parameters of `other` with the names of these parameters of `model`."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = dict(other.named_parameters())
-    return [found[names[id(parameter)]] for parameter in parameters]
+    others = dict(other.named_parameters())
+    return [others[names[id(parameter)]] for parameter in parameters]
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the model's state on the CPU, in rank 0; the others get {}.
+    """A copy of the whole model's state on the CPU of rank 0; other ranks get {}.
 
-    (A GPU has no room for a second model.)
+    (A GPU may be too small for a second model.)
     """
     if processes.world_size() == 1:
         return {name: t.detach().to("cpu", copy=True) for name, t in model.state_dict().items()}

@@ -11,9 +11,9 @@ PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over `texts`; every byte is in the alphabet, so no text is unknown.
+    """Byte-level BPE over `texts`; every byte is in the alphabet, so no token is unknown.
 
-    A beginning-of-sequence token is added to every encoded text, as Llama tokenizers do.
+    Every encoded text begins with a beginning-of-sequence token, as with Llama's tokenizers.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

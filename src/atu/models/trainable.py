@@ -51,8 +51,8 @@ class Layers:
 @dataclass(frozen=True)
 class Lora:
     """Low-rank adapters on every linear layer of the decoder (Hu et al. 2021, arXiv 2106.09685),
-    merged into the weights when the method has ended, and kept beside them. Adapters are float32,
-    the frozen weights are of the precision that `compute` asks for.
+    merged into the weights when the method ends, and saved beside them. Adapters are float32; the
+    frozen weights have the precision of `compute`.
     """
 
     __pydantic_config__ = STRICT
@@ -66,7 +66,7 @@ Trainable = Annotated[All | BelowHook | Layers | Lora, OneOf("update")]
 
 @dataclass(frozen=True)
 class Adapter:
-    """What LoRA trained, for the model that it was trained on."""
+    """A trained LoRA adapter, for the model that it was trained on."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -79,8 +79,8 @@ class Adapter:
 
 
 def trains_weights(settings: Any) -> bool:
-    """Whether a method with these settings needs the model's own weights in float32: unless it
-    leaves them alone and trains adapters.
+    """Whether a method with these settings trains the model's weights, which must then be float32;
+    with LoRA it trains adapters instead.
     """
     return not isinstance(getattr(settings, "train", None), Lora)
 
@@ -88,14 +88,14 @@ def trains_weights(settings: Any) -> bool:
 def make_trainable(
     model: PreTrainedModel, choice: Trainable, hook_layer: int | None
 ) -> tuple[list[nn.Parameter], Callable[[], Adapter | None]]:
-    """The parameters to update, and what to call when the method has ended: it gives the adapter
-    where there is one. Until then no other parameter gets gradients, kept for nothing.
+    """The parameters to update, and a function to call when the method ends, which returns the
+    adapter if there is one. Until then no other parameter gets gradients.
 
-    Adapters are put into the model as it stands, so that every other reference to it, its early
-    exit and its generation see them; ending merges them and restores the plain layers.
+    Adapters are put into the model in place, so that every reference to it, its early exit and its
+    generation see them; the function merges them and restores the plain layers.
 
     Raises:
-        ConfigError: `below_hook` without a hook layer, or a layer that the model does not have.
+        ConfigError: `below_hook` without a hook layer, or a layer that does not exist.
     """
     if isinstance(choice, All):
         return list(model.parameters()), _nothing
@@ -113,13 +113,13 @@ def make_trainable(
 
 
 def _nothing() -> None:
-    """Nothing has to be merged."""
+    """Nothing to merge."""
 
 
 def _only(
     model: PreTrainedModel, parameters: list[nn.Parameter]
 ) -> tuple[list[nn.Parameter], Callable[[], None]]:
-    """These, and what gives the others back their gradients."""
+    """These parameters, and a function that lets the others have gradients again."""
     chosen = {id(parameter) for parameter in parameters}
     held = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     for parameter in held:
@@ -154,14 +154,14 @@ def _add_lora(
     adapted = LoraModel(model, LoraConfig(**config), "unlearn")
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
-        # peft gives adapters the type of what they stand beside; in bfloat16 small steps are lost.
+        # peft gives adapters the type of their layer; in bfloat16 small steps are lost.
         parameter.data = parameter.data.float()
 
     def merge() -> Adapter:
-        found = get_peft_model_state_dict(adapted, adapter_name="unlearn")
-        # As PeftModel names them, of which `adapted` is the base model.
-        tensors = {f"base_model.{n}": v.detach().cpu().clone() for n, v in found.items()}
-        # Into float32, or what was learned would be rounded away.
+        state = get_peft_model_state_dict(adapted, adapter_name="unlearn")
+        # As PeftModel names them, whose base model is `adapted`.
+        tensors = {f"base_model.{n}": v.detach().cpu().clone() for n, v in state.items()}
+        # In float32: merged into bfloat16 the small changes would be rounded away.
         model.float()
         adapted.merge_and_unload()
         for name, parameter in model.named_parameters():

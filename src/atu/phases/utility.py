@@ -62,8 +62,8 @@ def run(
         given = {Path(name).stem: read_json(prepare.file(name)) for name in own}
         tasks = prepare_tasks(job.path("tasks"), probes, section, given)
         scores, samples = run_lm_eval(model, tokenizer, job.path("tasks"), tasks, section)
-        openings, asked = fluency_prompts(prepare, section, given)
-        texts = continuations(model, tokenizer, openings, section, batch_size, asked)
+        openings, templated = fluency_prompts(prepare, section, given)
+        texts = continuations(model, tokenizer, openings, section, batch_size, templated)
         scores |= text_scores(texts)
         scores["perplexity"] = neutral_perplexity(model, tokenizer, prepare, section, batch_size)
         write_jsonl(job.path("samples.jsonl"), samples)
@@ -318,10 +318,10 @@ def continuations(
     openings: Sequence[str],
     section: Utility,
     batch_size: BatchSize,
-    asked: bool,
+    templated: bool,
 ) -> list[str]:
-    """Greedy continuations of these openings, or answers of a chat model where it is asked; all
-    their lines.
+    """Greedy continuations of these openings, or with `templated` answers to them; all their
+    lines.
     """
     return greedy_answers(
         model,
@@ -330,6 +330,6 @@ def continuations(
         max_new_tokens=section.fluency_tokens,
         batch_size=batch_size,
         label="fluency",
-        asked=asked,
+        templated=templated,
         one_line=False,
     )

@@ -122,7 +122,7 @@ def continuations(
         max_new_tokens=section.verbatim_tokens,
         batch_size=batch_size,
         label="verbatim",
-        asked=False,
+        templated=False,
         one_line=False,
     )
     truths = [first_tokens(tokenizer, text, section.verbatim_tokens) for text in truths]

@@ -1,7 +1,8 @@
-"""What a job must hold at once, whatever texts it reads: its memory, bounded from below.
+"""A lower bound of a job's memory: what it must hold at once, whatever texts it reads.
 
-Parameters are counted on a model without memory, by the functions that choose what is trained. What
-texts decide (activations, logits, caches) comes on top and is not predicted: it is measured.
+Parameters are counted on a model without memory, by the functions that choose what is trained.
+Memory that depends on texts (activations, logits, caches) comes on top; it is measured, not
+predicted.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ if TYPE_CHECKING:
     from atu.config.params import Params
 
 FLOAT = 4
-"""Bytes of a float32: of whatever is trained, its gradients and its optimizer's state."""
+"""Bytes of a float32: trained weights, their gradients and optimizer state."""
 MOMENTS = {"adamw": 2, "muon": 1, "sgd": 0}
-"""Tensors of a parameter's size that an optimizer keeps of it after the first step."""
+"""Tensors that an optimizer keeps per parameter after the first step."""
 Parts = dict[str, int]
-"""Bytes by the name of what they are."""
+"""Bytes by the name of what holds them."""
 
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """What a job's memory depends on, texts aside."""
+    """All but the texts that a job's memory depends on."""
 
     phase: str
     params: Params
     config: Mapping[str, Any]
     """`transformers` values of its model."""
     name: str = ""
-    """Of its method or attack, where it has one."""
+    """Of its method or attack, if it has one."""
     settings: Any = None
     """Of that method or attack."""
 
@@ -67,8 +68,8 @@ class PlannedJob:
 
 
 def held(job: PlannedJob, processes: int = 1) -> Parts:
-    """What each of so many processes must hold of this job at once, at least, in bytes; {} where
-    the architecture is not known.
+    """The bytes that each of `processes` ranks of this job must hold at once, at least; {} for an
+    unknown architecture.
 
     Raises:
         ConfigError: the settings do not suit the model.
@@ -82,9 +83,9 @@ def held(job: PlannedJob, processes: int = 1) -> Parts:
         "pretrain": _pretraining, "align": _alignment, "unlearn": _unlearning,
         "search": _unlearning, "privacy": _privacy, "attack": _attack,
     }.get(job.phase, _reading)  # fmt: skip
-    with torch.random.fork_rng([]):  # adapters are drawn
+    with torch.random.fork_rng([]):  # adapters are initialised at random
         parts = make(model, job)
-    # The model and all that is as large are split; a predictor is trained whole in every process.
+    # The model and its copies are sharded; every rank trains the whole predictor.
     share = 1 if job.phase == "align" else processes
     return {name: size // share for name, size in parts.items() if size}
 
@@ -104,7 +105,7 @@ def _reading(model: PreTrainedModel, job: PlannedJob) -> Parts:
 
 
 def _privacy(model: PreTrainedModel, job: PlannedJob) -> Parts:
-    """The norm of a text's gradient is taken over all weights."""
+    """The gradient norm of a text is over all weights."""
     whole = _weights(model, job, training=False)
     return {"weights": whole, "gradients": whole}
 
@@ -151,7 +152,7 @@ def _unlearning(model: PreTrainedModel, job: PlannedJob) -> Parts:
 
 
 def _reached(model: PreTrainedModel, method: Method, settings: Any, hook: int | None) -> set[int]:
-    """The parameters that get gradients: all, or those below the hidden states that are read."""
+    """The parameters with gradients: all, or those below the hidden states that the loss reads."""
     retain = settings.retain
     if method.depth is None or retain.nll or retain.kl:
         return set(map(id, model.parameters()))
@@ -160,7 +161,7 @@ def _reached(model: PreTrainedModel, method: Method, settings: Any, hook: int | 
 
 
 def _training(parameters: Iterable[nn.Parameter], optimizer: str) -> Parts:
-    """What a step of the optimizer holds beside the parameters."""
+    """The memory of an optimizer step besides the parameters."""
     numbers = count(parameters)
     return {"gradients": FLOAT * numbers, "optimizer": FLOAT * MOMENTS[optimizer] * numbers}
 
@@ -170,7 +171,7 @@ def _weights(model: PreTrainedModel, job: PlannedJob, training: bool) -> int:
 
 
 def _fresh_predictor(model: PreTrainedModel, job: PlannedJob) -> Parts:
-    """One that is trained."""
+    """A predictor in training."""
     parameters = list(_predictor(model, job).parameters())
     return {"predictor": FLOAT * count(parameters)} | _training(parameters, "adamw")
 
@@ -183,7 +184,7 @@ def _predictor(model: PreTrainedModel, job: PlannedJob) -> EmbeddingPredictor:
 
 
 def _hook_layers(job: PlannedJob) -> list[int]:
-    """Those whose predictors are there; of several of which one is chosen, the lowest."""
+    """The hook layers with a predictor; the lowest where one of several is chosen."""
     align = job.params.align
     chosen = align.hook_layers if align.choose == "all" else [min(align.hook_layers)]
     return getattr(job.settings, "hook_layers", None) or chosen
@@ -195,16 +196,16 @@ def count(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def encoder_dimension(params: Params) -> int:
-    """Of the encoder's embeddings."""
+    """The dimension of the encoder's embeddings."""
     return int(read_json(locate_encoder(params.embed.encoder) / "config.json")["hidden_size"])
 
 
 def model_config(params: Params, name: str) -> dict[str, Any]:
-    """`transformers` values of a model of the parameters. One that is trained here has at most this
-    vocabulary: a small corpus gives less.
+    """`transformers` values of a model in the parameters. A model that is trained here has at most
+    this vocabulary, and less from a small corpus.
 
     Raises:
-        ArtifactError: the model's folder is not there.
+        ArtifactError: the model's folder is missing.
     """
     spec = params.pretrain.models[name]
     if not isinstance(spec, Pinned):
@@ -213,7 +214,7 @@ def model_config(params: Params, name: str) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`transformers` values of a model's folder, without those that name code: it is not run."""
+    """`transformers` values of a model's folder, without those that name code."""
     values: dict[str, Any] = read_json(folder / "config.json")
     values.pop("auto_map", None)
     return values

@@ -1,4 +1,4 @@
-"""Around a job: the refusal of what cannot fit, and what to change where memory did not suffice."""
+"""Refuses jobs that cannot fit in memory, and proposes changes where memory ran out."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from atu.config.params import Params
 
 SWITCH = "ATU_IGNORE_MEMORY"
-"""Environment variable that lets a job start whatever it must hold. No parameter of an experiment,
-since no result depends on it; the jobs of a workflow inherit it."""
+"""Environment variable that lets a job start even if its bound exceeds the free memory. It is no
+parameter of an experiment, since no result depends on it; the jobs of a workflow inherit it."""
 LORA = Lora("lora", rank=8, alpha=16)
-"""What is proposed: a rank that Hu et al. 2021 try (arXiv 2106.09685, table 6)."""
+"""The proposed adapter, of a rank that Hu et al. 2021 try (arXiv 2106.09685, table 6)."""
 GPUS = (2, 4, 8)
-"""Of one machine, as they are proposed."""
+"""The proposed numbers of GPUs in one machine."""
 MORE = "give the job more (mem_mb or a larger GPU in the profile), or take a smaller model"
 
 
@@ -40,11 +40,11 @@ def fitting(
     name: str = "",
     settings: Any = None,
 ) -> Iterator[None]:
-    """Refuse a job that must hold more than is free, before it loads anything; whatever runs out of
-    memory later says which settings would need less.
+    """Refuse a job whose bound exceeds the free memory, before it loads anything; if memory
+    runs out later, the error names the settings that would need less.
 
     Args:
-        model: the folder that holds the job's model; of `pretrain` none, which makes it.
+        model: the folder that holds the job's model; None for `pretrain`, which makes it.
         name: the model, method or attack of `phase`, where it has one.
         settings: of that method or attack.
 
@@ -52,7 +52,7 @@ def fitting(
         ResourceError: it does not fit.
     """
     job = PlannedJob(phase, params, {}, name, settings)
-    with suppress(AtuError):  # whatever is wrong with the folders, the job says it
+    with suppress(AtuError):  # the job itself reports what is wrong with the folders
         job = replace(job, config=_config(params, model, name))
     if job.config:
         start(job)
@@ -61,7 +61,7 @@ def fitting(
 
 
 def _config(params: Params, model: Artifact | None, name: str) -> dict[str, Any]:
-    """`transformers` values of the job's model; {} where it is only pinned."""
+    """`transformers` values of the job's model; {} for a job that only pins it."""
     if model is None:
         return model_config(params, name) if trained_here(params, name) else {}
     if is_pinned(model):
@@ -70,31 +70,31 @@ def _config(params: Params, model: Artifact | None, name: str) -> dict[str, Any]
 
 
 def trained_here(params: Params, name: str) -> bool:
-    """Whether `pretrain` trains this model, and does not only pin it."""
+    """Whether `pretrain` trains this model instead of only pinning it."""
     return getattr(params.pretrain.models[name], "finetune", True)
 
 
 def start(job: PlannedJob) -> None:
-    """Print what the job must hold.
+    """Print the job's bound.
 
     Raises:
-        ResourceError: more than is free, and the switch is off.
+        ResourceError: it exceeds the free memory, and the switch is off.
     """
     count, place = processes.world_size(), job.params.compute.place
     free = free_bytes(place)
     if free is not None and place.type != "cuda":
-        free //= count  # they share the machine's memory
+        free //= count  # the ranks share the machine's memory
     text = require_fit(job, free, count)
     if processes.is_rank_zero():
         print(f"memory: {text}", file=sys.stderr, flush=True)
 
 
 def require_fit(job: PlannedJob, free: int | None, count: int = 1) -> str:
-    """What each of `count` processes must hold, in words.
+    """The bound of each of `count` ranks, in words.
 
     Raises:
-        ResourceError: more than is free, and the switch is off; names the first change of settings
-            that would fit.
+        ResourceError: it exceeds the free memory, and the switch is off; names the first change of
+            settings that would fit.
     """
     parts = held(job, count)
     text = described(parts) + ("" if free is None else f"; {size(free)} free")
@@ -110,7 +110,7 @@ def require_fit(job: PlannedJob, free: int | None, count: int = 1) -> str:
 
 
 def described(parts: Parts) -> str:
-    """In the order of their size."""
+    """The parts in words, the largest first."""
     if not parts:
         return "unknown for this architecture"
     ordered = sorted(parts.items(), key=lambda part: -part[1])
@@ -119,7 +119,7 @@ def described(parts: Parts) -> str:
 
 
 def changes(job: PlannedJob) -> Iterator[tuple[str, Parts]]:
-    """Lines of the parameter file or the profile, and what the job must hold with each."""
+    """Lines of the parameter file or the profile, and the job's bound with each."""
     compute = job.params.compute
     for number in _shares(job):
         yield f"gpu: {number}", held(job, number)
@@ -131,15 +131,15 @@ def changes(job: PlannedJob) -> Iterator[tuple[str, Parts]]:
 
 
 def relief(job: PlannedJob) -> list[str]:
-    """Lines that let the job need less beside what it must hold."""
-    found = list(_smaller_batch(job))
+    """Lines that reduce the job's memory, the part beyond its bound included."""
+    lines = list(_smaller_batch(job))
     if job.trains and not job.params.compute.checkpointing:
-        found.append("compute.checkpointing: true")
-    return [*found, *(line for line, _ in _adapted(job)), *(f"gpu: {n}" for n in _shares(job)[:1])]
+        lines.append("compute.checkpointing: true")
+    return [*lines, *(line for line, _ in _adapted(job)), *(f"gpu: {n}" for n in _shares(job)[:1])]
 
 
 def _smaller_batch(job: PlannedJob) -> Iterator[str]:
-    """Half of the first batch that the job's settings, or its section, name."""
+    """Half of the first batch size in the job's settings or its section."""
     aligns = job.phase == "attack" and attacks.get(job.settings.attack).needs_alignment
     places = [(job.settings, job.key), (getattr(job.params, job.phase), job.phase)]
     for owner, key in [(job.params.align, "align")] if aligns else places:
@@ -150,7 +150,7 @@ def _smaller_batch(job: PlannedJob) -> Iterator[str]:
 
 
 def _adapted(job: PlannedJob) -> Iterator[tuple[str, Any]]:
-    """The settings with LoRA, where the method can have it and has not."""
+    """The settings with LoRA, if the method supports it and does not use it."""
     if not isinstance(getattr(job.settings, "train", LORA), Lora):
         with suppress(ValueError):
             settings = replace(job.settings, train=LORA)
@@ -159,14 +159,14 @@ def _adapted(job: PlannedJob) -> Iterator[tuple[str, Any]]:
 
 
 def _shares(job: PlannedJob) -> list[int]:
-    """Numbers of GPUs that could share a method's job, which runs on one."""
+    """Numbers of GPUs that could share a method's job that runs on one."""
     shared = job.phase in ("unlearn", "search") and job.params.compute.place.type == "cuda"
     if not shared or processes.world_size() > 1:
         return []
     method, compat = methods.get(job.settings.loss), job.params.unlearn.reference_compat
-    found = []
+    numbers = []
     with suppress(ConfigError):
         for number in GPUS:
             if method.require_processes(job.key, job.settings, compat, number) == number:
-                found.append(number)
-    return found
+                numbers.append(number)
+    return numbers

@@ -1,4 +1,4 @@
-"""`atu memory`: what every kind of job of a grid must hold, and what finished ones held at most."""
+"""`atu memory`: the bound of every kind of job in a grid, and the peaks of finished jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Kind = tuple[str, str]
 
 
 def grid_jobs(params: Params) -> Iterator[tuple[Kind, PlannedJob]]:
-    """Every kind of job of the grid that holds a model."""
+    """Every kind of job in the grid that loads a model."""
     for model in params.grid.models:
         config = model_config(params, model)
         if trained_here(params, model):
@@ -38,25 +38,23 @@ def grid_jobs(params: Params) -> Iterator[tuple[Kind, PlannedJob]]:
 
 
 def peaks(results: Path) -> dict[Kind, list[int]]:
-    """Peaks of finished jobs in bytes, by their kind: of the GPU where one was used, else of the
-    whole process.
-    """
-    found: dict[Kind, list[int]] = {}
+    """Peaks of finished jobs in bytes, by kind: of the GPU if one was used, else of the process."""
+    by_kind: dict[Kind, list[int]] = {}
     for path in sorted(results.glob(f"**/{PROVENANCE}")):
         memory = read_json(path).get("memory")
-        if memory is None or path.parent.name.startswith("."):  # of an older version; unfinished
+        if memory is None or path.parent.name.startswith("."):  # older version, or unfinished
             continue
         manifest = read_json(path.with_name(MANIFEST))
         phase, cell = manifest["phase"], manifest["cell"]
         named = {"unlearn": "method", "attack": "attack"}.get(phase)
-        what = f"{phase} {cell[named]}" if named in cell else phase
+        job = f"{phase} {cell[named]}" if named in cell else phase
         peak = memory["gpu_bytes"] or memory["process_bytes"]
-        found.setdefault((cell.get("model", ""), what), []).append(peak)
-    return found
+        by_kind.setdefault((cell.get("model", ""), job), []).append(peak)
+    return by_kind
 
 
 def grid_table(params: Params, results: Path, free: int | None) -> str:
-    """One line per kind of job; below it what does not fit."""
+    """One line per kind of job; below, the jobs that do not fit."""
     rows = [("model", "job", "measured", "bound")]
     refused, measured = [], peaks(results)
     for kind, job in grid_jobs(params):

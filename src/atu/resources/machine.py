@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 SLURM_MB = "SLURM_MEM_PER_NODE"
-"""What SLURM gave the job on this node, in MB; absent or 0 where it does not count memory."""
+"""The job's memory on this node in MB; absent or 0 where SLURM does not limit it."""
 
 
 def free_bytes(
@@ -17,8 +17,8 @@ def free_bytes(
     root: Path = Path("/"),
     environment: Mapping[str, str] = os.environ,
 ) -> int | None:
-    """What is free on the device; on a CPU the least of what the machine, the process's cgroup and
-    SLURM still have for it. None where the system does not say.
+    """Free memory of the device; on a CPU the least that the machine, the process's cgroup and
+    SLURM leave. None where the system does not report it.
 
     Args:
         root: where /proc and /sys are.
@@ -30,7 +30,7 @@ def free_bytes(
 
 
 def _available(root: Path) -> int | None:
-    """Linux's own estimate of what can be had without swapping."""
+    """Linux's estimate of the memory available without swapping."""
     return _kilobytes(root / "proc/meminfo", "MemAvailable:")
 
 
@@ -49,10 +49,10 @@ def _text(path: Path) -> str:
 
 
 def _cgroup_rooms(root: Path) -> list[int]:
-    """Limit less usage of every cgroup that the process is in, version 2 and 1; none where it is
-    not limited. Cached files count as usage, but give way to whoever needs the memory.
+    """Limit minus usage of every limited cgroup of the process, version 2 and 1. Cached files count
+    as usage, but are evicted when memory is needed.
     """
-    found = []
+    rooms = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, kinds, place = line.split(":", 2)
         if kinds and "memory" not in kinds.split(","):
@@ -69,14 +69,12 @@ def _cgroup_rooms(root: Path) -> list[int]:
                 break
             limit, usage = (_text(folder / name).strip() for name in names)
             if limit.isdecimal() and usage.isdecimal():
-                found.append(int(limit) - int(usage) + _cached(folder))
-    return found
+                rooms.append(int(limit) - int(usage) + _cached(folder))
+    return rooms
 
 
 def _cached(cgroup: Path) -> int:
-    """Bytes of files that a cgroup and those below it keep in memory; version 1 has a `total_` of
-    its own for the latter.
-    """
+    """Bytes of files cached by a cgroup and its children; version 1 counts children in `total_`."""
     lines = (line.split() for line in _text(cgroup / "memory.stat").splitlines())
     stat = {name: int(value) for name, value in lines}
     kinds = ("inactive_file", "active_file")
@@ -84,15 +82,15 @@ def _cached(cgroup: Path) -> int:
 
 
 def _slurm_room(root: Path, environment: Mapping[str, str]) -> int | None:
-    """The job's memory less what this process has taken."""
-    given = environment.get(SLURM_MB, "")
-    if not given.isdecimal() or int(given) == 0:
+    """The job's memory minus that of this process."""
+    megabytes = environment.get(SLURM_MB, "")
+    if not megabytes.isdecimal() or int(megabytes) == 0:
         return None
-    return int(given) * 2**20 - (_kilobytes(root / "proc/self/status", "VmRSS:") or 0)
+    return int(megabytes) * 2**20 - (_kilobytes(root / "proc/self/status", "VmRSS:") or 0)
 
 
 def size(count: float) -> str:
-    """Bytes as people write them: 1.5 GB, 412 MB, 0.3 MB."""
+    """Bytes for people: 1.5 GB, 412 MB, 0.3 MB."""
     if count >= 1e9:
         return f"{count / 1e9:.1f} GB"
     return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""`atu speed`: what steps of an experiment cost on this machine, and how well they use it."""
+"""`atu speed`: the cost of an experiment's steps on this machine, and its utilisation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_setup(params: Params, name: str, length: int) -> Setup:
 
 
 def measured(params: Params, name: str, length: int, steps: int) -> Iterator[Speed]:
-    """Alignment, then every method of the grid whose loss is ATU's, at its own settings.
+    """Alignment, then every method of the grid whose loss is ATU's, at its settings.
 
     Raises:
         ConfigError: the grid has no such method.
@@ -40,13 +40,13 @@ def measured(params: Params, name: str, length: int, steps: int) -> Iterator[Spe
     texts = max(1, params.align.batch_tokens // length)
     yield from measure_alignment(replace(setup, texts=texts), steps)
     for key, settings in chosen.items():
-        # Texts are random: nobody is named in them.
-        own = replace(settings, positions="all", width=0)
-        yield measure_unlearning(key, replace(setup, texts=settings.batch_size), own, steps)
+        # Texts are random: no name is in them.
+        everywhere = replace(settings, positions="all", width=0)
+        yield measure_unlearning(key, replace(setup, texts=settings.batch_size), everywhere, steps)
 
 
 def speed_table(speeds: Sequence[Speed], peak_flops: float | None) -> str:
-    """One line per kind of step; the share of `peak_flops` per second where they are known."""
+    """One line per kind of step; with `peak_flops` per second also the share that is used."""
     rows = [("step", "tokens", "seconds", "tokens/s", "model TFLOP/s", "of the peak", "memory")]
     for speed in speeds:
         share = "" if peak_flops is None else f"{100 * speed.utilisation(peak_flops):.1f} %"

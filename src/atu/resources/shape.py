@@ -34,7 +34,7 @@ class ModelShape:
     outputs: int
     """Sum of these layers' output widths."""
     tied: bool
-    """Whether the output head is the table of tokens."""
+    """Whether the output head is the embedding table."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
 
     Raises:
         ValueError: as `empty_lm`.
-        TypeError: the architecture keeps its decoder layers elsewhere than those known.
+        TypeError: the architecture's decoder layers are in an unknown place.
     """
     model = empty_lm(config)
     parsed, layers = model.config, decoder_layers(model)
@@ -97,7 +97,7 @@ def _is_conv(module: nn.Module) -> bool:
 
 
 def trained_by(choice: Trainable, shape: ModelShape, hook: int) -> Trained:
-    """What a `train` choice updates; tied heads are tables."""
+    """The parameters that a `train` choice updates; a tied head counts as a table."""
     every = frozenset(range(shape.layers))
     if isinstance(choice, All):
         return Trained(every, tables=True, head=True)

@@ -1,13 +1,13 @@
-"""How fast unlearning and alignment run on this machine, and what they hold at most.
+"""Speed and peak memory of unlearning and alignment on this machine.
 
-Weights and texts are random: what a step costs depends on shapes alone. The steps are those of the
-phases, with the same losses, optimizers and step loop; only their inputs are made up. Needs torch,
-transformers and, for LoRA, peft, so that it runs on a machine that has nothing else.
+Weights and texts are random: the cost of a step depends only on shapes. The steps are those of the
+phases, with the same losses, optimizers and step loop; only their inputs are synthetic. It needs
+nothing but torch, transformers and, for LoRA, peft.
 
-Model FLOPs are counted as in PaLM (Chowdhery et al. 2022, arXiv 2204.02311, appendix B): two per
-weight and token forward, four per head width, token and token attended to; where gradients pass, as
-much again for those of a matrix's inputs, as much again for those of weights that are trained, and
-twice as much for attention. What is computed twice under checkpointing counts once.
+Model FLOPs are counted as in PaLM (Chowdhery et al. 2022, arXiv 2204.02311, appendix B): in the
+forward pass two per weight and token, and four per head width, token and attended token; in the
+backward pass as much for the gradient of a matrix's inputs, as much for that of trained weights,
+and twice as much for attention. Recomputation under checkpointing does not count.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WARM = 2
-"""Steps before the clock starts: the first makes the optimizer's state."""
+"""Warm-up steps: the first creates the optimizer's state."""
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured."""
+    """The shapes to measure."""
 
     config: Mapping[str, Any]
     """`transformers` values of the language model."""
@@ -63,17 +63,17 @@ class Setup:
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured of one kind of step."""
+    """Measurements of one kind of step."""
 
     name: str
     tokens: int
-    """That a step reads, of every corpus."""
+    """Read by a step, over all corpora."""
     seconds: float
-    """Of a step, mean."""
+    """Mean of a step."""
     flops: float
     """Model FLOPs of a step."""
     peak: int | None
-    """Bytes of tensors at most; None on a CPU, where torch does not count them."""
+    """Peak bytes of tensors; None on a CPU, where torch does not count them."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -114,7 +114,7 @@ def measure_alignment(setup: Setup, steps: int) -> Iterator[Speed]:
     data = _alignment_data(setup)
     shape = shape_of(setup.config)
     few = replace(data, token_ids=data.token_ids[: setup.texts])
-    cache_hidden_states(model, few, setup.hook_layer)  # the first batch makes kernels ready
+    cache_hidden_states(model, few, setup.hook_layer)  # warms up the kernels
     started = _clock(setup.compute)
     states = cache_hidden_states(model, data, setup.hook_layer, batch_size=setup.texts)
     seconds = _clock(setup.compute) - started
@@ -150,33 +150,33 @@ def measure_alignment(setup: Setup, steps: int) -> Iterator[Speed]:
 def forward_flops(
     shape: ModelShape, layers: int, length: int, head: bool = False, rank: int = 0
 ) -> float:
-    """FLOPs per token of a forward pass through so many decoder layers, with adapters of a rank.
+    """FLOPs per token of a forward pass through this many decoder layers, with adapters of a rank.
 
-    Of 2 layers with 10 weights each, 4 wide queries and texts of 3 tokens: 2 (20 + 48) = 136.
+    For 2 layers with 10 weights each, 4 wide queries and texts of 3 tokens: 2 (20 + 48) = 136.
     """
-    own = 2 * shape.matrices + 4 * length * shape.queries + 2 * _adapters(shape, rank)
-    return layers * own + (2 * shape.hidden * shape.vocab if head else 0)
+    per_layer = 2 * shape.matrices + 4 * length * shape.queries + 2 * _adapters(shape, rank)
+    return layers * per_layer + (2 * shape.hidden * shape.vocab if head else 0)
 
 
 def backward_flops(
     shape: ModelShape, trained: Trained, layers: int, length: int, head: bool = False
 ) -> float:
-    """FLOPs per token of the backward pass from above so many decoder layers, or from the logits,
-    down to the lowest layer that is trained.
+    """FLOPs per token of the backward pass through this many decoder layers (with `head` also the
+    head), down to the lowest layer that is trained.
 
-    A matrix costs its forward pass again for the gradient of what it reads, and again for its own
-    where it is trained. Attention has no weights: both factors of its products are activations, so
-    that it costs twice its forward pass.
+    A matrix costs its forward pass again for the gradient of its inputs, and again for its own
+    gradient if it is trained. Attention has no weights: both factors of its products are
+    activations, so it costs twice its forward pass.
     """
     lowest = 0 if trained.tables else min(trained.layers, default=layers)
     passed = range(lowest, layers)
-    own = len(trained.layers.intersection(passed))
-    found = len(passed) * 2 * (shape.matrices + 4 * length * shape.queries)
-    found += own * (4 * _adapters(shape, trained.rank) if trained.rank else 2 * shape.matrices)
+    updated = len(trained.layers.intersection(passed))
+    flops = len(passed) * 2 * (shape.matrices + 4 * length * shape.queries)
+    flops += updated * (4 * _adapters(shape, trained.rank) if trained.rank else 2 * shape.matrices)
     if head:
         tied = trained.tables and shape.tied
-        found += 2 * shape.hidden * shape.vocab * (2 if trained.head or tied else 1)
-    return found
+        flops += 2 * shape.hidden * shape.vocab * (2 if trained.head or tied else 1)
+    return flops
 
 
 def _adapters(shape: ModelShape, rank: int) -> int:
@@ -193,7 +193,7 @@ def predictor_flops(config: PredictorConfig, length: int) -> float:
 
 
 def _attentions(config: PredictorConfig) -> int:
-    """Per layer; one that sees the future reads the whole text by another."""
+    """Attentions per layer; a predictor that sees the future has a second over the whole text."""
     return 2 if config.sees_future else 1
 
 
@@ -207,33 +207,33 @@ def unlearning_flops(setup: Setup, settings: Any) -> float:
     """
     shape, length, hook = shape_of(setup.config), setup.length, setup.hook_layer
     trained = trained_by(settings.train, shape, hook)
-    found = forward_flops(shape, hook, length, rank=trained.rank)
-    found += backward_flops(shape, trained, hook, length)
-    # Frozen: its matrices cost the gradients of what they read, its attention as any other.
-    found += 2 * predictor_flops(setup.predictor, length)
-    found += _attention_flops(setup.predictor, length)
-    return setup.tokens * (found + _retain_flops(shape, trained, settings.retain, length))
+    flops = forward_flops(shape, hook, length, rank=trained.rank)
+    flops += backward_flops(shape, trained, hook, length)
+    # The frozen predictor: gradients of its matrices' inputs, and its attention in full.
+    flops += 2 * predictor_flops(setup.predictor, length)
+    flops += _attention_flops(setup.predictor, length)
+    return setup.tokens * (flops + _retain_flops(shape, trained, settings.retain, length))
 
 
 def _retain_flops(shape: ModelShape, trained: Trained, retain: Retain, length: int) -> float:
-    """Per token of the retain terms. Those of `states` alone read no logits, and begin their
-    backward pass at the layer whose states are held.
+    """FLOPs per token of the retain terms. `states` alone reads no logits: its backward pass begins
+    at the layer whose states are held.
     """
     terms = set(retain.weights())
     if not terms:
         return 0.0
-    found = forward_flops(shape, shape.layers, length, head=True, rank=trained.rank)
+    flops = forward_flops(shape, shape.layers, length, head=True, rank=trained.rank)
     if terms == {"states"}:
         assert retain.layer is not None
-        found += backward_flops(shape, trained, retain.layer, length)
+        flops += backward_flops(shape, trained, retain.layer, length)
     else:
-        found += backward_flops(shape, trained, shape.layers, length, head=True)
+        flops += backward_flops(shape, trained, shape.layers, length, head=True)
     if "kl" in terms:  # the reference's logits
-        found += forward_flops(shape, shape.layers, length, head=True)
+        flops += forward_flops(shape, shape.layers, length, head=True)
     elif "states" in terms:  # the reference stops at the layer that is held
         assert retain.layer is not None
-        found += forward_flops(shape, retain.layer, length)
-    return found
+        flops += forward_flops(shape, retain.layer, length)
+    return flops
 
 
 def _model(setup: Setup, training: bool) -> PreTrainedModel:
@@ -252,7 +252,7 @@ def _texts(setup: Setup, name: str) -> list[EncodedText]:
 
 
 def _context(setup: Setup, settings: Any) -> tuple[Context, Any]:
-    """What ATU reads, made up; and what releases the trained parameters."""
+    """A synthetic context for ATU, and the function that ends `make_trainable`."""
     model = _model(setup, trains_weights(settings))
     reference = None
     if wants_reference(methods.get("atu"), settings):
@@ -298,8 +298,8 @@ def _unit(count: int, size: int, name: str) -> Tensor:
 
 
 def _timed(run: Any, steps: int, compute: Compute) -> tuple[float, int | None]:
-    """Mean seconds of a step after `WARM` others, and the peak of all of them."""
-    drop_dead_models()  # what was measured before must not count
+    """Mean seconds of a step after `WARM` steps, and the peak memory of all."""
+    drop_dead_models()  # earlier measurements must not count
     if compute.place.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     run(WARM)

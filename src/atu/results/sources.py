@@ -21,42 +21,42 @@ INFRASTRUCTURE = {
     "results.provenance", "results.sources", "results.writer", "training.keeper",
 }  # fmt: skip
 """Packages and modules that carry results without deciding them: a new option, message or manifest
-check must not retrain every model. What they do decide (parameters, hashes) reaches a rule by its
-own way."""
+check must not retrain every model. What they decide (parameters, hashes) is an input of the rules
+anyway."""
 DECIDING = {"config.spaces"}
-"""What decides results all the same."""
+"""Modules of these packages that do decide results."""
 PLUGINS = ("methods", "attacks", "benchmarks", "models.guards")
-"""Packages whose modules are found by name."""
+"""Packages whose modules are loaded by name."""
 UNGUARDED = ("pretrain", "embed", "align")
-"""Phases of models before unlearning, which have no guard to be found."""
+"""Phases that read only models before unlearning, which have no guard."""
 DATA_FILE = re.compile(r"^[\w.-]+\.(?!py$)\w+$")
-"""What a module calls a file beside it that is no module."""
+"""A string that may name a data file beside a module."""
 
 
 def export_package() -> None:
-    """Let jobs find this checkout's package, also in an environment made from environment.yml."""
+    """Put this checkout on `PYTHONPATH`, for jobs in an environment made from environment.yml."""
     paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
 
 
 def phase_sources(phase: str, *named: str) -> list[str]:
     """Files that the phase's module imports, directly or not: relative to the package, or absolute
-    where a plug-in comes from another one.
+    for a plug-in from another package.
 
-    What is found by name counts only if it is `named`: the job's method, attack or benchmark, and
-    the modules in `metrics` of the benchmark's measures; of guards that of the method. So a new
-    method reruns no other. Without any name, all of this package's count.
+    A plug-in counts only if it is `named`: the job's method, attack or benchmark, and the modules
+    in `metrics` of the benchmark's measures; of the guards, that of the method. So a new method
+    reruns no other. Without any name, all plug-ins of this package count.
     """
-    found: set[str] = set()
+    modules: set[str] = set()
     todo = [f"atu.phases.{phase}"]
     while todo:
         module = todo.pop()
-        if module in found or _carries(module):
+        if module in modules or _carries(module):
             continue
-        found.add(module)
+        modules.add(module)
         todo += _imports(module)
-        todo += _found_by_name(module.removeprefix("atu."), phase, named)
-    files = {file for module in found for file in (_file(module), *_data_files(module))}
+        todo += _plugin_modules(module.removeprefix("atu."), phase, named)
+    files = {file for module in modules for file in (_file(module), *_data_files(module))}
     return sorted(_relative(file) for file in files)
 
 
@@ -71,8 +71,8 @@ def _carries(module: str) -> bool:
     return name not in DECIDING and not INFRASTRUCTURE.isdisjoint({name, name.split(".")[0]})
 
 
-def _found_by_name(finder: str, phase: str, named: tuple[str, ...]) -> list[str]:
-    """The modules that this one finds by the names that the job knows."""
+def _plugin_modules(finder: str, phase: str, named: tuple[str, ...]) -> list[str]:
+    """The modules that this one loads by the job's names."""
     if finder == "probes.measures":
         homes = sorted(set(MEASURES.values()))
         return [f"atu.metrics.{home}" for home in homes if not named or home in named]
@@ -84,9 +84,9 @@ def _found_by_name(finder: str, phase: str, named: tuple[str, ...]) -> list[str]
         return list(modules.values())
     modules |= {name: entry.module for name, entry in installed(f"atu.{finder}").items()}
     if finder == "models.guards":
-        own = [_plugin("methods", name) for name in named]
-        known = {module for method in own if method for module in _imports(method)}
-        return [module for module in modules.values() if module in known]
+        job_methods = [_plugin("methods", name) for name in named]
+        imported = {module for method in job_methods if method for module in _imports(method)}
+        return [module for module in modules.values() if module in imported]
     return [module for name, module in modules.items() if name in named]
 
 
@@ -103,7 +103,7 @@ def _file(module: str) -> Path:
     """The file of a module that exists.
 
     Raises:
-        ModuleNotFoundError: it is of another package, which is not installed as it says.
+        ModuleNotFoundError: it is from another package, and its source is missing.
     """
     package, *names = module.split(".")
     if package == "atu":
@@ -128,7 +128,7 @@ def _tree(module: str) -> ast.Module:
 
 
 def _data_files(module: str) -> list[Path]:
-    """Files beside a module that it names, such as a vocabulary or a page's template."""
+    """Files beside a module that it names, such as a vocabulary or a template."""
     named = {
         node.value
         for node in ast.walk(_tree(module))
@@ -140,7 +140,7 @@ def _data_files(module: str) -> list[Path]:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Modules of this package, or of the plug-in's own, that `module` imports.
+    """Modules of this package, or of the plug-in's, that `module` imports.
 
     `from atu.training.losses import X` names a module, `from atu import losses` a submodule.
     """

@@ -1,4 +1,4 @@
-"""Teaching answers: their loss, at the price of their own tokens alone."""
+"""Training on answers: logits are computed only for the tokens of the answers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def answer_nll(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """`mean_nll` of the model on a batch without padding on the left, its logits made only where
-    they are scored: in questions with answers at few positions.
+    """`mean_nll` of the model on a right-padded batch, with logits only at scored positions, which
+    are few in questions with answers.
     """
     following = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORE)
     scored = following != IGNORE

@@ -17,7 +17,7 @@ from atu.distributed import processes
 from atu.models.chat import has_template, render, turn_end
 
 IGNORE = -100
-"""The label of a token that is not scored, as in Hugging Face's convention."""
+"""The label of a token that is not scored, by Hugging Face's convention."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor
     numbers: tuple[int, ...] = ()
-    """Which texts of its stream these are."""
+    """Numbers of the texts in their stream."""
 
     def share(self) -> Batch:
-        """The rows of this process, padded as the whole batch is; all rows of one alone."""
+        """The rows of this rank, padded like the whole batch; all rows for a single process."""
         return replace(
             self,
             input_ids=processes.share(self.input_ids),
@@ -68,38 +68,40 @@ class Batch:
 def encode_text(tokenizer: Any, text: str, prompt: str, end: bool = True) -> EncodedText:
     """Encode a text whose first `len(prompt)` characters are not scored.
 
-    A prompt stands in the tokenizer's chat template, if it has one. What the tokenizer or the
-    template adds stands for no characters and is not scored; with `end`, the token that ends a text
-    or an answer follows, so that a model learns to stop.
+    The prompt is put in the tokenizer's chat template, if there is one. Tokens that the tokenizer
+    or the template adds have empty offsets and are not scored. With `end`, the token that ends a
+    text or an answer is appended and scored, so that a model learns to stop.
     """
     if not prompt or not has_template(tokenizer):
         return _encode(tokenizer, text, len(prompt), True, tokenizer.eos_token_id if end else None)
     rest = text[len(prompt) :]
     rendered = render(tokenizer, prompt)
     stop = turn_end(tokenizer) if end else None
-    found = _encode(tokenizer, rendered.answered(rest), len(rendered.text), False, stop)
-    return replace(found, offsets=rendered.places(prompt, rest, found.offsets))
+    encoded = _encode(tokenizer, rendered.answered(rest), len(rendered.text), False, stop)
+    return replace(encoded, offsets=rendered.places(prompt, rest, encoded.offsets))
 
 
 def encode_texts(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> list[EncodedText]:
-    """`encode_text` of the `text` and `prompt` of every row; together where no chat template stands
-    between, which takes a third of the time.
+    """`encode_text` of the `text` and `prompt` of every row; without a chat template in one call,
+    which takes a third of the time.
     """
     if has_template(tokenizer):
         return [encode_text(tokenizer, row["text"], row["prompt"]) for row in rows]
     if not rows:
         return []
-    found = tokenizer([row["text"] for row in rows], return_offsets_mapping=True)
+    encoded = tokenizer([row["text"] for row in rows], return_offsets_mapping=True)
     return [
         _scored(ids, offsets, len(row["text"]), len(row["prompt"]), tokenizer.eos_token_id)
-        for ids, offsets, row in zip(found["input_ids"], found["offset_mapping"], rows, strict=True)
+        for ids, offsets, row in zip(
+            encoded["input_ids"], encoded["offset_mapping"], rows, strict=True
+        )
     ]
 
 
 def _encode(
     tokenizer: Any, text: str, unscored: int, special_tokens: bool, stop: int | None
 ) -> EncodedText:
-    """A text as it is, with the token `stop` behind it."""
+    """The text as it is, then the token `stop`."""
     encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special_tokens)
     return _scored(encoded["input_ids"], encoded["offset_mapping"], len(text), unscored, stop)
 
@@ -111,7 +113,7 @@ def _scored(
     unscored: int,
     stop: int | None,
 ) -> EncodedText:
-    """Tokens of a text of `length` characters, the first `unscored` of which are not scored."""
+    """Tokens of a text of `length` characters, of which the first `unscored` are not scored."""
     numbers, spans = list(ids), [(start, end) for start, end in offsets]
     if stop is not None:
         numbers.append(stop)
@@ -123,19 +125,19 @@ def _scored(
 def subject_positions(
     offsets: Sequence[tuple[int, int]], text: str, names: Sequence[str]
 ) -> list[list[int]]:
-    """Positions of the tokens that overlap a name, one list per occurrence, in the text's order.
+    """Positions of the tokens that overlap a name, one list per occurrence, in text order.
 
     Args:
         offsets: character span of every token of `text`.
-        names: what to look for, as it is written.
+        names: exact strings to look for.
 
     "Ann met Ann" as the tokens "A", "nn", " met", " Ann" gives [[0, 1], [3]].
     """
     spans = sorted(m.span() for name in names for m in re.finditer(re.escape(name), text))
-    found = (
+    occurrences = (
         [i for i, (start, stop) in enumerate(offsets) if start < b and a < stop] for a, b in spans
     )
-    return [positions for positions in found if positions]
+    return [positions for positions in occurrences if positions]
 
 
 def collate(
@@ -144,7 +146,7 @@ def collate(
     double_shift: bool = False,
     device: torch.device | None = None,
 ) -> Batch:
-    """Pad on the right to the longest text; on the CPU unless a device is given.
+    """A batch padded on the right to the longest text; on the CPU unless a device is given.
 
     `double_shift` reproduces the reference's GA and NPO, whose labels are shifted in the data set
     and again in the loss, so that position t is trained on token t+2.
@@ -174,8 +176,8 @@ def right_padded(
 
 
 class BatchStream(Iterator[Batch]):
-    """Endless batches over shuffled epochs of a corpus, from one named generator. Each of several
-    processes draws the same ones, and gets its share.
+    """Endless batches over shuffled epochs of a corpus, from one named generator. Every rank draws
+    the same batches and returns its share of each.
     """
 
     def __init__(
@@ -194,14 +196,14 @@ class BatchStream(Iterator[Batch]):
         self.lengths = [len(text.ids) for text in texts]
         self.rng, self.double_shift = rng, double_shift
         self.tokens = 0
-        """Real tokens given out so far: what training on this stream has cost."""
+        """Tokens returned so far, without padding: the cost of training on this stream."""
         self.drawn = 0
-        """Batches given out so far."""
+        """Batches drawn so far."""
         self._order: list[int] = []
         self._held: list[int] | None = None
 
     def _choose(self) -> list[int]:
-        """The numbers of the next batch's texts."""
+        """The text numbers of the next batch."""
         if self._held is not None:
             return self._held
         self.drawn += 1
@@ -211,7 +213,7 @@ class BatchStream(Iterator[Batch]):
         return chosen
 
     def seek(self, drawn: int) -> None:
-        """Pass over batches until so many have been drawn in all."""
+        """Skip batches until `drawn` have been drawn in all."""
         while self.drawn < drawn:
             self._choose()
 
@@ -222,14 +224,14 @@ class BatchStream(Iterator[Batch]):
         return batch
 
     def ahead(self, count: int) -> list[list[int]]:
-        """The texts of the next so many batches, none of which is drawn by that."""
+        """The text numbers of the next `count` batches, without drawing them."""
         other = copy.copy(self)
         other.rng, other._order = copy.deepcopy(self.rng), list(self._order)
         return [other._choose() for _ in range(count)]
 
     @contextmanager
     def holding(self, numbers: list[int]) -> Iterator[None]:
-        """Give these texts whenever a batch is asked for; then go on as if none had been."""
+        """Return these texts as every batch; on leaving, continue as if none had been drawn."""
         tokens, self._held = self.tokens, numbers
         try:
             yield
@@ -245,8 +247,8 @@ class BatchStream(Iterator[Batch]):
 
 @contextmanager
 def longest_ahead(streams: Sequence[BatchStream], steps: int) -> Iterator[None]:
-    """Let all streams that are read give the batches of one of the next so many steps: that with
-    the most padded tokens of all streams together.
+    """Inside, all streams in use return the batches of one of the next `steps` steps: the one with
+    the most padded tokens over all streams.
     """
     ahead = [(stream, stream.ahead(steps)) for stream in streams]
 
@@ -261,17 +263,17 @@ def longest_ahead(streams: Sequence[BatchStream], steps: int) -> Iterator[None]:
 
 
 def padded_tokens(batch: Sequence[int], lengths: Sequence[int]) -> int:
-    """What these texts take when each is as long as the longest."""
+    """Tokens of these texts when padded to the longest."""
     return len(batch) * max(lengths[number] for number in batch)
 
 
 def length_sorted_batches(
     lengths: Sequence[int], tokens: int, pool: int, rng: np.random.Generator
 ) -> Iterator[list[int]]:
-    """Endless batches of text numbers that hold at most `tokens` padded tokens each.
+    """Endless batches of text numbers with at most `tokens` padded tokens each.
 
-    Texts are shuffled, sorted by length inside pools of `pool`, cut into batches, and the batches
-    shuffled again: little padding, and still random.
+    Texts are shuffled, sorted by length within pools of `pool` and cut into batches, which are
+    shuffled again: little padding, but still random.
     """
     if not lengths:
         raise ValueError("batches need at least one text")
@@ -286,7 +288,7 @@ def length_sorted_batches(
 
 
 def pass_over(batches: Iterator[Any], count: int) -> None:
-    """Draw so many batches for nothing: where a stream stands that another process has read."""
+    """Skip `count` batches, to reach the position of a stream that another process has read."""
     for _ in range(count):
         next(batches)
 

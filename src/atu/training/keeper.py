@@ -1,10 +1,10 @@
-"""What training changes is saved, and put back when a job that was killed starts again.
+"""Checkpoints of training, from which a killed job resumes.
 
-A job that trains is a sequence of stretches: calls of the step loop. A `Keeper` counts them, saves
-what they change (parameters, optimizers, torch's generator, how far every stream has been read, the
-trace, and what its owner adds), and on the next start puts all of it back: stretches that were done
-are skipped, the one that was broken off goes on at its step. The code between stretches runs again,
-so a job resumed is byte for byte the job undisturbed.
+A training job is a sequence of stretches: calls of the step loop. A `Keeper` counts them, saves
+their state (parameters, optimizers, torch's generator, the position of every stream, the trace, and
+what its owner adds), and restores it on the next start: finished stretches are skipped, and the
+interrupted one continues at its step. The code between stretches runs again, so a resumed job gives
+the same bytes as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from atu.errors import ConfigError, StoppedError
 from atu.results.checkpoints import State, Store
 
 MINUTES, STEPS = "ATU_CHECKPOINT_MINUTES", "ATU_CHECKPOINT_STEPS"
-"""Environment variables: how often to save. No parameter of an experiment, since no result depends
-on it."""
+"""Environment variables: how often to save. They are no parameters of an experiment, since no
+result depends on them."""
 DEFAULT_MINUTES = 10.0
 GENERATOR, CUDA_GENERATOR = "torch_generator", "cuda_generator"
 PARAMETER = "parameter"
@@ -34,17 +34,17 @@ PARAMETER = "parameter"
 
 @dataclass(frozen=True)
 class Interval:
-    """How often to save: every so many minutes of work, every so many steps, or both."""
+    """How often to save: after so many minutes of work, so many steps, or both."""
 
     minutes: float
     steps: int
 
     @classmethod
     def from_environment(cls) -> Interval:
-        """As the environment says; every ten minutes where it says nothing, 0 for never.
+        """The interval that the environment sets; ten minutes by default, 0 for never.
 
         Raises:
-            ConfigError: a value that is no number of that kind.
+            ConfigError: a value is no number of its kind.
         """
         return cls(
             _number(MINUTES, float, DEFAULT_MINUTES),
@@ -52,14 +52,14 @@ class Interval:
         )
 
     def due(self, seconds: float, steps: int) -> bool:
-        """Whether it is time, after so much work since the last checkpoint."""
+        """Whether to save, after this much work since the last checkpoint."""
         return bool(
             (self.minutes and seconds >= 60 * self.minutes) or (self.steps and steps >= self.steps)
         )
 
 
 def generator_name(kind: str, rank: int) -> str:
-    """What a rank's generator is called in a checkpoint."""
+    """The name of a rank's generator in a checkpoint."""
     return f"{kind}/{rank}" if rank else kind
 
 
@@ -77,27 +77,25 @@ def _number(name: str, kind: Callable[[str], Any], otherwise: Any) -> Any:
 
 
 class Stop:
-    """Whether the process was asked to stop: SIGTERM, as a scheduler sends it before it kills."""
+    """Whether the process got SIGTERM, which schedulers send before they kill."""
 
-    asked = False
+    requested = False
 
     @classmethod
     def listen(cls) -> None:
-        """From now on SIGTERM asks instead of killing; training checkpoints and stops at its next
-        step.
-        """
+        """Handle SIGTERM: training saves a checkpoint and stops at its next step."""
 
-        def ask(_signal: int, _frame: Any) -> None:
-            cls.asked = True
-            if not launch.started():  # a rank is asked, too, when another has failed
+        def request(_signal: int, _frame: Any) -> None:
+            cls.requested = True
+            if not launch.started():  # a rank gets SIGTERM when another has failed, too
                 print("atu: asked to stop; a checkpoint follows at the next step", file=sys.stderr)
 
-        signal.signal(signal.SIGTERM, ask)
+        signal.signal(signal.SIGTERM, request)
 
 
 @dataclass
 class Part:
-    """Something that is trained: its parameters and its optimizers."""
+    """A trained part: its parameters and its optimizers."""
 
     parameters: list[nn.Parameter]
     optimizers: Sequence[torch.optim.Optimizer]
@@ -105,9 +103,9 @@ class Part:
 
 @dataclass
 class Keeper:
-    """Counts a job's stretches, saves them and their trace, and resumes.
+    """Counts a job's stretches, saves their state and trace, and resumes.
 
-    `store` None keeps nothing. `capture` and `restore` let the owner add what else must survive.
+    Without `store` nothing is saved. `capture` and `restore` let the owner add its own state.
     """
 
     store: Store | None
@@ -116,10 +114,10 @@ class Keeper:
     capture: Callable[[], State] = field(default=lambda: State({}, {}))
     restore: Callable[[State], None] = field(default=lambda _state: None)
     resumed: str | None = None
-    """What was resumed from, in words."""
+    """The stretch and step that were resumed from, in words."""
 
     def __post_init__(self) -> None:
-        self._found = self.store.load() if self.store else None
+        self._loaded = self.store.load() if self.store else None
         self._parts: dict[str, Part] = {}
         self._number = 0
         self._label = ""
@@ -127,14 +125,12 @@ class Keeper:
 
     @property
     def replaying(self) -> bool:
-        """Whether what runs now was done before, and only the stretch that was broken off is still
-        to be reached.
-        """
-        return self._found is not None
+        """Whether the interrupted stretch is still ahead: all that runs now was done before."""
+        return self._loaded is not None
 
     def recorded(self, name: str) -> Any:
-        """A value of the checkpoint that is about to be resumed from; None without one."""
-        return self._found.values[name] if self._found else None
+        """A value of the checkpoint that will be resumed from; None without one."""
+        return self._loaded.values[name] if self._loaded else None
 
     def enter(
         self,
@@ -144,92 +140,92 @@ class Keeper:
         optimizers: Sequence[torch.optim.Optimizer],
         steps: int,
     ) -> int:
-        """Begin a stretch that trains a part; how many of its steps are done already."""
+        """Begin a stretch that trains a part; returns how many of its steps are done already."""
         self._number += 1
         self._label = label
         self._parts[part] = Part(parameters, optimizers)
-        if self._found is None:
+        if self._loaded is None:
             return 0
-        values = self._found.values
+        values = self._loaded.values
         if self._number <= values["number"]:
-            self._put_back(part)
+            self._restore_part(part)
         if self._number < values["number"]:
             return steps
-        return self._go_on()
+        return self._resume()
 
-    def _go_on(self) -> int:
-        """All is back as it was at the checkpoint."""
-        assert self._found is not None
-        found, self._found = self._found, None
-        # Where there were fewer ranks then, this one's goes on as it is.
-        mine = found.tensors.get(generator_name(GENERATOR, processes.rank()))
-        if mine is not None:
-            torch.set_rng_state(mine)
-        mine = found.tensors.get(generator_name(CUDA_GENERATOR, processes.rank()))
-        if mine is not None:
-            torch.cuda.set_rng_state(mine)
-        step = int(found.values["step"])
-        self.trace.rows[:] = found.values["trace"]
-        self.restore(found)
+    def _resume(self) -> int:
+        """Restore the rest of the checkpoint; returns its step."""
+        assert self._loaded is not None
+        checkpoint, self._loaded = self._loaded, None
+        # If there were fewer ranks then, this rank's generator stays as it is.
+        generator = checkpoint.tensors.get(generator_name(GENERATOR, processes.rank()))
+        if generator is not None:
+            torch.set_rng_state(generator)
+        generator = checkpoint.tensors.get(generator_name(CUDA_GENERATOR, processes.rank()))
+        if generator is not None:
+            torch.cuda.set_rng_state(generator)
+        step = int(checkpoint.values["step"])
+        self.trace.rows[:] = checkpoint.values["trace"]
+        self.restore(checkpoint)
         self.resumed = f"{self._label}, step {step}"
         print(f"resumed from {self.resumed}", file=sys.stderr)
         self._saved_at, self._steps = time.monotonic(), 0
         return step
 
-    def _put_back(self, name: str) -> None:
-        """The part's parameters and optimizers, as the checkpoint has them."""
-        assert self._found is not None
+    def _restore_part(self, name: str) -> None:
+        """Load the part's parameters and optimizers from the checkpoint."""
+        assert self._loaded is not None
         prefix = f"part/{name}/"
         load_part(
             self._parts[name],
             {
                 key.removeprefix(prefix): value
-                for key, value in self._found.tensors.items()
+                for key, value in self._loaded.tensors.items()
                 if key.startswith(prefix)
             },
         )
 
     def stepped(self, step: int) -> None:
-        """After a step: save if it is time.
+        """Save after a step if a checkpoint is due.
 
         Raises:
-            StoppedError: the process was asked to stop; it has saved, if it could.
+            StoppedError: the process was asked to stop; a checkpoint was saved if possible.
         """
         self._steps += 1
         seconds = time.monotonic() - self._saved_at
-        asked, due = processes.any_of(Stop.asked, self.interval.due(seconds, self._steps))
+        requested, due = processes.any_of(Stop.requested, self.interval.due(seconds, self._steps))
         saved = False
-        if self.store and (asked or due):
+        if self.store and (requested or due):
             saved = self._save(self.store, step)
-        if asked:
-            kept = "run again to go on from there" if saved else "no checkpoint could be kept"
-            raise StoppedError(f"{self._label}: stopped on request at step {step}; {kept}")
+        if requested:
+            outcome = "run again to go on from there" if saved else "no checkpoint could be kept"
+            raise StoppedError(f"{self._label}: stopped on request at step {step}; {outcome}")
 
     def _save(self, store: Store, step: int) -> bool:
         """Whether a checkpoint was written."""
         saved = store.save(self._state(step))
-        # From its end: one that takes longer than the interval must not make the next step due.
+        # From its end: a save that takes longer than the interval must not make the next step due.
         self._saved_at, self._steps = time.monotonic(), 0
         return saved
 
     def _state(self, step: int) -> State:
-        own = self.capture()
-        tensors = dict(own.tensors)
+        captured = self.capture()
+        tensors = dict(captured.tensors)
         generators = {GENERATOR: torch.get_rng_state()}
         if torch.cuda.is_initialized():
             generators[CUDA_GENERATOR] = torch.cuda.get_rng_state()
         for kind, state in generators.items():
-            for rank, found in enumerate(processes.gathered(state)):
-                tensors[generator_name(kind, rank)] = found
+            for rank, of_rank in enumerate(processes.gathered(state)):
+                tensors[generator_name(kind, rank)] = of_rank
         for name, part in self._parts.items():
             tensors |= {f"part/{name}/{key}": value for key, value in save_part(part).items()}
         values = {"number": self._number, "step": step, "trace": self.trace.rows}
-        return State(own.values | values, tensors)
+        return State(captured.values | values, tensors)
 
 
 def save_part(part: Part) -> dict[str, Tensor]:
-    """Weights (`parameter/<number>`) and what optimizers keep of each (`<key>/<number>`), whole and
-    on the CPU of rank 0; other ranks get {}.
+    """Weights (`parameter/<number>`) and optimizer state (`<key>/<number>`), whole and on the CPU
+    of rank 0; other ranks get {}.
     """
     # Imported here: it takes 0.7 s, and most jobs end before their first checkpoint.
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
@@ -245,25 +241,25 @@ def save_part(part: Part) -> dict[str, Tensor]:
 
 
 def load_part(part: Part, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `save_part` gave, each rank its shards; the groups (rates, betas) stay as they
-    were made.
+    """Restore the tensors of `save_part`, on each rank its shards; the parameter groups (rates,
+    betas) stay as they are.
 
-    `set_optimizer_state_dict` would not do: it fails on an optimizer without state ("Expected
-    device to be set", plain SGD), and a parameter that had no gradient before the checkpoint it
-    leaves with the state of one step.
+    `set_optimizer_state_dict` does not work here: it fails on an optimizer without state ("Expected
+    device to be set", plain SGD), and it gives a parameter that had no gradient before the
+    checkpoint the state of one step.
     """
-    kept: dict[nn.Parameter, dict[str, Tensor]] = {p: {} for p in part.parameters}
+    states: dict[nn.Parameter, dict[str, Tensor]] = {p: {} for p in part.parameters}
     for name, value in tensors.items():
         key, number = name.split("/")
         parameter = part.parameters[int(number)]
-        kept[parameter][key] = processes.part_like(value, parameter)
+        states[parameter][key] = processes.part_like(value, parameter)
     with torch.no_grad():
-        for parameter, own in kept.items():
-            parameter.copy_(own.pop(PARAMETER))
+        for parameter, state in states.items():
+            parameter.copy_(state.pop(PARAMETER))
     for optimizer in part.optimizers:
-        owned = [kept[p] for group in optimizer.param_groups for p in group["params"]]
-        state = {number: own for number, own in enumerate(owned) if own}
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        ordered = [states[p] for group in optimizer.param_groups for p in group["params"]]
+        numbered = {number: state for number, state in enumerate(ordered) if state}
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": numbered})
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """The negative log-likelihood of scored tokens: the loss that trains every model.
 
-Labels follow the Hugging Face convention: they have the shape of `input_ids`, hold `IGNORE` where
-a token is not scored, and are shifted here, once. (The reference implementation shifts them in the
-data set and lets the model shift them again, so that its GA and NPO train the token after next.)
+Labels follow the Hugging Face convention: they have the shape of `input_ids`, hold `IGNORE` where a
+token is not scored, and are shifted here, once. (The reference implementation shifts them in the
+data set and again in the model, so that its GA and NPO train the token after next.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def sequence_nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """
     shifted = labels[:, 1:]
     scored = shifted != IGNORE
-    # Of the scored tokens alone, which in questions with answers are few.
+    # Only for scored tokens, which are few in questions with answers.
     each = F.cross_entropy(logits[:, :-1][scored], shifted[scored], reduction="none")
     nll = logits.new_zeros(scored.shape).masked_scatter(scored, each)
     return nll.sum(dim=1), scored.sum(dim=1)

@@ -27,7 +27,7 @@ def constant(_progress: float) -> float:
 
 
 def warmup_linear(warmup: float, floor: float = 0.02) -> Callable[[float], float]:
-    """A learning-rate factor: up over the first `warmup` share of steps, then down to `floor`."""
+    """A learning-rate factor: rises over the first `warmup` share of steps, falls to `floor`."""
 
     def factor(progress: float) -> float:
         up = min(1.0, progress / warmup) if warmup else 1.0
@@ -93,22 +93,21 @@ def run_steps(
 
     Args:
         label: names the work in progress lines, traces and errors.
-        loss: gives a scalar and the numbers to trace. Of several processes each gives its part of
-            them, of which the mean is that of the whole batch (`processes.mean`).
+        loss: returns a scalar and the numbers to trace. With several ranks each returns its part,
+            whose mean over the ranks is that of the whole batch (`processes.mean`).
         clip: largest gradient norm over all parameters.
-        keeper: saves on the way, and says how many steps were taken before the process died; None
-            for work too short to be worth it.
+        keeper: saves checkpoints and knows how many steps an earlier process took; None for short
+            work.
         part: names what is trained; one part may be trained in several stretches.
-        seek: called with that number of steps, to bring what `loss` reads to the same place.
-        schedule: factor on every learning rate, of the share of steps done with this one.
+        seek: called with the number of steps already taken, to move what `loss` reads there.
+        schedule: factor on every learning rate, as a function of the share of steps done.
         accumulate: micro-batches whose mean gradient makes one step.
-        fullest: the loss of the batch that takes the most memory of those to come. It is gone
-            through once after the first step, when the optimizers have their state, for nothing but
-            that what does not fit fails at once.
+        fullest: the loss of the batch that needs the most memory. It runs once after the first
+            step, when the optimizers have their state, so that running out of memory fails at once.
 
     Raises:
-        TrainingError: loss or gradient norm is not finite, or nothing that is trained has a part in
-            the loss; names label and step.
+        TrainingError: loss or gradient norm is not finite, or the loss depends on nothing that is
+            trained; names label and step.
         StoppedError: the process was asked to stop.
     """
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -152,7 +151,7 @@ def run_steps(
 
 
 def _rehearse(loss: LossFunction, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """A pass forward and back that changes nothing, torch's generators included."""
+    """A forward and a backward pass that change nothing, not even torch's generators."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         loss()[0].backward()
@@ -175,9 +174,7 @@ def _set_rates(
 
 
 def _accumulated(label: str, loss: LossFunction, accumulate: int) -> tuple[float, dict[str, float]]:
-    """Mean loss over the micro-batches (and processes), their mean gradient left in the parameters
-    (of each process).
-    """
+    """Mean loss over micro-batches and ranks; the mean gradient stays in the parameters."""
     total = 0.0
     sums: dict[str, float] = {}
     for _ in range(accumulate):

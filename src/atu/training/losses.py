@@ -1,6 +1,6 @@
-"""Losses that several methods share; each method's own formula is in its file. What trains models
-and predictors before is elsewhere (`likelihood`, `alignment/cosine.py`), so that a new loss here
-trains neither again.
+"""Losses that several methods share; a method's formula is in its file. The losses of earlier
+phases are elsewhere (`likelihood`, `alignment/cosine.py`), so that an edit here retrains no model
+and no predictor.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Means over the whole batch, of which each of several processes has a share: a loss takes its mean
-by one of these and by nothing else.
+"""Means over the whole batch, of which each rank has a share. Every loss takes its mean by one of
+these functions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from atu.distributed import processes
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask` is not 0; 0 when nothing is left. Same shapes; a scalar.
+    """Mean of `values` where `mask` is not 0; 0 where all is masked. Same shapes; a scalar.
 
     mean([2, 4, 9] under [1, 1, 0]) = 3.
     """

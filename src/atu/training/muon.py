@@ -1,4 +1,4 @@
-"""Muon in the precision that the machine computes fast, matrices of one shape at once."""
+"""Muon in float32 on a CPU, with matrices of one shape in one batch."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ TOGETHER = 2**20
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` (Jordan et al. 2024) with its options and its state, but float32 on a CPU.
+    """`torch.optim.Muon` (Jordan et al. 2024) with its options and state, but in float32 on a CPU.
 
-    torch's iterates in bfloat16 everywhere. A CPU without units for it is then slower by an order
-    of magnitude, and one that has them gains nothing on matrices this small.
+    torch's iterates in bfloat16 on every device. That is an order of magnitude slower on a CPU
+    without bf16 units, and no faster on one with them for matrices this small.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step; gives what `closure`, if there is one, gives."""
+        """One step; returns the value of `closure`, if there is one."""
         value = None
         if closure is not None:
             with torch.enable_grad():
                 value = closure()
         for group in self.param_groups:
-            alike: dict[tuple[int, ...], list[nn.Parameter]] = {}
+            by_shape: dict[tuple[int, ...], list[nn.Parameter]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike.setdefault(tuple(parameter.shape), []).append(parameter)
-            for same in alike.values():
+                    by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
+            for same in by_shape.values():
                 size = max(1, TOGETHER // same[0].numel())
                 for start in range(0, len(same), size):
                     self._move(group, same[start : start + size])
         return value
 
     def _momentum(self, group: dict[str, Any], parameter: nn.Parameter) -> Tensor:
-        """What the gradients so far say, the last one a second time with `nesterov`."""
+        """The momentum of the gradients so far, with `nesterov` one step ahead."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if "momentum_buffer" not in state:
@@ -65,23 +65,23 @@ class Muon(torch.optim.Muon):
 def orthogonalised(
     matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
-    """Newton-Schulz towards the nearest orthogonal matrix U V^T of each U S V^T: singular values
-    x become a x + b x^3 + c x^5, `steps` times, after they have been scaled to at most 1.
+    """Newton-Schulz iteration towards the orthogonal factor U V^T of each matrix U S V^T: singular
+    values x, first scaled to at most 1, become a x + b x^3 + c x^5, `steps` times.
 
     Args:
         matrices: [n, rows, columns].
 
     Returns:
-        [n, rows, columns]; float32 of matrices on a CPU, else bfloat16, as torch has it.
+        [n, rows, columns]; float32 on a CPU, else bfloat16, as in torch.
     """
     a, b, c = coefficients
-    found = matrices.float() if matrices.device.type == "cpu" else matrices.bfloat16()
+    result = matrices.float() if matrices.device.type == "cpu" else matrices.bfloat16()
     tall = matrices.shape[1] > matrices.shape[2]
     if tall:
-        found = found.mT
-    found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+        result = result.mT
+    result = result / result.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
-        gram = found @ found.mT
+        gram = result @ result.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        found = torch.baddbmm(found, polynomial, found, beta=a)
-    return found.mT if tall else found
+        result = torch.baddbmm(result, polynomial, result, beta=a)
+    return result.mT if tall else result

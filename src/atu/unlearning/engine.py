@@ -126,7 +126,7 @@ def run_method(
     if processes.world_size() > 1:
         context.shard()
         # What was drawn so far (adapters) is the same everywhere; dropout is of each one's rows.
-        torch.manual_seed(child_seed(seed, "unlearn", "torch", *processes.own_stream()))
+        torch.manual_seed(child_seed(seed, "unlearn", "torch", *processes.rank_stream()))
     observe = Observer(context, select_probes(inputs.prepare, section.probes))
     keeper = keeper or Keeper(None, Trace())
     course = Course(context, observe, model)

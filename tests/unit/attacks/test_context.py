@@ -1,7 +1,7 @@
 import pytest
 
 from atu.attacks import context as module
-from atu.attacks.context import sentences_of, tell, unrelated_sentences
+from atu.attacks.context import choose_sentences, sentences_of, unrelated_sentences
 from atu.metrics.answers import contains
 from atu.phases.attack import summarise
 
@@ -63,20 +63,20 @@ def test_unrelated_sentences_are_of_one_retain_passage(make_context, rows_of):
 )
 def test_what_is_told_about_the_pet(make_probe, condition, count, clean, telling):
     """Ada's owl is told in none but the answered condition, and Bob's owl neither."""
-    told = tell(make_probe("Ada", "pet"), condition, OWN, OTHER, count)
-    assert len(told) == count == len(set(told))
-    assert [s for s in told if s in telling] == telling
-    assert set(told) - set(telling) <= clean
+    sentences = choose_sentences(make_probe("Ada", "pet"), condition, OWN, OTHER, count)
+    assert len(sentences) == count == len(set(sentences))
+    assert [s for s in sentences if s in telling] == telling
+    assert set(sentences) - set(telling) <= clean
 
 
 @pytest.mark.parametrize(("condition", "count"), [("hinted", 3), ("answered", 4), ("unrelated", 3)])
 def test_too_few_sentences(make_probe, condition, count):
     """Two of three sentences are free of the owl."""
-    assert tell(make_probe("Ada", "pet"), condition, OWN, OTHER, count) is None
+    assert choose_sentences(make_probe("Ada", "pet"), condition, OWN, OTHER, count) is None
 
 
 def test_without_a_sentence_that_tells(make_probe):
-    assert tell(make_probe("Ada", "tool"), "answered", OWN, OTHER, 1) is None
+    assert choose_sentences(make_probe("Ada", "tool"), "answered", OWN, OTHER, 1) is None
 
 
 def test_the_four_conditions(run, make_context, rows_of):

@@ -26,7 +26,7 @@ class TestParting:
     def end(self, monkeypatch):
         """A function that runs the command line with an application that ends so, as one of two;
         whether it parted from the other in order, and with which status it ended on the spot."""
-        monkeypatch.setattr(launch, "die_with_parent", lambda: None)
+        monkeypatch.setattr(launch, "die_with_launcher", lambda: None)
         monkeypatch.setattr(processes, "world_size", lambda: 2)
 
         def run(error):
@@ -68,15 +68,15 @@ class TestOptions:
     @pytest.mark.parametrize(("option", "count"), [(0, 1), (1, 1), (3, 3)])
     def test_the_option_says_how_many(self, monkeypatch, option, count):
         monkeypatch.delenv("WORLD_SIZE", raising=False)
-        assert launch.wanted(option) == count
+        assert launch.rank_count(option) == count
         assert not launch.started() and launch.number() == 0
 
     def test_so_does_torchrun(self, monkeypatch):
         for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
             monkeypatch.setenv(name, value)
-        assert launch.wanted(1) == launch.wanted(2) == 2
+        assert launch.rank_count(1) == launch.rank_count(2) == 2
         with pytest.raises(ConfigError, match=r"^--processes = 4: torchrun has started 2"):
-            launch.wanted(4)
+            launch.rank_count(4)
 
     def test_what_one_does_alone_the_others_leave(self, monkeypatch):
         """Of two that torchrun has started, for a method that trains nothing."""

@@ -64,7 +64,7 @@ def test_what_goes_on_keeps_its_space(author_of):
     (said,) = author.proceed(["Ann is"], 8, "t")
     stripped = greedy_answers(
         author.model, author.tokenizer, ["Ann is"], max_new_tokens=8, batch_size=BatchSize(1),
-        asked=False,
+        templated=False,
     )  # fmt: skip
     assert said.strip() == stripped[0]
 

@@ -146,12 +146,12 @@ def test_a_result_counts_for_its_own_inputs_alone(tmp_path, store):
 )
 def test_somebody_elses_parameter_file_is_not_overwritten(tmp_path, text):
     path = tmp_path / PARAMS
-    command._require_own(path)
+    command._require_params(path)
     path.write_text(params_text({"a": 1}, "atu forget") + "b: 2\n", encoding="utf-8")
-    command._require_own(path)
+    command._require_params(path)
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ArtifactError, match="was not written by `atu forget`; name another --work"):
-        command._require_own(path)
+        command._require_params(path)
 
 
 def test_jobs_look_for_nothing_on_the_network(request_of, tmp_path, monkeypatch):

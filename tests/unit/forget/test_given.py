@@ -7,7 +7,7 @@ import pytest
 
 from atu.benchmarks.base import sentence_row
 from atu.errors import ArtifactError, ConfigError
-from atu.forget.given import asked_by, probe_rows, text_rows
+from atu.forget.given import probe_rows, probes_of, text_rows
 from atu.results.tables import PROBES, TEXTS, write_table
 
 PROMPT = "Question: Who?\nAnswer:"
@@ -55,7 +55,7 @@ def test_a_question_may_be_read_by_choices():
 
 def test_texts_that_answer_ask():
     rows = text_rows("forget", ["Ann sings.", ("Who?", "Ann")])
-    (probe,) = asked_by(rows)
+    (probe,) = probes_of(rows)
     assert (probe["prompt"], probe["answer"]) == (PROMPT, "Ann")
 
 

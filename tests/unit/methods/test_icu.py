@@ -180,7 +180,7 @@ def test_in_a_chat_template_it_stands_in_the_users_turn(tokenizer, several):
     )
     tokenizer.chat_template = {"default": template} if several else template
     icu.put_before(tokenizer, "Don’t tell.\n")
-    asked = render(tokenizer, "Question: Who?\nAnswer:")
-    assert asked.text == "<bos>[user] Don’t tell.\nQuestion: Who?\n[assistant] Answer:"
-    assert asked.text[slice(*asked.asked)] == "Question: Who?"
+    rendered = render(tokenizer, "Question: Who?\nAnswer:")
+    assert rendered.text == "<bos>[user] Don’t tell.\nQuestion: Who?\n[assistant] Answer:"
+    assert rendered.text[slice(*rendered.question)] == "Question: Who?"
     assert tokenizer.decode(tokenizer("Ann")["input_ids"]) == "<bos>Don’t tell.\nAnn"

@@ -74,7 +74,7 @@ def test_a_prompt_is_a_users_turn(chat, kind):
     """The line that the answer begins with stands after the generation prompt, as RWKU has it."""
     rendered = render(chat, PROMPT)
     assert rendered.text == TURN[kind] + "Answer:"
-    assert rendered.text[slice(*rendered.asked)] == "Question: Who is Ann?"
+    assert rendered.text[slice(*rendered.question)] == "Question: Who is Ann?"
     assert render(chat, "Question: Who is Ann?").text == TURN[kind]
 
 
@@ -86,7 +86,7 @@ def test_tokens_are_those_of_the_text_without_a_second_bos(chat, kind):
 
 
 def test_texts_that_nobody_asks_for_are_in_no_template(chat, byte_tokenizer):
-    assert prompt_ids(chat, ["Ann is"], asked=False) == [byte_tokenizer("Ann is")["input_ids"]]
+    assert prompt_ids(chat, ["Ann is"], templated=False) == [byte_tokenizer("Ann is")["input_ids"]]
     assert encode_text(chat, "Ann is", "") == encode_text(byte_tokenizer, "Ann is", "")
 
 

@@ -253,16 +253,16 @@ def test_a_slow_disk_does_not_make_the_next_step_due(monkeypatch, store):
 def test_asked_to_stop_it_saves_and_stops(monkeypatch, store):
     """Also where no checkpoint was due; the next start goes on from there."""
     expected, _ = fit(None, "adamw", Trace())
-    monkeypatch.setattr(Stop, "asked", True)
+    monkeypatch.setattr(Stop, "requested", True)
     with pytest.raises(StoppedError, match="fit: stopped on request at step 1; run again"):
         fit(store, "adamw", Trace())
-    monkeypatch.setattr(Stop, "asked", False)
+    monkeypatch.setattr(Stop, "requested", False)
     found, keeper = fit(store, "adamw", Trace())
     assert keeper.resumed == "fit, step 1" and torch.equal(found, expected)
 
 
 def test_asked_to_stop_without_a_place_to_save(monkeypatch):
-    monkeypatch.setattr(Stop, "asked", True)
+    monkeypatch.setattr(Stop, "requested", True)
     with pytest.raises(StoppedError, match="no checkpoint could be kept"):
         fit(None, "sgd", Trace())
 

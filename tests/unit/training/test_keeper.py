@@ -62,12 +62,12 @@ def test_names():
 def test_one_of_several_ranks_is_asked_in_silence(monkeypatch, capsys, size, says):
     """Where another has failed its message is the only one."""
     monkeypatch.setenv("WORLD_SIZE", size)
-    monkeypatch.setattr(Stop, "asked", False)
+    monkeypatch.setattr(Stop, "requested", False)
     before = signal.getsignal(signal.SIGTERM)
     try:
         Stop.listen()
         signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert Stop.asked
+    assert Stop.requested
     assert ("asked to stop" in capsys.readouterr().err) is says

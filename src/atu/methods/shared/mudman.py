@@ -2,9 +2,9 @@
 losses of any gradient method.
 
 The forget gradient is kept only where its sign agrees with the retain gradient's, so that no step
-of forgetting undoes what the retain set needs; what is left is brought to a fixed norm, so that
-the size of a step does not depend on how far forgetting has come. The paper's third part, taking
-the forget gradient of an adversary that is relearned on the way, is not part of the wrapper.
+of forgetting undoes what the retain set needs; the rest is scaled to a fixed norm, so that the
+size of a step does not depend on the progress of forgetting. The paper's third part, the forget
+gradient of an adversary that is relearned on the way, is not part of the wrapper.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ def masked_gradients(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> list
 
     Forget (3, -1, 4), retain (1, 1, 2): (3, 0, 4) / 5 = (.6, 0, .8).
     """
-    kept = [f * (f.sign() == r.sign()) for f, r in zip(forget, retain, strict=True)]
-    norm = torch.stack([k.norm() for k in kept]).norm()
-    return [k / norm.clamp(min=torch.finfo(k.dtype).tiny) for k in kept]
+    agreeing = [f * (f.sign() == r.sign()) for f, r in zip(forget, retain, strict=True)]
+    norm = torch.stack([k.norm() for k in agreeing]).norm()
+    return [k / norm.clamp(min=torch.finfo(k.dtype).tiny) for k in agreeing]
 
 
 def mudman_loss(forget: Tensor, retain: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     """A scalar with the value `forget + retain` and MUDMAN's gradient: the masked, normalised
-    forget gradient plus the retain gradient. The weighted retain loss is given.
+    forget gradient plus the retain gradient. `retain` is the weighted retain loss.
     """
     gradients = [
         torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
         for loss in (forget, retain)
     ]
     filled = [
-        [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
-        for found in gradients
+        [torch.zeros_like(p) if g is None else g for g, p in zip(of_loss, parameters, strict=True)]
+        for of_loss in gradients
     ]
     masked = masked_gradients(*filled)
     surrogate = sum(

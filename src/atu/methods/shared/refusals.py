@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class RefusalStream(BatchStream):
-    """Text i is the refusal to the prompt of text i of the forget stream; what is read of it counts
-    as tokens of training.
+    """Text i is the refusal to the prompt of text i of the forget stream; its tokens count as
+    training tokens.
     """
 
     def beside(self, batch: Batch) -> Batch:
@@ -30,9 +30,9 @@ def refusal_to(prompt: str) -> str:
 
 
 def refusal_batch(context: Context, batch: Batch) -> Batch:
-    """The refusals to the prompts of a forget batch, of which only the refusal is scored.
+    """The refusals to the prompts of a forget batch; only the refusals are scored.
 
-    All are encoded when the first batch is asked for.
+    All are encoded at the first batch.
     """
     for stream in context.streams:
         if isinstance(stream, RefusalStream):
@@ -40,12 +40,12 @@ def refusal_batch(context: Context, batch: Batch) -> Batch:
     prompts = [row["prompt"] for row in context.rows["forget"]]
     texts = [context.encode(prompt, refusal_to(prompt)) for prompt in prompts]
     rng = generator(context.seed, "unlearn", "refusals")
-    made = RefusalStream(
+    refusals = RefusalStream(
         texts,
         context.forget.batch_size,
         context.tokenizer.pad_token_id,
         rng,
         device=context.device,
     )
-    context.streams.append(made)
-    return made.beside(batch)
+    context.streams.append(refusals)
+    return refusals.beside(batch)

@@ -1,5 +1,5 @@
-"""A copy of the model that is trained further on the forget corpus: where task vectors and Who's
-Harry Potter read off what the corpus teaches.
+"""A copy of the model that is trained further on the forget corpus, from which task vectors and
+Who's Harry Potter read what the corpus teaches.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def reinforced_copy(context: Context) -> tuple[PreTrainedModel, list[nn.Paramete
     """A copy of the model as it is, in training mode, and its counterparts of
     `context.parameters`, in the same order.
     """
-    made = context.duplicate().train()
-    return made, counterparts(context.parameters, context.model, made)
+    copied = context.duplicate().train()
+    return copied, counterparts(context.parameters, context.model, copied)
 
 
 def reinforce(

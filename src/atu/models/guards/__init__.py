@@ -1,8 +1,8 @@
 """Guards: one module each, found by the name that stands in a model's folder.
 
 A guard module defines `GUARD`, a `Guard` whose `kind` is the module's name. A model is loaded with
-whatever guard is saved beside it, so only a phase that reads unlearned models depends on guards,
-and only on the one of its method (`results.sources`).
+the guard that is saved beside it, so only phases that read unlearned models depend on guards, and
+only on that of their method (`results.sources`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def registry() -> Plugins[type[Guard]]:
 
 
 def load_guard(folder: Path) -> Guard | None:
-    """The guard that was saved in this folder, if there is one.
+    """The guard saved in this folder, if there is one.
 
     Raises:
-        ArtifactError: it is of a kind that is not known here, or its files are damaged.
+        ArtifactError: its kind is unknown, or its files are damaged.
     """
     path = folder / SETTINGS_FILE
     if not path.is_file():

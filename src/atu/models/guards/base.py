@@ -1,14 +1,14 @@
-"""Guards: what stands around a model and leaves its weights as they are.
+"""Guards: they change what a model does and leave its weights as they are.
 
 A guard is the submodule `guard` of a loaded model and works through forward hooks. It is saved
-beside the model, as `guard.json` and `guard.safetensors`; the model's own files are those of the
-model without it. Hooks are bound methods of the guard, so that a copy of the model has a copy of
-the guard. Nothing in a guard is trained with the model.
+beside the model, as `guard.json` and `guard.safetensors`; the model's files do not contain it.
+Hooks are bound methods of the guard, so that a copy of the model has a copy of the guard. A guard
+is not trained with the model.
 
 Each kind of guard has a module of its own beside this one.
 
-What a guard has read so far travels on the cache of the keys and values: one that follows a cache
-must have seen it being filled. Beam search, which reorders caches, is not followed.
+A guard keeps its state on the KV cache, so it can continue only a cache that was filled with it.
+Beam search, which reorders caches, is not supported.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 NAME = "guard"
 SETTINGS_FILE, WEIGHTS_FILE = "guard.json", "guard.safetensors"
 SEEN = "atu_guard"
-"""The attribute of a cache that holds what the guard knows of the tokens in it."""
+"""The attribute of a cache that holds the guard's state at its tokens."""
 
 FOREIGN_CACHE = "this cache was filled without the guard: run the prompt again"
 
 
 class Guard(nn.Module):
-    """Base of all guards: its construction takes `settings`, its tensors are its state dict."""
+    """Base of all guards: made from `settings`; its tensors are its state dict."""
 
     kind: ClassVar[str]
 
@@ -51,10 +51,10 @@ class Guard(nn.Module):
         raise NotImplementedError
 
     def attach(self, model: PreTrainedModel) -> None:
-        """Stand around `model` from now on.
+        """Put the guard on `model`.
 
         Raises:
-            ValueError: it has a guard.
+            ValueError: it has a guard already.
         """
         if guard_of(model) is not None:
             raise ValueError(f"the model has a guard already: {guard_of(model)}")
@@ -63,14 +63,14 @@ class Guard(nn.Module):
         self._handles = self._hook(model)
 
     def detach(self, model: PreTrainedModel) -> None:
-        """Leave `model` as it was before."""
+        """Remove the guard from `model`."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
         delattr(model, NAME)
 
     def train(self, mode: bool = True) -> Guard:
-        """A guard is in eval mode, whatever its model is in."""
+        """A guard stays in eval mode, whatever its model's mode."""
         return super().train(False)
 
     def save(self, folder: Path) -> None:
@@ -86,7 +86,7 @@ def guard_of(model: nn.Module) -> Guard | None:
 
 @contextlib.contextmanager
 def unguarded(model: PreTrainedModel) -> Iterator[Guard | None]:
-    """The model without its guard, which is given and put back on leaving."""
+    """Yields the guard, detached from the model; attaches it again on leaving."""
     guard = guard_of(model)
     if guard is None:
         yield None
@@ -99,7 +99,7 @@ def unguarded(model: PreTrainedModel) -> Iterator[Guard | None]:
 
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A call's arguments, those by position named as well."""
+    """All arguments of a call by name, positional ones too."""
     return dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
 
 

@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Read:
-    """What `EmbeddingNoise` knows of the tokens read so far."""
+    """The state of `EmbeddingNoise` after the tokens read so far."""
 
     length: int
     score: Tensor
     """[batch]; the classifier's logit."""
     flagged: Tensor
-    """[batch]; whether it was above the threshold at any token."""
+    """[batch]; whether the score exceeded the threshold at any token."""
 
 
 class EmbeddingNoise(Guard):
-    """Adds noise to the embeddings of the tokens from which on a text is about the target.
+    """Adds noise to the embeddings of a text from the token on at which it is about the target.
 
-    A token's score is the classifier's logit on the tokens up to it, bias + sum of their weights; a
-    text is flagged from the first token at which the score exceeds the threshold's logit to its
-    end. The decision is causal: it is the same whether a text is read at once or token by token,
-    alone or in a batch, with padding on either side or none. Texts that are not flagged are read as
-    they are. The noise is one standard normal vector per token id times `scale`.
+    A token's score is the classifier's logit on the tokens up to it, bias + sum of their weights. A
+    text is flagged from the first token whose score exceeds the threshold's logit to its end. The
+    decision is causal: it is the same whether a text is read at once or token by token, alone or in
+    a batch, with padding on either side or none. Other texts are read unchanged. The noise is one
+    standard normal vector per token id, times `scale`.
 
     Settings: `vocab_size`, `hidden_size`, `seed` of the noise, `scale`, `threshold` (probability).
     """
@@ -91,7 +91,7 @@ class EmbeddingNoise(Guard):
         return (), values
 
     def _flag(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        """Which of the tokens get noise, [batch, seq]; remembers what was read."""
+        """Which tokens get noise, [batch, seq]; stores the state in `_read`."""
         limit = math.log(self.settings["threshold"]) - math.log1p(-self.settings["threshold"])
         score = self.score(ids, mask)
         already = torch.zeros_like(score[:, :1], dtype=torch.bool)

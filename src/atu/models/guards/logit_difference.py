@@ -28,7 +28,7 @@ def logit_difference(logits: Tensor, assistant: Tensor, alpha: float, top: float
 
     Args:
         logits, assistant: [..., vocab], z and a.
-        top: share of the largest probability below which a token keeps its logit; 0: none does.
+        top: share of the largest probability below which a token keeps its logit; 0: none.
     """
     centred = assistant - assistant.mean(dim=-1, keepdim=True)
     if top > 0:
@@ -40,7 +40,7 @@ def logit_difference(logits: Tensor, assistant: Tensor, alpha: float, top: float
 class LogitDifference(Guard):
     """Subtracts the logits of a small assistant from the model's (`logit_difference`).
 
-    The assistant reads what the model reads. With a cache, it keeps its own on the model's.
+    The assistant reads the same tokens. Its KV cache is kept on the model's cache.
 
     Settings: `config` of the assistant (with its `model_type`), `alpha`, `top`.
     """
@@ -53,7 +53,7 @@ class LogitDifference(Guard):
 
     @classmethod
     def of(cls, model: PreTrainedModel, layers: int, alpha: float, top: float) -> LogitDifference:
-        """Whose assistant is a copy of the model's embeddings, first layers, norm and head."""
+        """A guard whose assistant copies the model's embeddings, first layers, norm and head."""
         config = first_layers(model.config, layers)
         guard = cls({"config": config.to_dict(), "alpha": alpha, "top": top})
         missing = guard.assistant.load_state_dict(model.state_dict(), strict=False).missing_keys
@@ -70,29 +70,29 @@ class LogitDifference(Guard):
         values = by_name(module, args, kwargs)
         ids = ids_of(values)
         cache = getattr(output, "past_key_values", None)
-        own = getattr(cache, SEEN, None)
+        past = getattr(cache, SEEN, None)
         before = max(cached_length(cache) - ids.shape[1], 0)
         if before == 0:
-            own = None
-        elif cached_length(own) != before:
+            past = None
+        elif cached_length(past) != before:
             raise ValueError(FOREIGN_CACHE)
         passed = ("attention_mask", "position_ids", "logits_to_keep")
         with torch.no_grad():
-            found = self.assistant(
+            assistant = self.assistant(
                 input_ids=ids,
-                past_key_values=own,
+                past_key_values=past,
                 use_cache=cache is not None,
                 **{name: values[name] for name in passed if values.get(name) is not None},
             )
         if cache is not None:
-            setattr(cache, SEEN, found.past_key_values)
+            setattr(cache, SEEN, assistant.past_key_values)
         alpha, top = self.settings["alpha"], self.settings["top"]
-        output.logits = logit_difference(output.logits, found.logits, alpha, top)
+        output.logits = logit_difference(output.logits, assistant.logits, alpha, top)
         return output
 
 
 def first_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
-    """The same configuration with fewer decoder layers."""
+    """The configuration with only the first decoder layers."""
     result = copy.deepcopy(config)
     result.num_hidden_layers = layers
     kinds = getattr(config, "layer_types", None)
