@@ -24,16 +24,19 @@ def clone(tmp_path, mini_values):
 
 
 def jobs_in(folder):
-    """Numbers of the `atu` processes that work in a folder."""
-    found = []
+    """Numbers of the processes that are jobs in a folder: forked by a server, whose words they
+    have."""
+    parents = {}
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdecimal() and (entry / "cwd").readlink() == folder:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                found += [int(entry.name)] * (words[1:3] == [b"-m", b"atu"])
+                if words[1:3] == [b"-m", b"atu.distributed.forkserver"]:
+                    status = (entry / "status").read_text(encoding="utf-8")
+                    parents[int(entry.name)] = int(status.split("PPid:")[1].split()[0])
         except OSError:
             continue
-    return found
+    return [number for number, parent in parents.items() if parent in parents]
 
 
 def start(tree, *targets):
