@@ -183,12 +183,12 @@ def unlearn(
     section = loaded.unlearn
     choose(section.methods, method, "--method")
     inputs = _unlearn_inputs(pretrain, prepare, embed, align)
-    found = open_input(search, "search") if search else None
-    settings = phase.settings_of(section, method, found)
+    searched = open_input(search, "search") if search else None
+    settings = phase.settings_of(section, method, searched)
     if not takes_part(loaded, used(settings, section, method, processes)):
         return
     with fitting("unlearn", loaded, model=inputs.pretrain, name=method, settings=settings):
-        phase.run(out, section, loaded.compute, method, seed, inputs, found)
+        phase.run(out, section, loaded.compute, method, seed, inputs, searched)
 
 
 @app.command()
@@ -275,10 +275,10 @@ def attack(
     choose(loaded.attack.attacks, name, "--attack")
     model, texts = open_input(unlearn, "unlearn"), open_input(prepare, "prepare")
     windows = open_input(embed, "embed") if embed else None
-    found = open_input(align, "align") if align else None
+    alignment = open_input(align, "align") if align else None
     settings = loaded.attack.attacks[name]
     with fitting("attack", loaded, model=model, name=name, settings=settings):
-        phase.run(out, loaded.attack, loaded.compute, name, model, texts, windows, found)
+        phase.run(out, loaded.attack, loaded.compute, name, model, texts, windows, alignment)
 
 
 @app.command()

@@ -163,8 +163,8 @@ def speed(
     if name not in loaded.pretrain.models:
         raise ConfigError("--model", name, f"pretrain.models has {list(loaded.pretrain.models)}")
     settle_machine(loaded.compute)  # as the phases do: the kernels are theirs
-    found = list(measured(loaded, name, tokens, steps))
-    print(speed_table(found, peak_tflops * 1e12 if peak_tflops else None), end="")
+    speeds = list(measured(loaded, name, tokens, steps))
+    print(speed_table(speeds, peak_tflops * 1e12 if peak_tflops else None), end="")
 
 
 @app.command()
@@ -179,7 +179,7 @@ def cost(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
     loaded = load_params(params)
     cells = [c for c in grid_cells(loaded) if c.target in loaded.grid.targets]
     done = [open_input(manifest_path(results, "unlearn", cell), "unlearn") for cell in cells]
-    found = [
+    searches = [
         open_input(results / "search" / model / method / "manifest.json", "search")
         for model in loaded.grid.models
         for method in loaded.grid.methods
@@ -190,11 +190,11 @@ def cost(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
         keys = ("model", "method")
         return [a for a in artifacts if all(a.cell[key] == row[key] for key in keys)]
 
-    rows = cost_table(done, [search_row(artifact) for artifact in found])
+    rows = cost_table(done, [search_row(artifact) for artifact in searches])
     spent = {
         (row["model"], row["method"]): (
             seconds(of(done, row)) / row["cells"],
-            seconds(of(found, row)),
+            seconds(of(searches, row)),
         )
         for row in rows
     }

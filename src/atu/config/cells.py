@@ -98,15 +98,15 @@ def damaged_models(params: Params, results: Path) -> list[Path]:
 
     Folders without a manifest are not among them: Snakemake sees for itself that they are missing.
     """
-    found = []
+    manifests = []
     for cell in grid_cells(params):
         path = manifest_path(results, "unlearn", cell)
         if path.exists():
             try:
                 Artifact.open(path, "unlearn").check()
             except ArtifactError:
-                found.append(path)
-    return found
+                manifests.append(path)
+    return manifests
 
 
 def open_models(params: Params, results: Path) -> list[Artifact]:

@@ -80,22 +80,22 @@ def model_lock(source: Source, offline: bool, update: bool, code: bool) -> Lock:
     return Lock(commit, digests)
 
 
-def settle_lock(source: Source, found: Lock, update: bool) -> str:
+def settle_lock(source: Source, current: Lock, update: bool) -> str:
     """Write the lock, or hold what was found against the one that is there."""
     path = Path(source.lock)
     if not path.exists() or update:
         changed = {} if not path.exists() else Lock.read(path).content
-        news = sum(changed.get(name) != digest for name, digest in found.content.items())
-        found.write(path)
-        return f"{source}: locked in {path} ({len(found.content)} tables or files, {news} new)"
+        news = sum(changed.get(name) != digest for name, digest in current.content.items())
+        current.write(path)
+        return f"{source}: locked in {path} ({len(current.content)} tables or files, {news} new)"
     known = Lock.read(path)
-    for name, digest in found.content.items():
+    for name, digest in current.content.items():
         if name in known.content:
             known.require(path, name, digest, source)
-    added = {name: d for name, d in found.content.items() if name not in known.content}
+    added = {name: d for name, d in current.content.items() if name not in known.content}
     if added:
         Lock(known.revision, known.content | added).write(path)
-    return f"{source}: as {path} says ({len(found.content)} tables or files, {len(added)} new)"
+    return f"{source}: as {path} says ({len(current.content)} tables or files, {len(added)} new)"
 
 
 def _commit(source: Source, kind: str, offline: bool, update: bool) -> str | None:

@@ -74,8 +74,8 @@ def _find(place: str | Path, revision: str | None, params: Params | None) -> Art
 
 def _open_job(manifest: Path) -> Artifact | Path:
     """The job; of a result of `atu forget`, which is a Hugging Face folder, the checked folder."""
-    found = Artifact.open(manifest, "unlearn", "pretrain", "forget")
-    if found.manifest["phase"] != "forget":
-        return found
-    found.check()
-    return found.folder
+    artifact = Artifact.open(manifest, "unlearn", "pretrain", "forget")
+    if artifact.manifest["phase"] != "forget":
+        return artifact
+    artifact.check()
+    return artifact.folder

@@ -89,7 +89,7 @@ def base_file(folder: Path, key: str, name: Any, file: str | None = None) -> Pat
     path = folder / f"{name}{SUFFIX}"
     if isinstance(name, str) and re.fullmatch(r"[\w-]+", name, re.ASCII) and is_file(path):
         return path
-    known = sorted(found.stem for found in folder.glob(f"*{SUFFIX}"))
+    known = sorted(file.stem for file in folder.glob(f"*{SUFFIX}"))
     raise ConfigError(key, name, f"names no file of {folder}/; there are {', '.join(known)}", file)
 
 

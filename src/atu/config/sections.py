@@ -48,8 +48,8 @@ def told_by(key: str, having: str, lacking: str) -> Discriminator:
     """
 
     def tag(value: Any) -> str:
-        found = key in value if isinstance(value, dict) else hasattr(value, key)
-        return having if found else lacking
+        has_key = key in value if isinstance(value, dict) else hasattr(value, key)
+        return having if has_key else lacking
 
     return Discriminator(tag)
 
@@ -111,10 +111,10 @@ class Grid(Section):
 
     def requests(self) -> list[Target]:
         """Every request: single names, names at once, and each step of a sequence, each once."""
-        found = [Target((name,)) for name in self.targets]
-        found += [Target(tuple(names)) for names in self.together]
-        found += [step for names in self.sequences for step in steps(names)]
-        return list(dict.fromkeys(found))
+        targets = [Target((name,)) for name in self.targets]
+        targets += [Target(tuple(names)) for names in self.together]
+        targets += [step for names in self.sequences for step in steps(names)]
+        return list(dict.fromkeys(targets))
 
 
 class Built(Section):

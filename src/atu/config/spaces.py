@@ -53,16 +53,16 @@ def ends(values: Span | Choices) -> list[Any]:
     return list(values.choices) if isinstance(values, Choices) else [values.low, values.high]
 
 
-def search_row(found: Artifact) -> dict[str, Any]:
+def search_row(search: Artifact) -> dict[str, Any]:
     """A search as a row of a table: model, method, the values it chose, and its metrics."""
-    metrics = {key.split("/")[1]: value for key, value in found.metrics().items()}
-    return found.cell | {"values": _read(found)["values"]} | metrics
+    metrics = {key.split("/")[1]: value for key, value in search.metrics().items()}
+    return search.cell | {"values": _read(search)["values"]} | metrics
 
 
-def chosen_settings(found: Artifact, method: str) -> Any:
+def chosen_settings(search: Artifact, method: str) -> Any:
     """A method's settings as a search chose them."""
-    return with_values(method, _read(found)["settings"], {})
+    return with_values(method, _read(search)["settings"], {})
 
 
-def _read(found: Artifact) -> dict[str, Any]:
-    return read_json(found.file(CHOSEN))
+def _read(search: Artifact) -> dict[str, Any]:
+    return read_json(search.file(CHOSEN))

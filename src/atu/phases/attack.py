@@ -152,12 +152,12 @@ def summarise(items: Sequence[Row]) -> dict[str, float]:
     for row in items:
         key = f"{row['role']}.{row['condition']}.{row['metric']}"
         groups.setdefault(key, []).append(row["score"])
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for key, scores in sorted(groups.items()):
         scored = [score for score in scores if score is not None]
-        found[f"{key}.n"] = float(len(scores))
+        metrics[f"{key}.n"] = float(len(scores))
         if len(scored) == len(scores):
-            found[key] = sum(scored) / len(scored)
+            metrics[key] = sum(scored) / len(scored)
         else:
-            found[f"{key}.not_scored"] = float(len(scores) - len(scored))
-    return found
+            metrics[f"{key}.not_scored"] = float(len(scores) - len(scored))
+    return metrics

@@ -29,14 +29,14 @@ def run_shared(out: Path, settings: Any) -> None:
     """Write `corpus.parquet` and `probes.parquet` of the whole benchmark, and its `facts.json`."""
     params = dependencies(PHASE, settings)
     with write_folder(out, PHASE, cell={"target": None}, params=params, inputs={}) as job:
-        found = benchmarks.get(settings.benchmark).shared(settings, open_readers(settings))
-        write_table(job.path("corpus.parquet"), found.corpus, TEXTS)
-        write_table(job.path("probes.parquet"), found.probes, PROBES)
-        if found.facts is not None:
-            write_json(job.path("facts.json"), found.facts)
+        shared = benchmarks.get(settings.benchmark).shared(settings, open_readers(settings))
+        write_table(job.path("corpus.parquet"), shared.corpus, TEXTS)
+        write_table(job.path("probes.parquet"), shared.probes, PROBES)
+        if shared.facts is not None:
+            write_json(job.path("facts.json"), shared.facts)
         job.metrics = {
-            "prepare/texts/all": len(found.corpus),
-            "prepare/probes/all": len(found.probes),
+            "prepare/texts/all": len(shared.corpus),
+            "prepare/probes/all": len(shared.probes),
         }
 
 
@@ -50,17 +50,17 @@ def run_target(out: Path, settings: Any, target: Target, shared: Artifact) -> No
     """
     corpus = read_table(shared.file("corpus.parquet"))
     benchmark = benchmarks.get(settings.benchmark)
-    found = benchmark.prepare(settings, target, corpus, open_readers(settings))
-    require_content(found, target)
+    prepared = benchmark.prepare(settings, target, corpus, open_readers(settings))
+    require_content(prepared, target)
     write_target(
-        out, target, found, params=dependencies(PHASE, settings), inputs={"shared": shared}
+        out, target, prepared, params=dependencies(PHASE, settings), inputs={"shared": shared}
     )
 
 
 def write_target(
     out: Path,
     target: Target,
-    found: Prepared,
+    prepared: Prepared,
     *,
     params: Mapping[str, Any],
     inputs: Mapping[str, Artifact],
@@ -69,44 +69,44 @@ def write_target(
     cell = {
         "target": target.label,
         "names": list(target.names),
-        "new": list(found.concepts),
+        "new": list(prepared.concepts),
     }
     with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs) as job:
         for name in ("forget", "retain", "holdout"):
-            write_table(job.path(f"{name}.parquet"), getattr(found, name), TEXTS)
-        if found.oracle is not None:
-            write_table(job.path(ORACLE), found.oracle, TEXTS)
-        write_table(job.path("members.parquet"), found.members, MEMBERS)
-        write_table(job.path("probes.parquet"), found.probes, PROBES)
-        for name, task in found.tasks.items():
+            write_table(job.path(f"{name}.parquet"), getattr(prepared, name), TEXTS)
+        if prepared.oracle is not None:
+            write_table(job.path(ORACLE), prepared.oracle, TEXTS)
+        write_table(job.path("members.parquet"), prepared.members, MEMBERS)
+        write_table(job.path("probes.parquet"), prepared.probes, PROBES)
+        for name, task in prepared.tasks.items():
             write_json(job.path(f"{TASKS}/{name}.json"), asdict(task))
-        job.metrics = counts(found)
+        job.metrics = counts(prepared)
 
 
-def require_content(found: Prepared, target: Target) -> None:
+def require_content(prepared: Prepared, target: Target) -> None:
     """Refuse a target of which nothing can be forgotten, or nothing reported.
 
     Raises:
         SourceError: says what is missing.
     """
-    asked = {(p["role"], p["split"]) for p in found.probes}
-    missing = [name for name in ("forget", "retain") if not getattr(found, name)]
+    present = {(p["role"], p["split"]) for p in prepared.probes}
+    missing = [name for name in ("forget", "retain") if not getattr(prepared, name)]
     missing += [
-        f"{split} question" for split in ("select", "report") if ("target", split) not in asked
+        f"{split} question" for split in ("select", "report") if ("target", split) not in present
     ]
     if missing:
         raise SourceError(f"{target.label}: the benchmark has no {missing[0]} texts for it")
 
 
-def counts(found: Prepared) -> dict[str, float]:
+def counts(prepared: Prepared) -> dict[str, float]:
     """How many texts and probes there are, as metrics."""
     texts = {
-        f"prepare/{name}_texts/all": float(len(getattr(found, name)))
+        f"prepare/{name}_texts/all": float(len(getattr(prepared, name)))
         for name in ("forget", "retain", "holdout")
     }
     return texts | {
         f"prepare/probes_{role}/{split}": float(
-            sum(p["role"] == role and p["split"] == split for p in found.probes)
+            sum(p["role"] == role and p["split"] == split for p in prepared.probes)
         )
         for role in ROLES
         for split in ("select", "report")

@@ -88,8 +88,8 @@ def answer_probes(
         batch_size=batch_size,
         label=label,
     )
-    found = dict(zip(prompts, outputs, strict=True))
-    return [found[probe["prompt"]] for probe in probes]
+    answer_of = dict(zip(prompts, outputs, strict=True))
+    return [answer_of[probe["prompt"]] for probe in probes]
 
 
 def gold_probabilities(
@@ -109,8 +109,8 @@ def gold_probabilities(
         end=False,
         label="gold answers",
     )
-    found = {i: ort_probability(s.log_probs) for i, s in zip(chosen, scores, strict=True)}
-    return [found.get(i) for i in range(len(probes))]
+    probability_of = {i: ort_probability(s.log_probs) for i, s in zip(chosen, scores, strict=True)}
+    return [probability_of.get(i) for i in range(len(probes))]
 
 
 def score_items(
@@ -182,10 +182,10 @@ def _levels(held_out: pl.DataFrame, role: str) -> Iterable[tuple[str, float]]:
         levels["adversarial"] = held_out.filter(pl.col("form").is_in(ADVERSARIAL))
         weighted = rwku_forget_all
     for score in (ROUGE, rwku_rouge_l_recall_fixed.id):
-        found = [dict(_scored(name, level, score)) for name, level in levels.items()]
-        for numbers in found:
+        scores = [dict(_scored(name, level, score)) for name, level in levels.items()]
+        for numbers in scores:
             yield from numbers.items()
-        means = [numbers[key] for numbers in found for key in numbers if key.endswith(score)]
+        means = [numbers[key] for numbers in scores for key in numbers if key.endswith(score)]
         if len(means) == len(levels):
             yield f"all.{score}.{weighted.id}", weighted(*means)
 

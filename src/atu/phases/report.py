@@ -104,11 +104,11 @@ def run(out: Path, params: Params, inputs: ReportInputs) -> None:
         params=dependencies(PHASE, section),
         inputs=named,
     ) as job:
-        found = make_tables(params, inputs)
-        _write_tables(job, found)
-        _write_figures(job, found, params.experiment)
-        _write_page(job, params, inputs, found)
-        job.metrics = _metrics(found)
+        results = make_tables(params, inputs)
+        _write_tables(job, results)
+        _write_figures(job, results, params.experiment)
+        _write_page(job, params, inputs, results)
+        job.metrics = _metrics(results)
 
 
 def make_tables(params: Params, inputs: ReportInputs) -> Tables:
@@ -145,51 +145,51 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
     )
 
 
-def _write_tables(job: Job, found: Tables) -> None:
-    wide = [dict(row) | found.utility[row["model"], row["method"]] for row in found.rows]
+def _write_tables(job: Job, results: Tables) -> None:
+    wide = [dict(row) | results.utility[row["model"], row["method"]] for row in results.rows]
     files = {
         "table": wide,
-        "forms": found.forms,
-        "comparison": found.comparison,
-        "robustness": found.robustness,
-        "robustness_summary": found.summary,
-        "privacy": found.privacy,
-        "requests": found.requests,
-        "cost": [flat_cost(row) for row in found.cost],
+        "forms": results.forms,
+        "comparison": results.comparison,
+        "robustness": results.robustness,
+        "robustness_summary": results.summary,
+        "privacy": results.privacy,
+        "requests": results.requests,
+        "cost": [flat_cost(row) for row in results.cost],
     }
     for name, rows in files.items():
         tables.flatten(rows).write_csv(job.path(f"{name}.csv"))
-    found.points.write_csv(job.path("trajectories.csv"))
-    text = tables.markdown_table(found.rows, found.utility, found.notes)
+    results.points.write_csv(job.path("trajectories.csv"))
+    text = tables.markdown_table(results.rows, results.utility, results.notes)
     job.path("table.md").write_text(text, encoding="utf-8")
-    text = tables.markdown_robustness(found.robustness, found.shown)
+    text = tables.markdown_robustness(results.robustness, results.shown)
     job.path("robustness.md").write_text(text, encoding="utf-8")
 
 
-def _write_figures(job: Job, found: Tables, experiment: str) -> None:
+def _write_figures(job: Job, results: Tables, experiment: str) -> None:
     title = f"{experiment}: "
-    figures.forget_retain(job.path(FIGURES[0]), found.rows, title + "forgetting and its cost")
-    figures.leakage_by_form(job.path(FIGURES[1]), found.forms, title + "what still leaks")
+    figures.forget_retain(job.path(FIGURES[0]), results.rows, title + "forgetting and its cost")
+    figures.leakage_by_form(job.path(FIGURES[1]), results.forms, title + "what still leaks")
     figures.robustness(
-        job.path(FIGURES[2]), found.robustness, found.shown, title + "when one tries harder"
+        job.path(FIGURES[2]), results.robustness, results.shown, title + "when one tries harder"
     )
-    figures.trajectories(job.path(FIGURES[3]), found.points, title + "on the way")
+    figures.trajectories(job.path(FIGURES[3]), results.points, title + "on the way")
 
 
-def _metrics(found: Tables) -> dict[str, float]:
+def _metrics(results: Tables) -> dict[str, float]:
     """Every valid estimate of the tables as a number; where one is not valid there is none."""
     metrics = {}
-    for row in found.rows:
+    for row in results.rows:
         cell = f"report/{row['model']}.{row['method']}"
-        for key in found.columns:
-            metrics[f"{cell}.{key}.{found.measure}/report"] = row[key]
-        scores = found.utility[row["model"], row["method"]]
+        for key in results.columns:
+            metrics[f"{cell}.{key}.{results.measure}/report"] = row[key]
+        scores = results.utility[row["model"], row["method"]]
         for key in (*tables.task_names(scores), "fluency", "perplexity", "collapsed"):
             metrics[f"{cell}.{key}/report"] = scores[key]
-    for row in found.robustness:
+    for row in results.robustness:
         cell = f"report/{row['model']}.{row['method']}"
-        metrics |= {f"{cell}.robustness.{s.key}/report": row[s.key] for s in found.shown}
-    for row in found.privacy:
+        metrics |= {f"{cell}.robustness.{s.key}/report": row[s.key] for s in results.shown}
+    for row in results.privacy:
         cell = f"report/{row['model']}.{row['method']}"
         metrics |= {f"{cell}.privacy.{name}/report": row[name] for name in TITLES if name in row}
     return {
@@ -255,7 +255,7 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return sentences
 
 
-def _write_page(job: Job, params: Params, inputs: ReportInputs, found: Tables) -> None:
+def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables) -> None:
     import jinja2
 
     template = (resources.files("atu.phases") / "report.html.jinja").read_text(encoding="utf-8")
@@ -266,22 +266,22 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, found: Tables) -
         experiment=params.experiment,
         section=params.report,
         search_target=params.search.target,
-        searched=any(row["search"] for row in found.cost),
-        oracle=oracle_method(params) in found.methods,
-        held_out=any(name in found.privacy[0] for name in AUCS),
+        searched=any(row["search"] for row in results.cost),
+        oracle=oracle_method(params) in results.methods,
+        held_out=any(name in results.privacy[0] for name in AUCS),
         attacks=params.grid.attacks,
         targets=params.grid.targets,
         seeds=sorted({a.cell["seed"] for a in inputs.rephrase}),
-        columns=found.columns,
-        compared=tables.compared(found.columns),
-        tasks=tables.task_names(next(iter(found.utility.values()))),
+        columns=results.columns,
+        compared=tables.compared(results.columns),
+        tasks=tables.task_names(next(iter(results.utility.values()))),
         task_titles=tables.TASK_TITLES,
         summary_titles=SUMMARY,
-        privacy_titles={k: t for k, t in TITLES.items() if k in found.privacy[0]},
-        found=found,
-        headline=[*dominance(found.rows, params.report.compare), *headline(found.rows)],
+        privacy_titles={k: t for k, t in TITLES.items() if k in results.privacy[0]},
+        results=results,
+        headline=[*dominance(results.rows, params.report.compare), *headline(results.rows)],
         retain=REQUEST_COLUMNS,
-        examples=tables.example_answers(found.items, found.methods, EXAMPLES),
+        examples=tables.example_answers(results.items, results.methods, EXAMPLES),
         alignment=[row for artifact in inputs.align for row in predictor_scores(artifact)],
         knowledge=[(a.cell, m) for a in inputs.pretrain if KNOWN in (m := a.metrics())],
         known=KNOWN,
@@ -327,15 +327,15 @@ def require_same_cells(inputs: ReportInputs, attacks: Sequence[str]) -> None:
     covered = {name: cells(getattr(inputs, name)) for name in ("rephrase", "utility", "privacy")}
     for name in attacks:
         covered[f"attack {name}"] = cells([a for a in inputs.attack if a.cell["attack"] == name])
-    for name, found in covered.items():
-        if found != cells(inputs.unlearn):
+    for name, answered in covered.items():
+        if answered != cells(inputs.unlearn):
             raise ArtifactError(f"report: {name} and unlearn cover different cells")
     rows: dict[str, set[Any]] = {}
     for model, target, method, seed in cells(inputs.unlearn):
         rows.setdefault(method, set()).add((model, target, seed))
     first = next(iter(rows))
-    for method, found in rows.items():
-        if found != rows[first]:
+    for method, values in rows.items():
+        if values != rows[first]:
             raise ArtifactError(
                 f"report: {method} and {first} differ in models, targets or seeds: not comparable"
             )

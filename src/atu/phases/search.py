@@ -74,7 +74,7 @@ def run(
 
 def run_shared(out: Path, section: Search, finished: Sequence[Artifact]) -> None:
     """Write `search.json`: per model and method what was chosen and what the search cost."""
-    rows = [search_row(found) for found in finished]
+    rows = [search_row(search) for search in finished]
     inputs = {f"{a.cell['model']}/{a.cell['method']}": a for a in finished}
     params = dependencies(PHASE, section)
     with write_folder(out, PHASE, cell={"model": None}, params=params, inputs=inputs) as job:
@@ -120,13 +120,13 @@ def run_trials(
             trials.append(done[number])
         else:
             try:
-                found = _try(section, compute, unlearn, method, values, inputs)
+                outcome = _try(section, compute, unlearn, method, values, inputs)
             except StoppedError:
                 raise StoppedError(
                     f"search {method}: stopped on request in trial {number + 1}; the {number} "
                     "before it are kept, run again to go on from there"
                 ) from None
-            trials.append({"trial": number, "values": values} | found)
+            trials.append({"trial": number, "values": values} | outcome)
             store.save(State({"trials": trials}, {}))
         trial = trials[-1]
         study.tell(proposed, trial["selection"])

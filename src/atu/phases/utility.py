@@ -114,8 +114,8 @@ def prepare_tasks(
     ]
     for name, task in given.items():
         if task["kind"] != FLUENCY:
-            found = _local_task(folder, name, task["kind"], task["rows"], f"{name}.json", section)
-            tasks.append(found)
+            local = _local_task(folder, name, task["kind"], task["rows"], f"{name}.json", section)
+            tasks.append(local)
     for name, benchmark in section.benchmarks.items():
         if benchmark.kind == HUB:
             tasks.append(UtilityTask(name, benchmark.path, None, False, None))
@@ -206,8 +206,8 @@ def run_lm_eval(
     scores: dict[str, float] = {}
     samples: list[dict[str, Any]] = []
     for task in tasks:
-        found = _hub_score(result, task) if task.metric is None else _local_score(result, task)
-        scores[task.name], rows = found
+        scored = _hub_score(result, task) if task.metric is None else _local_score(result, task)
+        scores[task.name], rows = scored
         scores[f"{task.name}_n"] = float(len(rows))
         samples += [{"task": task.name, **row} for row in rows]
     return scores, samples
@@ -265,8 +265,8 @@ def text_scores(texts: Sequence[str]) -> dict[str, float]:
         "distinct_tokens": distinct_tokens,
         "repetition": repetition,
     }
-    found = {name: sum(map(measure, texts)) / len(texts) for name, measure in measures.items()}
-    return found | {"fluency_n": float(len(texts))}
+    means = {name: sum(map(measure, texts)) / len(texts) for name, measure in measures.items()}
+    return means | {"fluency_n": float(len(texts))}
 
 
 def neutral_perplexity(

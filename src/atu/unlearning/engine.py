@@ -70,9 +70,9 @@ class Outcome:
 
     def metrics(self) -> dict[str, float]:
         """The kept point and the cost, named for `metrics.json`."""
-        found = {f"unlearn/{name}/select": value for name, value in self.kept.items()}
-        found |= {f"unlearn/{name}/forget": value for name, value in self.measured.items()}
-        return found | {f"unlearn/{name}/all": value for name, value in self.cost.items()}
+        metrics = {f"unlearn/{name}/select": value for name, value in self.kept.items()}
+        metrics |= {f"unlearn/{name}/forget": value for name, value in self.measured.items()}
+        return metrics | {f"unlearn/{name}/all": value for name, value in self.cost.items()}
 
 
 def spent(context: Context, trace: Trace) -> dict[str, float]:
@@ -216,13 +216,13 @@ def _add_predictors(context: Context, inputs: UnlearnInputs) -> None:
     assert inputs.embed is not None and inputs.align is not None
     align = inputs.align.manifest["params"]
     data = AlignmentData.load(inputs.embed.file("embeddings.safetensors"))
-    found = load_predictors(inputs.align)
-    wanted = getattr(context.settings, "hook_layers", []) or list(found)
-    missing = sorted(set(wanted) - set(found))
+    predictors = load_predictors(inputs.align)
+    hooks = getattr(context.settings, "hook_layers", []) or list(predictors)
+    missing = sorted(set(hooks) - set(predictors))
     if missing:
-        raise ConfigError("hook_layers", missing, f"not aligned; align has {list(found)}")
+        raise ConfigError("hook_layers", missing, f"not aligned; align has {list(predictors)}")
     context.predictors = {
-        layer: found[layer].requires_grad_(False).to(context.device) for layer in sorted(wanted)
+        layer: predictors[layer].requires_grad_(False).to(context.device) for layer in sorted(hooks)
     }
     context.concept = data.concept.to(context.device)
     context.stale = inputs.align.manifest["inputs"]["pretrain"] != inputs.pretrain.digest

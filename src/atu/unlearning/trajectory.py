@@ -81,15 +81,15 @@ class Observer:
         point: Point = {"step": step, **facts}
         hits = self._hits(f"trajectory at step {step}")
         for role in ROLES:
-            found = [
+            scores = [
                 hit
                 for hit, probe in zip(hits, self.probes, strict=True)
                 if probe["role"] == role and probe["form"] == "question"
             ]
-            if role == "target" and not found:  # a benchmark without plain questions
-                found = self._of_target(hits)
-            if found or role == "target":
-                point[f"score_{role}"] = sum(found) / max(len(found), 1)
+            if role == "target" and not scores:  # a benchmark without plain questions
+                scores = self._of_target(hits)
+            if scores or role == "target":
+                point[f"score_{role}"] = sum(scores) / max(len(scores), 1)
         worst = worst_form(
             (probe["fact"], probe["form"], hit)
             for hit, probe in zip(hits, self.probes, strict=True)
@@ -170,11 +170,11 @@ class Observer:
         with frozen(context.model):
             hidden = hidden_states_at(context.model, ids, mask, list(context.predictors))
         assert context.concept is not None
-        found = [
+        cosines = [
             concept_cosine(predictor(hidden[layer]), context.concept)[mask.bool()].mean().item()
             for layer, predictor in context.predictors.items()
         ]
-        return sum(found) / len(found)
+        return sum(cosines) / len(cosines)
 
 
 @dataclass
