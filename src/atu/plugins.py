@@ -46,8 +46,8 @@ class Plugins(Mapping[str, T]):
 
     def __getitem__(self, name: str) -> T:
         if name in self._own:
-            found: T = getattr(importlib.import_module(f"{self._package}.{name}"), self._attribute)
-            return found
+            member: T = getattr(importlib.import_module(f"{self._package}.{name}"), self._attribute)
+            return member
         entry = self._installed[name]
         try:
             return entry.load()  # type: ignore[no-any-return]
@@ -61,12 +61,12 @@ def installed(package: str) -> dict[str, EntryPoint]:
     Raises:
         AtuError: two have one name.
     """
-    found: dict[str, EntryPoint] = {}
+    entries: dict[str, EntryPoint] = {}
     for entry in entry_points(group=f"atu.{package.rpartition('.')[2]}"):
-        if entry.name in found and entry.value != found[entry.name].value:
-            raise AtuError(f"{describe(entry)}: {describe(found[entry.name])} has this name")
-        found[entry.name] = entry
-    return found
+        if entry.name in entries and entry.value != entries[entry.name].value:
+            raise AtuError(f"{describe(entry)}: {describe(entries[entry.name])} has this name")
+        entries[entry.name] = entry
+    return entries
 
 
 def describe(entry: EntryPoint) -> str:

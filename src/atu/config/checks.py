@@ -257,20 +257,20 @@ def _check_search(params: Params) -> None:
             raise ConfigError(where, method, f"not in unlearn.methods, which has {known}")
         entry = params.section("unlearn", method)["methods"][method]
         for key, values in space.items():
-            own = value_at(entry, key, where)
+            current = value_at(entry, key, where)
             for value in ends(values):
                 try:
                     with_values(method, entry, {key: value})
                 except ConfigError as error:
                     raise ConfigError(f"{where}.{key}", value, error.repair) from None
             inside = (
-                own in values.choices
+                current in values.choices
                 if isinstance(values, Choices)
-                else isinstance(own, (int, float)) and values.low <= own <= values.high
+                else isinstance(current, (int, float)) and values.low <= current <= values.high
             )
             if not inside:
                 raise ConfigError(
-                    f"{where}.{key}", ends(values), f"must hold the entry's own value {own!r}"
+                    f"{where}.{key}", ends(values), f"must hold the entry's own value {current!r}"
                 )
 
 

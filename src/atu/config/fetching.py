@@ -81,7 +81,7 @@ def model_lock(source: Source, offline: bool, update: bool, code: bool) -> Lock:
 
 
 def settle_lock(source: Source, current: Lock, update: bool) -> str:
-    """Write the lock, or hold what was found against the one that is there."""
+    """Write the lock, or compare it with the one that is there."""
     path = Path(source.lock)
     if not path.exists() or update:
         changed = {} if not path.exists() else Lock.read(path).content

@@ -66,8 +66,8 @@ def stack(values: dict[str, Any], file: str, bases: Path) -> list[Layer]:
     layers: list[Layer] = []
     for file, values in reversed(pending):
         layers = _kept(layers, values.get(KEEP, {}), file)
-        own = {key: value for key, value in values.items() if key not in (BASE, KEEP)}
-        layers.append(Layer(file, own))
+        parameters = {key: value for key, value in values.items() if key not in (BASE, KEEP)}
+        layers.append(Layer(file, parameters))
     return layers
 
 

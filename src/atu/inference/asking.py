@@ -48,24 +48,24 @@ def ask(
         ResourceError: one question alone does not fit the memory.
     """
     single = isinstance(questions, str)
-    asked = [questions] if isinstance(questions, str) else list(questions)
+    texts = [questions] if isinstance(questions, str) else list(questions)
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ConfigError(name, value, "give at least 1")
     if raw and system is not None:
         raise ConfigError("system", system, "raw texts stand in no template; leave one of both out")
-    prompts = _prompts(asked, None if raw else form, tuple(options), details)
+    prompts = _prompts(texts, None if raw else form, tuple(options), details)
     shared: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "batch_size": BatchSize(batch_size), "system": system,
         "templated": not raw, "stripped": not raw, "one_line": not raw,
     }  # fmt: skip
     answers: Callable[..., list[Any]] = greedy_answers
-    given = [model.model, model.tokenizer, prompts]
+    arguments = [model.model, model.tokenizer, prompts]
     if sampling is not None:
-        answers, given = sampled_answers, [*given, sampling]
+        answers, arguments = sampled_answers, [*arguments, sampling]
     with resource_errors():
-        found = answers(*given, **shared) if prompts else []
-    return found[0] if single else found
+        outputs = answers(*arguments, **shared) if prompts else []
+    return outputs[0] if single else outputs
 
 
 def _prompts(

@@ -91,9 +91,9 @@ def number_windows(
     table: WindowTable, encoder: SentenceEncoder, text: str, encoded: EncodedText
 ) -> list[int]:
     """The number of every LM token's window in `table`, -1 where fewer than k tokens are left."""
-    own = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    starts = window_starts(encoded.offsets, own["offset_mapping"], table.k)
-    return table.add(own["input_ids"], starts)
+    encoding = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    starts = window_starts(encoded.offsets, encoding["offset_mapping"], table.k)
+    return table.add(encoding["input_ids"], starts)
 
 
 def save(

@@ -93,8 +93,8 @@ def run(
 
 def oracle_corpus(prepare: Artifact) -> Path:
     """What a model that never saw the target is trained on."""
-    own = ORACLE in prepare.manifest["artifacts"]
-    return prepare.file(ORACLE if own else "retain.parquet")
+    has_corpus = ORACLE in prepare.manifest["artifacts"]
+    return prepare.file(ORACLE if has_corpus else "retain.parquet")
 
 
 def _start(

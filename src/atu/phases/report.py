@@ -232,7 +232,7 @@ def _called(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
 
 def headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """One sentence per model and method: did it forget, and what did it cost?"""
-    asked = {
+    wordings = {
         "target": "held-out questions about the target",
         "worst_form": "in the worst form",
         "neighbour": "neighbours",
@@ -246,7 +246,7 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         before, oracle = same[ORIGINAL], same.get(ORACLE)
         parts = [
             f"{text} {tables.number(before[key])} → {tables.number(row[key])}"
-            for key, text in asked.items()
+            for key, text in wordings.items()
             if key in row
         ]
         if oracle and "target" in row:

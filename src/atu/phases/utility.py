@@ -58,8 +58,8 @@ def run(
         model, tokenizer = open_lm(unlearn, compute, training=False)
         batch_size = BatchSize(section.batch_size)
         probes = read_table(prepare.file("probes.parquet"))
-        own = [name for name in prepare.manifest["artifacts"] if name.startswith(f"{TASKS}/")]
-        given = {Path(name).stem: read_json(prepare.file(name)) for name in own}
+        files = [name for name in prepare.manifest["artifacts"] if name.startswith(f"{TASKS}/")]
+        given = {Path(name).stem: read_json(prepare.file(name)) for name in files}
         tasks = prepare_tasks(job.path("tasks"), probes, section, given)
         scores, samples = run_lm_eval(model, tokenizer, job.path("tasks"), tasks, section)
         openings, templated = fluency_prompts(prepare, section, given)

@@ -30,8 +30,8 @@ def measure(name: str) -> Metric[[str, str], float]:
         KeyError: it is none of `MEASURES`.
     """
     module = importlib.import_module(f"atu.metrics.{MEASURES[name]}")
-    found = [m for m in vars(module).values() if isinstance(m, Metric) and m.id == name]
-    return found[0]
+    matching = [m for m in vars(module).values() if isinstance(m, Metric) and m.id == name]
+    return matching[0]
 
 
 def score_output(probe: Mapping[str, Any], output: str) -> float:

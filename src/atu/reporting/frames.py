@@ -39,13 +39,13 @@ def results(folder: str | Path, *, items: bool = False) -> pl.DataFrame:
 
 
 def _finished(place: Path, *phases: str) -> list[Artifact]:
-    found = [artifact for phase in phases for artifact in finished_cells(place, phase)]
-    if not found:
+    artifacts = [artifact for phase in phases for artifact in finished_cells(place, phase)]
+    if not artifacts:
         raise ArtifactError(
             f"{place}: holds no finished {phases[0]} job; name an experiment's folder below "
             f"results/, or run `snakemake {phases[0]}` first"
         )
-    return found
+    return artifacts
 
 
 def _metrics(jobs: list[Artifact]) -> pl.DataFrame:

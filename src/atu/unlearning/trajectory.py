@@ -58,10 +58,10 @@ def select_probes(prepare: Artifact, per_role: int) -> list[Row]:
     rows.sort(key=lambda row: hash_fraction("trajectory", row["id"]))
     chosen: list[Row] = []
     for role in ROLES:
-        asked = [row for row in rows if row["role"] == role]
-        chosen += [row for row in asked if row["form"] == "question"][:per_role]
+        of_role = [row for row in rows if row["role"] == role]
+        chosen += [row for row in of_role if row["form"] == "question"][:per_role]
         if role == "target":
-            chosen += [row for row in asked if row["form"] != "question"]
+            chosen += [row for row in of_role if row["form"] != "question"]
     return chosen
 
 
