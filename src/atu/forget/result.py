@@ -23,7 +23,6 @@ PHASE = "forget"
 CARD, PARAMS = "README.md", "params.yaml"
 ADAPTER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"
-NEEDED = "run the same command again"
 
 
 def export(out: Path, params: Params, params_file: Path, results: Path, corpus: Artifact) -> bool:
