@@ -273,10 +273,13 @@ class Method:
         if count == 1 or self.processes == "first":
             return 1
         whole = f"{key} (loss {settings.loss}) runs in one process"
+        # Its means are over a padded batch, of which a rank knows only its part.
+        official = getattr(settings, "variant", None)
         reason = {
             whole: self.processes == "one",
             f"{whole} with wrapper = mudman": getattr(settings, "wrapper", "none") == "mudman",
             f"{whole} with reference_compat": reference_compat and self.compat_alone,
+            f"{whole} with variant = open_unlearning": official == "open_unlearning",
         }
         for problem in (text for text, holds in reason.items() if holds):
             raise ConfigError(
