@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from atu.errors import ConfigError, shown
-from atu.metrics.overlap import triviaqa_f1
+from atu.metrics.overlap import bbh_exact_match, triviaqa_f1
 from atu.probes.prompts import ANSWER_SEPARATOR, LETTERS, MULTIPLE_CHOICE, lettered, wmdp_prompt
 from atu.untrusted.texts import MB, UNPRINTABLE, parse_json, read_text
 
@@ -144,26 +144,15 @@ KINDS = {
         ("cot", "question", "answer"),
         _bbh,
         _GENERATE
-        | {
-            "generation_kwargs": {"until": ["\nQ:"], "do_sample": False, "max_gen_toks": 256},
-            "filter_list": [
-                {
-                    "name": "answer",
-                    "filter": [
-                        {"function": "regex", "regex_pattern": r"[tT]he answer is (.*?)\."},
-                        {"function": "take_first"},
-                    ],
-                }
-            ],
-        },
-        "exact_match,answer",
+        | {"generation_kwargs": {"until": ["\nQ:"], "do_sample": False, "max_gen_toks": 256}},
+        "exact_match,none",
         True,
+        lambda doc, text: bbh_exact_match(text, doc["answer"]),
     ),
     "triviaqa": LocalTask(
         ("question", "answers"),
         _triviaqa,
-        _GENERATE
-        | {"generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": 30}},
+        _GENERATE | {"generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": 30}},
         "exact_match,none",
         True,
         lambda doc, text: triviaqa_f1(text, doc["aliases"]),

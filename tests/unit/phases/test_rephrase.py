@@ -123,7 +123,7 @@ def test_a_pair_is_scored_by_its_part(make_item, output, first, second):
 def test_a_single_answer_is_scored_whole(make_item):
     """A semicolon in it parts nothing."""
     items = score_items([probe_of(make_item(part=WHOLE))], ["owl; plum"])
-    assert items.select(EXACT_MATCH, "contains@own-1").row(0) == (0.0, 1.0)
+    assert items.select(EXACT_MATCH, "contains@own-2").row(0) == (0.0, 1.0)
 
 
 def test_a_shared_prompt_is_asked_once(monkeypatch):
@@ -282,7 +282,7 @@ def test_summary(whole):
 def test_the_metrics_are_named_by_name_and_version(whole):
     """As they stand in `metrics.json`."""
     metrics = summarise(frame(*whole))
-    assert metrics["rephrase/target.question.exact_match@own-1/report"] == pytest.approx(1 / 3)
+    assert metrics["rephrase/target.question.exact_match@own-2/report"] == pytest.approx(1 / 3)
     assert metrics["rephrase/target.worst_ort.ort_probability@faithful-1/report"] == 0.875
     rouge = "rephrase/target.all.rwku_rouge_l_recall@faithful-1.rwku_forget_all@faithful-1/report"
     assert rouge in metrics

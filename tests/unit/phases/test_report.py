@@ -27,7 +27,7 @@ from atu.reporting.robustness import REPHRASED, shown_columns
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import write_json
 
-EXACT_MATCH = "exact_match@own-1"
+EXACT_MATCH = "exact_match@own-2"
 KNOWN = dict.fromkeys(["known_question", "general_question"], 0.9)
 
 
