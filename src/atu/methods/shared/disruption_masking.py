@@ -1,10 +1,17 @@
-"""MUDMAN's disruption masking and normalisation (Sondej et al. 2025, arXiv 2506.12484), around the
-losses of any gradient method.
+"""Disruption masking with normalisation, around the losses of any gradient method: a part of MUDMAN
+(Sondej et al. 2025, arXiv 2506.12484), and not MUDMAN.
 
 The forget gradient is kept only where its sign agrees with the retain gradient's, so that no step
-of forgetting undoes what the retain set needs; the rest is scaled to a fixed norm, so that the
-size of a step does not depend on the progress of forgetting. The paper's third part, the forget
-gradient of an adversary that is relearned on the way, is not part of the wrapper.
+of forgetting undoes what the retain set needs; what is left is scaled to norm 1, so that the size
+of a step does not depend on the progress of forgetting.
+
+What its authors' code (filyp/MUDMAN, unlearning.py) does otherwise:
+- the forget gradient is that of an adversary, a copy that relearns the forget set on the way;
+- its norm is taken before the mask, and brought to that of the first batch: the less agrees, the
+  smaller their steps, while ours stay as long;
+- the mask's signs are those of a running mean of retain gradients, not of this batch's;
+- retain and forget steps are plain descent, each with a rate of its own; here one optimizer takes
+  their sum.
 """
 
 from __future__ import annotations
@@ -26,9 +33,9 @@ def masked_gradients(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> list
     return [k / norm.clamp(min=torch.finfo(k.dtype).tiny) for k in agreeing]
 
 
-def mudman_loss(forget: Tensor, retain: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """A scalar with the value `forget + retain` and MUDMAN's gradient: the masked, normalised
-    forget gradient plus the retain gradient. `retain` is the weighted retain loss.
+def masked_loss(forget: Tensor, retain: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """A scalar with the value `forget + retain` and another gradient: the masked, normalised forget
+    gradient plus the retain gradient. `retain` is the weighted retain loss.
     """
     gradients = [
         torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
