@@ -30,8 +30,8 @@ class Difference:
 DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         ("rwku.forget_recall.*named_token*", "rwku.neighbour_recall.*named_token*"),
-        "an answer ends at a line break if the tokenizer has a token of the name `\\n` (Gemma), and "
-        "has all its lines otherwise (Llama 3, Phi-3)",
+        "an answer ends at a line break if the tokenizer has a token of the name `\\n` (Gemma), "
+        "and has all its lines otherwise (Llama 3, Phi-3)",
         "all lines, whatever the tokenizer",
         "the same answer would leak under one tokenizer and not under another",
     ),
@@ -46,6 +46,12 @@ DIFFERENCES: tuple[Difference, ...] = (
         "an answer of no token has the score 0, that of a certain member",
         "EvaluationError, which names the item",
         "no token says nothing about membership",
+    ),
+    Difference(
+        ("tofu.option_probability.*underflow*", "rwku.truthfulqa.*underflow*"),
+        "probabilities of options that are all 0 as floats are divided: NaN",
+        "their shares, from the logarithms",
+        "a ruined model must have a score; where official code has a number, ours is equal",
     ),
     Difference(
         ("ou.privleak.*",),

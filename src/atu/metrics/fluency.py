@@ -66,8 +66,9 @@ def distinct_tokens(text: str) -> float:
 
 @metric("repetition", "own-2", source="seq-rep-n of Welleck et al., arXiv 1908.04319, over words")
 def repetition(text: str, n: int = 4) -> float:
-    """Share of n-grams that repeat an earlier one, in [0, 1]; 0 for fewer than n words, which are
-    those of `distinct_tokens`.
+    """Share of n-grams that repeat an earlier one, in [0, 1]; 0 for fewer than n words.
+
+    Words are those of `distinct_tokens`.
 
     "a b a b a b" has bigrams ab, ba, ab, ba, ab: 1 - 2/5 = 0.6.
     """

@@ -148,8 +148,8 @@ def membership_min_k_fixed(log_probs: ArrayLike, share: float) -> float:
 @metric(
     "membership_min_k_plus_plus",
     "faithful-1",
-    source="Zhang et al., arXiv 2404.02936; RWKU eval_mia.py, keys `mink++_*` (its table's `mink20` "
-    "is the share 0.2)",
+    source="Zhang et al., arXiv 2404.02936; RWKU eval_mia.py, keys `mink++_*`, of which `mink20` "
+    "in its results is the share 0.2",
     defect="NaN, here None, for a text of fewer than 1 / share tokens, and where the model is "
     "certain (a deviation of 0)",
 )

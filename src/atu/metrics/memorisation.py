@@ -44,48 +44,34 @@ def tofu_probability(log_probs: ArrayLike) -> float:
 
 @metric(
     "tofu_option_probability",
-    "faithful-1",
+    "faithful-2",
     source=f"{TOFU}: aggregate_eval_stat.py, Real Authors and World Facts",
     defect="the paper's ratio is of P(a|q), the code's of P(a|q)^(1/|a|) (open-unlearning#26)",
 )
-def tofu_option_probability(correct: float, wrong: Sequence[float]) -> float:
+def tofu_option_probability(correct_loss: float, wrong_losses: Sequence[float]) -> float:
     """The correct option's share of the normalised probabilities of all options, in [0, 1].
 
-    `correct` is P of the correct option, `wrong` those of the others, without the correct one. 0.3
-    against (0.1, 0.2) gives 0.3 / 0.6 = 0.5.
+    From losses, so that a model under which every probability is 0 as a float has a share as well.
+    Probabilities 0.3 against (0.1, 0.2) give 0.3 / 0.6 = 0.5.
 
     Raises:
-        EvaluationError: no wrong option, a value outside [0, 1], or nothing but zeros.
+        EvaluationError: no wrong option, or a loss that is not finite or below 0.
     """
-    options = _options(correct, wrong)
-    if not options.any():
-        raise EvaluationError(f"options {options.tolist()}: one of them must be above 0")
-    return float(options[0] / options.sum())
+    correct, wrong = _losses(correct_loss, wrong_losses)
+    return float(1 / (1 + _exp(correct - wrong).sum()))
 
 
-def _options(correct: float, wrong: Sequence[float]) -> Floats:
-    """The probabilities of all options, the correct one first.
-
-    Raises:
-        EvaluationError: no wrong option, or a value outside [0, 1].
-    """
-    options = finite_values([correct, *wrong], "options")
-    if len(options) == 1 or options.min() < 0 or options.max() > 1:
-        raise EvaluationError(f"options {options.tolist()}: at least two, each in [0, 1]")
-    return options
-
-
-def _losses(paraphrased_loss: float, perturbed_losses: Sequence[float]) -> tuple[float, Floats]:
+def _losses(right: float, wrong: Sequence[float]) -> tuple[float, Floats]:
     """Both arguments, checked.
 
     Raises:
-        EvaluationError: no perturbed answer, or a loss that is not finite or below 0.
+        EvaluationError: no wrong answer, or a loss that is not finite or below 0.
     """
-    paraphrased = finite_values([paraphrased_loss], "loss of the paraphrased answer")
-    perturbed = finite_values(perturbed_losses, "losses of the perturbed answers")
-    if min(paraphrased.min(), perturbed.min()) < 0:
+    one = finite_values([right], "loss of the right answer")
+    others = finite_values(wrong, "losses of the wrong answers")
+    if min(one.min(), others.min()) < 0:
         raise EvaluationError("a loss is below 0: pass mean negative log-probabilities")
-    return float(paraphrased[0]), perturbed
+    return float(one[0]), others
 
 
 def _exp(values: ArrayLike) -> Floats:
@@ -104,7 +90,8 @@ def tofu_truth_ratio(paraphrased_loss: float, perturbed_losses: Sequence[float])
     """exp(-mean perturbed loss) / exp(-paraphrased loss), at least 0, inf on overflow.
 
     Below 1 the true answer is likelier. The paraphrased answer is the base on the forget and
-    retain sets, the answer itself on Real Authors and World Facts. Probabilities (1/2, 1/8), mean 1/4, over 1/2 give 0.5.
+    retain sets, the answer itself on Real Authors and World Facts. Probabilities (1/2, 1/8), mean
+    1/4, over 1/2 give 0.5.
 
     Raises:
         EvaluationError: no perturbed answer, or a loss that is not finite or below 0.
@@ -156,16 +143,17 @@ def open_unlearning_tofu_truth_ratio(
     source=f"{OPEN_UNLEARNING} probability_w_options",
     defect="its 1e-10 in the denominator outweighs the options of a ruined model",
 )
-def open_unlearning_option_probability(correct: float, wrong: Sequence[float]) -> float:
+def open_unlearning_option_probability(correct_loss: float, wrong_losses: Sequence[float]) -> float:
     """`tofu_option_probability` with 1e-10 added to the denominator, in [0, 1[.
 
     0 where every probability is 0.
 
     Raises:
-        EvaluationError: no wrong option, or a value outside [0, 1].
+        EvaluationError: no wrong option, or a loss that is not finite or below 0.
     """
-    options = _options(correct, wrong)
-    return float(options[0] / (options.sum() + TINY))
+    correct, wrong = _losses(correct_loss, wrong_losses)
+    probability = math.exp(-correct)
+    return float(probability / (probability + np.exp(-wrong).sum() + TINY))
 
 
 @metric(

@@ -21,6 +21,7 @@ from atu.metrics import memorisation as memo
 from atu.metrics.rouge import is_blind
 from atu.metrics.words import CHUNK
 from atu.models.compute import device_of
+from atu.privacy.answers import BLIND
 from atu.results.artifacts import Artifact
 from atu.results.tables import read_table
 from atu.seeding import hash_fraction
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Rows = list[dict[str, Any]]
-BLIND = "blind"
-"""Whether the official score reads another text than is written (`rouge.is_blind`)."""
 ATTACKS = {
     mia.membership_loss.id: "loss",
     mia.membership_zlib.id: "zlib",

@@ -175,12 +175,8 @@ def test_share_of_the_true_answer(case):
 @of("open_unlearning", "ou.probability_w_options")
 def test_option_probability(case):
     inputs = case["inputs"]
-    values = [
-        memo.open_unlearning_option_probability(
-            memo.tofu_probability([-right]), [memo.tofu_probability([-loss]) for loss in wrong]
-        )
-        for right, wrong in zip(inputs["correct_losses"], inputs["wrong_losses"], strict=True)
-    ]
+    pairs = zip(inputs["correct_losses"], inputs["wrong_losses"], strict=True)
+    values = [memo.open_unlearning_option_probability(right, wrong) for right, wrong in pairs]
     check(case, float(np.mean(values)), {})
 
 

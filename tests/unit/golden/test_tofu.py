@@ -1,12 +1,13 @@
 """TOFU's evaluation: locuslab/tofu."""
 
 import numpy as np
-from official import REFUSED, check, of, refusing
+from official import check, of, refusing
 
 from atu.benchmarks.tofu import STOPS
 from atu.metrics import memorisation as memo
 from atu.metrics.tofu_recall import tofu_rouge_l_recall
 
+UNDERFLOW = {"tofu.option_probability.underflow": 1.0}
 SETS = ("retain", "real_authors", "world_facts")
 TRUTH_RATIOS = {"": memo.tofu_truth_ratio, "_paper": memo.tofu_truth_ratio_paper}
 
@@ -49,17 +50,10 @@ def test_probability(case, scored):
 
 @of("tofu", "tofu.option_probability")
 def test_option_probability(case):
-    values = [
-        refusing(
-            memo.tofu_option_probability,
-            memo.tofu_probability([-right]),
-            [memo.tofu_probability([-loss]) for loss in wrong],
-        )
-        for right, wrong in zip(
-            case["inputs"]["correct_losses"], case["inputs"]["wrong_losses"], strict=True
-        )
-    ]
-    check(case, REFUSED if REFUSED in values else float(np.mean(values)), {})
+    inputs = case["inputs"]
+    pairs = zip(inputs["correct_losses"], inputs["wrong_losses"], strict=True)
+    values = [memo.tofu_option_probability(right, wrong) for right, wrong in pairs]
+    check(case, float(np.mean(values)), UNDERFLOW)
 
 
 @of("tofu", "tofu.truth_ratio")
@@ -91,10 +85,7 @@ def test_model_utility(case):
         probabilities = [
             memo.tofu_probability([-right[i]])
             if name == "retain"
-            else memo.tofu_option_probability(
-                memo.tofu_probability([-right[i]]),
-                [memo.tofu_probability([-loss]) for loss in wrong[i]],
-            )
+            else memo.tofu_option_probability(right[i], wrong[i])
             for i in right
         ]
         found = [version(case)(base[i], wrong[i]) for i in base]
