@@ -71,6 +71,10 @@ METHODS = {
     "npo": {"beta": 0.1, "wrapper": "disruption_masking"},
     "simnpo": {"beta": 1.0, "gamma": 0.0},
     "wga": {"beta": 1.0},
+    "pdu": {"bound": 1.0, "multiplier": 50.0, "multiplier_rate": 5.0, "warmup": 0},
+    "mudman": {
+        "adversary_learning_rate": 0.1, "fork_every": 1, "momentum": 0.8, "optimizer": "sgd",
+    },
     "satimp": {"beta1": 5.0, "beta2": 1.0},
     "ceu": {"skip": 1},
     "dpo": {"beta": 0.1},

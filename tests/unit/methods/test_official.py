@@ -242,6 +242,32 @@ def test_ceu(case, run):
     check(case, run(case, "ceu", skip=skip), CEU)
 
 
+@of(FILE, "loss.pdu")
+def test_pdu(case, make_settings, make_context):
+    """Retain preference and step are our multiplier and its rate; with it in the case's `settings`
+    what it is after the step."""
+    inputs, settings = case["inputs"], case["settings"]
+    scale, given = settings["gamma"], case["value"]
+    own = {
+        "bound": settings["retain_loss_eps"], "multiplier": settings["alpha"] / scale, "warmup": 0,
+        "multiplier_rate": settings["primal_dual"] * settings["dual_step_size"] / scale,
+    }  # fmt: skip
+    model, forget, kept = Given(), batch_of(inputs), batch_of(inputs, "retain_")
+    parts = {
+        "forget": model.gives(forget, tensor(inputs, "logits")),
+        "retain": model.gives(kept, tensor(inputs, "retain_logits")),
+    }
+    context = make_context(
+        make_settings(methods.get("pdu").settings, loss="pdu", retain={"nll": 1.0}, **own),
+        model, forget=iter([forget]), retain=iter([kept]),
+    )  # fmt: skip
+    stage = next(methods.get("pdu").plan(context))
+    found = outcome(scale * stage.loss()[0], parts)
+    if settings["dual_update_upon"] == "step" and "retain_preference_after" in given:
+        found["retain_preference_after"] = scale * stage.parameters[-1].item()
+    check(case, found, {})
+
+
 HINGE = {"atu.hinge.padding": {"loss": 0.3650701344013214, "grad_norm": 0.04719946160912514}}
 
 
