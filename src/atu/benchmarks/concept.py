@@ -33,7 +33,7 @@ from atu.benchmarks.base import (
 from atu.benchmarks.shared.source import Reader, Readers, text_of
 from atu.errors import SourceError
 from atu.metrics.normalise import normalise
-from atu.probes.prompts import FORMS
+from atu.probes.prompts import FORMS, NEXT_QUESTION
 from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
 from atu.untrusted.targets import Target
@@ -125,6 +125,7 @@ def _probes(reader: Reader, select: float) -> Iterator[dict[str, Any]]:
             prompt=_text(row, "prompt", where),
             answer=answer,
             measure=MEASURE,
+            stops=NEXT_QUESTION,
             phrasing=phrasing,
             select=select,
         )

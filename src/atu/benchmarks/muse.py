@@ -46,7 +46,9 @@ from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
 from atu.untrusted.targets import Target
 
-MEASURE = "muse_knowledge@faithful-1"
+MEASURE = "muse_knowledge@faithful-2"
+STOPS = ("\n\n", "\nQuestion", "Question:")
+"""An answer ends before the first of these (metrics/knowmem.py)."""
 WHOLE_SET = "forget"
 RAW = ("forget", "retain1", "retain2")
 """The training texts of MUSE's target models."""
@@ -192,6 +194,7 @@ def _questions(
             prompt=examples + format_prompt("question", question),
             answer=answer,
             measure=MEASURE,
+            stops=STOPS,
             needs=[subject, WHOLE_SET] if role == "target" else [name],
             select=settings.select,
         )
