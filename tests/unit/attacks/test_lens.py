@@ -108,7 +108,7 @@ def test_gold_and_control(given_logits, make_probe, values, gold, control, layer
     assert {row["condition"]: row["score"] for row in result.items} == {
         "gold": gold, "control": control,
     }  # fmt: skip
-    assert {row["metric"] for row in result.items} == {"head_projection@faithful-1"}
+    assert {row["metric"] for row in result.items} == {"head_projection@fixed-1"}
 
 
 def test_the_budget_is_k_times_layers(given_logits, make_probe):
