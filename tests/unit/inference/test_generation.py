@@ -68,19 +68,22 @@ def sample(model, prompts, *, samples=2, temperature=1.0, top_p=1.0, seed=0, **o
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "answer"),
+    ("before", "after", "stops", "answer"),
     [
-        ("", "", "A"),
-        ("  ", "  ", "A"),
-        (" ", "b \nQuestion: c", "Ab"),
-        ("\n", "", ""),
-        ("", "\x01\x00\x00", "A"),
+        ("", "", (), "A"),
+        ("  ", "  ", (), "A"),
+        (" ", "b \nQuestion: c", (), "Ab \nQuestion: c"),
+        (" ", "b \nQuestion: c", ("\n",), "Ab"),
+        (" ", "b \nc\nQuestion: d", ("\nQuestion:",), "Ab \nc"),
+        ("\n", "\nB", (), "A\nB"),
+        ("\n \n", "\nB", ("\n",), "A"),
+        ("", "\x01\x00\x00", (), "A"),
     ],
 )
-def test_an_answer_is_one_stripped_line(before, after, answer):
-    """Cut at the first line break, spaces stripped, end and padding tokens dropped. An answer that
-    begins with a line break is empty: the model said nothing on the line."""
-    assert ask(Parrot(before, after), ["a"]) == [answer]
+def test_an_answer_ends_at_its_stop_or_with_the_model(before, after, stops, answer):
+    """The first of the stops, not counting white space before the answer; without stops, all
+    lines. White space around, end and padding tokens are dropped."""
+    assert ask(Parrot(before, after), ["a"], stops=stops) == [answer]
 
 
 def test_answers_come_back_in_the_order_of_the_prompts():
