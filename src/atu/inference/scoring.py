@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+MAX_PERPLEXITY = 1e6
+"""More than any vocabulary, so worse than any guess."""
+
+
 @dataclass(frozen=True)
 class TokenScores:
     """Per scored token of one text, each array [tokens]; logarithms are natural."""
@@ -134,5 +138,7 @@ def mean_loss(scores: Sequence[TokenScores]) -> float:
 
 
 def perplexity(scores: Sequence[TokenScores]) -> float:
-    """Exponential of the mean NLL per token over all texts."""
-    return math.exp(mean_loss(scores))
+    """Exponential of the mean NLL per token over all texts, at most `MAX_PERPLEXITY`: a ruined
+    model loses hundreds of nats, whose exponential is no float.
+    """
+    return math.exp(min(mean_loss(scores), math.log(MAX_PERPLEXITY)))

@@ -108,7 +108,8 @@ def test_generation_and_scoring(ruined, byte_tokenizer, layer):
     item = 1 if layer == 0 else r"[01]"
     for call in calls.values():
         with pytest.raises(
-            EvaluationError, match=rf"^asked, item {item}\b.*: a logit is not finite; {place(layer)}$"
+            EvaluationError,
+            match=rf"^asked, item {item}\b.*: a logit is not finite; {place(layer)}$",
         ):
             call()
 

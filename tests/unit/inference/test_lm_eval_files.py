@@ -177,7 +177,15 @@ def test_triviaqa_is_scored_over_its_aliases(write, text, f1):
     document = write("triviaqa", TRIVIA)[1][0]
     score = KINDS["triviaqa"].score
     assert score is not None and score(document, text) == pytest.approx(f1)
-    assert [kind for kind, found in KINDS.items() if found.score] == ["triviaqa"]
+
+
+@pytest.mark.parametrize("kind", ["mmlu", "wmdp", "truthfulqa"])
+def test_a_choice_is_scored_by_its_options(kind):
+    """The likeliest option; of two that are equally likely each has half a point."""
+    score = KINDS[kind].score
+    logs = [-2.0, -1.0, -1.0]
+    assert score is not None
+    assert [score({"gold": gold}, logs) for gold in range(3)] == [0.0, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(("documents", "expected"), [(1, 1), (2, 2), (10, 2)])

@@ -74,7 +74,7 @@ def test_head_projection_grows_with_k_and_layers(logits, data):
     places are all given away."""
     token = data.draw(st.integers(0, logits.shape[1] - 1))
     found = [head_projection(logits, token, k) for k in range(1, logits.shape[1] + 1)]
-    assert 0 <= found[0] and found == sorted(found) and found[-1] == 1.0
+    assert found[0] >= 0 and found == sorted(found) and found[-1] == 1.0
     for k, whole in enumerate(found, start=1):
         assert whole >= max(head_projection(layer[None], token, k) for layer in logits) - 1e-12
         first = [head_projection(logits[:1], t, k) for t in range(logits.shape[1])]

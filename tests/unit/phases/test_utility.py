@@ -1,6 +1,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from atu.benchmarks.base import sentence_row
 from atu.config.sections import BenchmarkSource
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
-from atu.inference.scoring import TokenScores
+from atu.inference.scoring import TokenScores, perplexity
 from atu.metrics.fluency import distinct_tokens, fluency, repetition
 from atu.phases import utility
 from atu.phases.utility import (
@@ -18,11 +19,12 @@ from atu.phases.utility import (
     UtilityTask,
     continuations,
     fluency_prompts,
-    neutral_perplexity,
+    neutral_scores,
     prepare_tasks,
     run_lm_eval,
     text_scores,
 )
+from atu.probes.prompts import until
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.tables import TEXTS, read_table, write_table
 
@@ -93,9 +95,15 @@ def make_tasks(chain, tmp_path):
 @pytest.fixture
 def given_scores(monkeypatch):
     """A function that replaces lm-eval: document i of a task scores 1 where i is in `right`; the
-    samples come in reverse order, without `lost` of each task's documents."""
+    samples come in reverse order, without `lost` of each task's documents, and the prompts of
+    `truncated` were cut."""
 
-    def given(right=(), lost=0):
+    def responses(doc, right):
+        count = len(doc.get("options") or doc.get("choices") or ())
+        chosen = doc["gold"] if right else (doc.get("gold", 0) + 1) % max(count, 1)
+        return [(-float(i != chosen), False) for i in range(count)] or ["nothing"]
+
+    def given(right=(), lost=0, truncated=()):
         def evaluate(model, tokenizer, tasks, section):
             samples, results = {}, {}
             for task in tasks:
@@ -106,14 +114,14 @@ def given_scores(monkeypatch):
                         "doc": json.loads(line),
                         "doc_id": i,
                         "filter": kind,
-                        "filtered_resps": ["nothing"],
+                        "filtered_resps": responses(json.loads(line), i in right),
                         metric: float(i in right),
                     }
                     for i, line in enumerate(lines)
                 ]
                 samples[task.task] = rows[lost:][::-1]
                 results[task.task] = {task.metric: sum(r[metric] for r in rows) / len(rows)}
-            return {"samples": samples, "results": results}
+            return {"samples": samples, "results": results, "truncated": truncated}
 
         monkeypatch.setattr(utility, "_evaluate", evaluate)
 
@@ -137,12 +145,15 @@ def scripted(monkeypatch):
     """A model for lm-eval that says what `SAID` says, up to the stop it is asked to heed, likes the
     letter B and short options; what it is asked is kept, by kind of request."""
     from lm_eval.api.model import LM
-    from lm_eval.models import huggingface
+
+    from atu.inference import lm_eval_model
 
     asked = {"options": [], "generated": []}
 
     class Scripted(LM):
-        def __init__(self, pretrained, tokenizer, batch_size):
+        truncated = frozenset()
+
+        def __init__(self, model, tokenizer, batch_size):
             super().__init__()
 
         def loglikelihood(self, requests):
@@ -155,15 +166,12 @@ def scripted(monkeypatch):
 
         def _say(self, prompt, how):
             last = prompt.split("Q: ")[-1].split("Question: ")[-1].split("\n")[0]
-            text = SAID.get(last, "nothing")
-            for stop in how["until"]:
-                text = text.split(stop)[0]
-            return text
+            return until(SAID.get(last, "nothing"), how["until"])
 
         def loglikelihood_rolling(self, requests):
             raise AssertionError("no task asks for it")
 
-    monkeypatch.setattr(huggingface, "HFLM", Scripted)
+    monkeypatch.setattr(lm_eval_model, "LanguageModel", Scripted)
     return asked
 
 
@@ -175,7 +183,10 @@ def test_scores_and_samples(make_tasks, section, given_scores):
     folder, tasks = make_tasks(section)
     given_scores(right={0, 3})
     scores, samples = run_lm_eval(None, None, folder, tasks, section)
-    assert scores == {"choice": 0.4, "choice_n": 5.0, "generate": 0.4, "generate_n": 5.0}
+    how = {"n": 5.0, "truncated": 0.0, "invalid": 0.0}
+    assert scores == {"choice": 0.4, "generate": 0.4} | {
+        f"{name}_{key}": value for name in ("choice", "generate") for key, value in how.items()
+    }
     for name in ("choice", "generate"):
         lines = (folder / f"world_{name}.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [row for row in samples if row["task"] == name]
@@ -203,16 +214,18 @@ def test_tasks(make_tasks, with_files):
 def test_local_benchmarks_through_lm_eval(make_tasks, with_files, scripted):
     """By hand, of the scripted answers. MMLU: B is right in two of three. TruthfulQA: the short
     option in three of four. BBH: the pattern finds (B), which is right, (A), which is not, and the
-    first of two answers, "plum", right whatever its case. TriviaQA: "the Wyst river" is all of an
-    alias, "Red Plum tree" has 2 of 3 words for 2, so 2 * 2 / 5; nothing has nothing.
+    first of two answers, "plum", right whatever its case. TriviaQA: "the Wyst river", with
+    two words more, has all of an alias and 4 words for its 2, so 2 * 2 / 6; "Red Plum tree" has 2 of 3 words for 2, so 2 * 2 / 5; nothing has nothing.
     """
     folder, tasks = make_tasks(with_files)
     scores, samples = run_lm_eval(None, None, folder, tasks, with_files)
-    mine = {name: value for name, value in scores.items() if name.startswith("my_")}
+    endings = ("_truncated", "_invalid")
+    assert not any(value for name, value in scores.items() if name.endswith(endings))
+    mine = {k: v for k, v in scores.items() if k.startswith("my_") and not k.endswith(endings)}
     assert mine == pytest.approx(
         {
             "my_mmlu": 2 / 3, "my_mmlu_n": 3, "my_truthfulqa": 3 / 4, "my_truthfulqa_n": 4,
-            "my_bbh": 2 / 3, "my_bbh_n": 3, "my_triviaqa": 1.8 / 3, "my_triviaqa_n": 3,
+            "my_bbh": 2 / 3, "my_bbh_n": 3, "my_triviaqa": (2 / 3 + 0.8) / 3, "my_triviaqa_n": 3,
         }
     )  # fmt: skip
     by_task = {
@@ -223,7 +236,7 @@ def test_local_benchmarks_through_lm_eval(make_tasks, with_files, scripted):
         "my_mmlu": [(0, 1), (1, 0), (2, 1)],
         "my_truthfulqa": [(0, 1), (1, 0), (2, 1), (3, 1)],
         "my_bbh": [(0, 1), (1, 0), (2, 1)],
-        "my_triviaqa": [(0, 1), (1, pytest.approx(0.8)), (2, 0)],
+        "my_triviaqa": [(0, pytest.approx(2 / 3)), (1, pytest.approx(0.8)), (2, 0)],
     }
 
 
@@ -240,7 +253,7 @@ def test_the_model_is_asked_as_the_files_say(make_tasks, with_files, scripted):
     assert sorted(truthful) == [" owl", " the great owl"]
     how = dict(scripted["generated"])
     river = how["Question: Which river?\nAnswer:"]
-    assert (river["max_gen_toks"], river["do_sample"], river["until"][0]) == (30, False, "\n")
+    assert (river["max_gen_toks"], river["do_sample"], river["until"]) == (30, False, [])
     first = next(how[prompt] for prompt in how if "Q: first?" in prompt)
     assert (first["max_gen_toks"], first["do_sample"], first["until"][0]) == (256, False, "\nQ:")
 
@@ -337,16 +350,25 @@ def test_only_hub_tasks_need_lm_evals_own(monkeypatch, section, hub, limit):
     """Its index is read, and documents are counted by it, where a task of the hub is asked for."""
     import lm_eval
     from lm_eval import tasks as lm_eval_tasks
-    from lm_eval.models import huggingface
 
-    seen = {}
-    monkeypatch.setattr(huggingface, "HFLM", lambda **_: "model")
+    from atu.inference import lm_eval_model
+
+    seen, asked = {}, SimpleNamespace(truncated={("arc_easy", 3)})
+
+    def evaluate(**how):
+        seen.update(how)
+        return {"results": 1}
+
+    monkeypatch.setattr(lm_eval_model, "LanguageModel", lambda *_: asked)
     monkeypatch.setattr(lm_eval_tasks, "TaskManager", lambda **how: how)
-    monkeypatch.setattr(lm_eval, "simple_evaluate", lambda **how: seen.update(how))
+    monkeypatch.setattr(
+        lm_eval, "simple_evaluate", lambda **how: seen.update(how) or {"results": 1}
+    )
     tasks = [UtilityTask("choice", "world_choice", "acc,none", False, 5)]
     tasks += [UtilityTask("arc", "arc_easy", None, False, None)] if hub else []
-    utility._evaluate(None, None, tasks, section)
-    assert seen["limit"] == limit
+    result = utility._evaluate(None, None, tasks, section)
+    assert result == {"results": 1, "truncated": {("arc_easy", 3)}}
+    assert seen["model"] is asked and seen["limit"] == limit
     assert seen["task_manager"] == {"include_path": ".", "include_defaults": hub}
     assert seen["tasks"] == [task.task for task in tasks]
 
@@ -465,8 +487,8 @@ def test_perplexity_is_of_plain_sentences(monkeypatch, store, section):
     monkeypatch.setattr(utility, "score_answers", score)
     section = section.model_copy(update={"documents": 2})
     prepared = store("prepared", "prepare", files=files)
-    found = neutral_perplexity(None, None, prepared, section, BatchSize(2))
-    assert found == pytest.approx(math.exp(3))
+    found = neutral_scores(None, None, prepared, section, BatchSize(2))
+    assert perplexity(found) == pytest.approx(math.exp(3))
     assert asked == [("", "first", False), ("", "second", False)]
 
 
@@ -482,7 +504,8 @@ def test_without_plain_sentences_answers_are_scored(store, section, monkeypatch)
     row = sentence_row("Q? A.", kind="qa", prompt="Q?", answer="A.", names=["Ada"])
     files = {"retain.parquet": lambda path: write_table(path, [row], TEXTS)}
     prepared = store("prepared", "prepare", files=files)
-    assert neutral_perplexity(None, None, prepared, section, BatchSize(2)) == pytest.approx(math.e)
+    found = neutral_scores(None, None, prepared, section, BatchSize(2))
+    assert perplexity(found) == pytest.approx(math.e)
     assert asked == [("Q?", "A.")]
 
 
@@ -490,7 +513,7 @@ def test_without_retain_texts_there_is_no_perplexity(store, section):
     files = {"retain.parquet": lambda path: write_table(path, [], TEXTS)}
     prepared = store("prepared", "prepare", files=files)
     with pytest.raises(EvaluationError, match="retain corpus is empty"):
-        neutral_perplexity(None, None, prepared, section, BatchSize(2))
+        neutral_scores(None, None, prepared, section, BatchSize(2))
 
 
 def test_continuations_are_of_people_never_targeted(chain, mini_params, monkeypatch):
@@ -572,25 +595,37 @@ def test_an_original_without_a_score_is_refused(store, finish, given_scores, wit
         ({"fluency": 0.001}, 1.0),
         ({"generate": 0.1}, 1.0),
         ({"my_mmlu": 0.0, "choice": 0.0, "my_truthfulqa": 0.0}, 0.0),
-        ({"perplexity": 1e6, "repetition": 0.0}, 0.0),
+        ({"loss": 3.0, "repetition": 0.0}, 0.0),
+        ({"loss": 838.0}, 1.0),
     ],
-    ids=["healthy", "BBH", "TriviaQA", "fluency", "questions", "choices", "what is not watched"],
+    ids=[
+        "healthy",
+        "BBH",
+        "TriviaQA",
+        "fluency",
+        "questions",
+        "choices",
+        "what is not watched",
+        "worse than a guess",
+    ],
 )
 def test_collapse_watches_what_is_generated(
     monkeypatch, store, finish, with_files, after, collapsed
 ):
     """The published case kept MMLU .778 while BBH fell from .38 to 0 and fluency from 7.27 to .001:
-    each of them alone is enough, and multiple choice neither hides nor makes a collapse."""
+    each of them alone is enough, and multiple choice neither hides nor makes a collapse. So is a
+    model to which text is less likely than to a guess among its tokens."""
     scores = HEALTHY | {
         "my_bbh": 0.38, "my_triviaqa": 0.4, "my_mmlu": 0.778, "my_truthfulqa": 0.5,
-        "repetition": 0.1, "perplexity": 5.0,
+        "repetition": 0.1, "nats_per_token": 1.6,
     }  # fmt: skip
     metrics = {f"utility/{name}/report": value for name, value in scores.items()}
-    now = scores | after
+    now = scores | {"loss": 1.7} | after
     monkeypatch.setattr(utility, "run_lm_eval", lambda *_: (dict(now), []))
     texts = {name: now[name] for name in ("fluency", "distinct_tokens", "repetition")}
     monkeypatch.setattr(utility, "text_scores", lambda _: texts)
-    monkeypatch.setattr(utility, "neutral_perplexity", lambda *_: now["perplexity"])
+    logs = np.array([-now["loss"]])
+    monkeypatch.setattr(utility, "neutral_scores", lambda *_: [TokenScores(*[logs] * 4)])
     found = finish(store("before", "utility", metrics=metrics), with_files)
     assert found["utility/collapsed/report"] == collapsed
 
