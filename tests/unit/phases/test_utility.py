@@ -214,8 +214,9 @@ def test_tasks(make_tasks, with_files):
 def test_local_benchmarks_through_lm_eval(make_tasks, with_files, scripted):
     """By hand, of the scripted answers. MMLU: B is right in two of three. TruthfulQA: the short
     option in three of four. BBH: the pattern finds (B), which is right, (A), which is not, and the
-    first of two answers, "plum", right whatever its case. TriviaQA: "the Wyst river", with
-    two words more, has all of an alias and 4 words for its 2, so 2 * 2 / 6; "Red Plum tree" has 2 of 3 words for 2, so 2 * 2 / 5; nothing has nothing.
+    first of two answers, "plum", right whatever its case. TriviaQA: "Wyst river
+    question and" has 4 words for an alias of 2, so 2 * 2 / 6; "Red Plum tree" 3 for 2, so
+    2 * 2 / 5; nothing has nothing.
     """
     folder, tasks = make_tasks(with_files)
     scores, samples = run_lm_eval(None, None, folder, tasks, with_files)
