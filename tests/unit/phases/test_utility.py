@@ -1,10 +1,12 @@
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from machines import CPU
 
 from atu.benchmarks.base import sentence_row
@@ -13,6 +15,7 @@ from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
 from atu.inference.scoring import TokenScores, perplexity
 from atu.metrics.fluency import distinct_tokens, fluency, repetition
+from atu.models.llm import decoder_layers, open_lm, save_lm
 from atu.phases import utility
 from atu.phases.utility import (
     GENERATION_BASED,
@@ -26,6 +29,8 @@ from atu.phases.utility import (
 )
 from atu.probes.prompts import until
 from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.files import write_json
+from atu.results.jobs import write_folder
 from atu.results.tables import TEXTS, read_table, write_table
 
 HEALTHY = {"generate": 0.9, "fluency": 7.27, "distinct_tokens": 0.6, "choice": 0.778}
@@ -660,3 +665,137 @@ def test_fluency_is_the_mean_over_continuations(chain, mini_params):
 def test_an_almost_untrained_models_perplexity(chain):
     """Better than a guess among the vocabulary's tokens, by not much."""
     assert 10 < chain.utility.metrics()["utility/perplexity/report"] < 400
+
+
+# --- models that are ruined, and models that are small
+
+
+@pytest.fixture
+def changed(chain, tmp_path):
+    """A function that gives the miniature's unlearned model after `change` was applied to it."""
+
+    def change_it(change):
+        model, tokenizer = open_lm(chain.unlearn, CPU, training=False)
+        with torch.no_grad():
+            change(model)
+        manifest = tmp_path / "changed" / MANIFEST
+        with write_folder(
+            manifest, "unlearn", cell=chain.unlearn.cell, params={}, inputs={}
+        ) as job:
+            save_lm(model, tokenizer, job.path("model"))
+        return Artifact.open(manifest, "unlearn")
+
+    return change_it
+
+
+def scale(model):
+    """Every matrix 10,000 times as large."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.mul_(1e4)
+
+
+def test_a_ruined_model_is_reported(chain, changed, tmp_path, mini_params):
+    """Its loss is hundreds of nats, whose exponential is no float: the loss itself is reported, and
+    the perplexity as far as its cap. No text is likely to it any more, so it is collapsed."""
+    manifest = tmp_path / "utility" / MANIFEST
+    utility.run(
+        manifest, mini_params.utility, CPU, changed(scale), chain.prepared, chain.utility
+    )  # fmt: skip
+    metrics = Artifact.open(manifest, "utility").metrics()
+    assert metrics["utility/nats_per_token/report"] > 500
+    assert metrics["utility/perplexity/report"] == pytest.approx(1e6)
+    assert metrics["utility/collapsed/report"] == 1.0
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert chain.utility.metrics()["utility/nats_per_token/report"] < math.log(400)
+
+
+def test_a_model_of_nan_is_not_reported(chain, changed, tmp_path, mini_params):
+    """It would be right wherever the first option is; nothing is written."""
+    manifest = tmp_path / "utility" / MANIFEST
+    ruined = changed(
+        lambda model: [p.fill_(math.nan) for p in decoder_layers(model)[0].parameters()]
+    )
+    with pytest.raises(EvaluationError, match=r"world_choice, document \d+, .*layer 1 of"):
+        utility.run(manifest, mini_params.utility, CPU, ruined, chain.prepared, None)
+    assert not manifest.parent.exists()
+
+
+def test_a_model_that_says_the_same_of_all_options_guesses(chain, changed, tmp_path, mini_params):
+    """Its score is a guess's, not that of a model that knows where the first option is right."""
+    manifest = tmp_path / "utility" / MANIFEST
+    alike = changed(lambda model: model.get_output_embeddings().weight.zero_())
+    bytes_alone = mini_params.utility.model_copy(update={"documents": 12})
+    utility.run(manifest, bytes_alone, CPU, alike, chain.prepared, None)
+    found = Artifact.open(manifest, "utility")
+    scores = [r["score"] for r in found.read_jsonl("samples.jsonl") if r["task"] == "choice"]
+    assert found.metrics()["utility/choice/report"] == pytest.approx(sum(scores) / len(scores))
+    assert set(scores) <= {0.0, 1 / 4, 1 / 3, 1 / 2, 1.0} and set(scores) - {0.0, 1.0}
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["a file", "with the target"])
+def test_answers_that_leave_no_room_are_refused_before_the_model_is_loaded(
+    chain, changed, tmp_path, mini_params, with_files, store, monkeypatch, given
+):
+    """BBH asks for 256 tokens; the context holds as many."""
+
+    def small(model):
+        model.config.max_position_embeddings = 256
+
+    ruined, prepared, section = changed(small), chain.prepared, with_files
+    if given:
+        files = {
+            name: lambda path, name=name: shutil.copy(chain.prepared.file(name), path)
+            for name in ("probes.parquet", "retain.parquet")
+        }
+        task = {"kind": "bbh", "rows": BENCHMARKS["bbh"]}
+        files["tasks/my_bbh.json"] = lambda path: write_json(path, task)
+        prepared, section = store("prepared", "prepare", files=files), mini_params.utility
+    monkeypatch.setattr(utility, "open_lm", lambda *_, **__: pytest.fail("the model was loaded"))
+    manifest = tmp_path / "utility" / MANIFEST
+    with pytest.raises(
+        EvaluationError, match="my_bbh: asks for 256 new tokens, but the model's context holds 256"
+    ):
+        utility.run(manifest, section, CPU, ruined, prepared, None)
+    assert not manifest.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("cut", "invalid"), [(0, 0.0), (1, 0.0), (2, 1.0), (5, 1.0)], ids=["none", "few", "many", "all"]
+)
+def test_a_task_is_invalid_past_a_share_of_cut_prompts(
+    make_tasks, section, given_scores, cut, invalid
+):
+    """One in five is a fifth, which is allowed here; the other task's prompts are its own."""
+    section = section.model_copy(update={"invalid_above": 0.2})
+    folder, tasks = make_tasks(section)
+    given_scores(truncated={("world_choice", number) for number in range(cut)})
+    scores = run_lm_eval(None, None, folder, tasks, section)[0]
+    assert (scores["choice_truncated"], scores["choice_invalid"]) == (cut, invalid)
+    assert (scores["generate_truncated"], scores["generate_invalid"]) == (0.0, 0.0)
+
+
+def test_a_groups_cut_prompts_are_those_of_its_members():
+    """And of no other task."""
+    result = hub_result(cola=logged(1.0), sst2=logged(0.0), rte=logged(1.0))
+    result["group_subtasks"] = {"glue": ["cola", "sst2"]}
+    result["truncated"] = {("cola", 0), ("cola", 1), ("sst2", 0), ("rte", 0)}
+    assert utility._truncated(result, hub_task("glue")) == 3
+    assert utility._truncated(result, hub_task("rte")) == 1
+
+
+def test_mmlu_prompts_that_are_cut(make_tasks, with_files, byte_tokenizer, tiny_lm):
+    """Examples of 600 letters do not fit a context of 512: all six are cut, and the score says
+    so."""
+    path = with_files.benchmarks["my_mmlu"].path
+    shot = SHOT | {"question": "Which owl swims? " + "x" * 600}
+    rows = [row | {"examples": [shot]} for row in BENCHMARKS["mmlu"] * 2]
+    Path(path).write_text(json.dumps(rows), encoding="utf-8")
+    section = with_files.model_copy(
+        update={"documents": 6, "benchmarks": {"my_mmlu": with_files.benchmarks["my_mmlu"]}}
+    )
+    folder, tasks = make_tasks(section)
+    mmlu = [task for task in tasks if task.name == "my_mmlu"]
+    scores, _ = run_lm_eval(tiny_lm(vocab_size=259), byte_tokenizer, folder, mmlu, section)
+    how = {name: scores[f"my_mmlu_{name}"] for name in ("n", "truncated", "invalid")}
+    assert how == {"n": 6.0, "truncated": 6.0, "invalid": 1.0}
