@@ -98,8 +98,8 @@ def trace_layers(
             states = hidden_states_at(model, ids, torch.ones_like(ids), layers)
             clean = answer_probability(model, question, 1)
             if not math.isfinite(clean):
-                layer = failing_layer(model, question.text.ids)
-                raise not_finite(f"causal tracing, item {number}", layer, "a probability")
+                place = failing_layer(model, question.text.ids)
+                raise not_finite(f"causal tracing, item {number}", place, "a probability")
             with corrupted(model, question, noise):
                 base = answer_probability(model, question, SAMPLES)
                 for layer in layers:
