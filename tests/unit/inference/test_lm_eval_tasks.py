@@ -65,9 +65,7 @@ def test_a_task_without_documents_is_none(tmp_path, probes):
 def test_an_answer_that_is_no_option_is_refused(tmp_path, probes):
     for probe in probes:
         probe["answer"] = "gnu"
-    with pytest.raises(
-        EvaluationError, match="Cyd/0/choice.*'gnu' is none of"
-    ):
+    with pytest.raises(EvaluationError, match=r"Cyd/0/choice.*'gnu' is none of"):
         write_tasks(tmp_path, probes, 10)
 
 
