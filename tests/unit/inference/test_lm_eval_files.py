@@ -137,7 +137,7 @@ def test_triviaqa(write):
     }
     assert (second["answer"], second["aliases"]) == ("Owl", ["Owl"])
     assert config["generation_kwargs"] == {
-        "until": ["\n"], "do_sample": False, "max_gen_toks": 30,
+        "until": [], "do_sample": False, "max_gen_toks": 30,
     }  # fmt: skip
 
 
@@ -177,7 +177,6 @@ def test_triviaqa_is_scored_over_its_aliases(write, text, f1):
     document = write("triviaqa", TRIVIA)[1][0]
     score = KINDS["triviaqa"].score
     assert score is not None and score(document, text) == pytest.approx(f1)
-    assert [kind for kind, found in KINDS.items() if found.score] == ["triviaqa"]
 
 
 @pytest.mark.parametrize(("documents", "expected"), [(1, 1), (2, 2), (10, 2)])

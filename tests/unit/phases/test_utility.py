@@ -194,7 +194,7 @@ def test_tasks(make_tasks, with_files):
         ("generate", "world_generate", "exact_match,none", True, 5),
         ("my_mmlu", "local_my_mmlu", "acc,none", False, 3),
         ("my_truthfulqa", "local_my_truthfulqa", "acc,none", False, 4),
-        ("my_bbh", "local_my_bbh", "exact_match,answer", True, 3),
+        ("my_bbh", "local_my_bbh", "exact_match,none", True, 3),
         ("my_triviaqa", "local_my_triviaqa", "exact_match,none", True, 3),
         ("my_hub", "arc_easy", None, False, None),
     ]
@@ -276,7 +276,7 @@ def test_a_task_with_missing_documents_is_refused(make_tasks, section, given_sco
 def test_a_benchmark_with_missing_documents_is_refused(make_tasks, with_files, monkeypatch):
     """A file's own task as well as the world's."""
     folder, tasks = make_tasks(with_files)
-    rows = [{"doc": {"id": 0}, "doc_id": 0, "filter": "answer", "exact_match": 1.0}]
+    rows = [{"doc": {"id": 0}, "doc_id": 0, "filter": "none", "exact_match": 1.0}]
     result = {"samples": {"local_my_bbh": rows}, "results": {}}
     monkeypatch.setattr(utility, "_evaluate", lambda *_: result)
     bbh = [task for task in tasks if task.name == "my_bbh"]
@@ -524,7 +524,7 @@ def test_instructions_that_come_with_the_target_are_asked(chain, mini_params, mo
     options = {}
     monkeypatch.setattr(utility, "greedy_answers", lambda *_, **given: options.update(given))
     continuations(None, None, found, section, BatchSize(2), questions)
-    assert options["templated"] is True and options["one_line"] is False
+    assert options["templated"] is True and "stops" not in options
 
 
 # --- collapse
