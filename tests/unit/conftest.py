@@ -50,7 +50,7 @@ def make_item():
     ORT's. Own values replace any column: `**{"exact_match@own-2": None}`.
     """
     from atu.phases.rephrase import EXACT_MATCH, SCORES
-    from atu.results.items import PROBABILITY, SCORE
+    from atu.results.items import BLIND, OFFICIAL, PROBABILITY, SCORE
 
     def make(fact="Ada/pet", form="question", *, split="report", seen=False, hit=0.0, **own):
         scores = dict.fromkeys(SCORES, hit) | {PROBABILITY: hit if form in ORT else None}
@@ -78,6 +78,8 @@ def make_item():
             "needs": [],
             "split": split,
             "output": "owl" if hit else "<none>",
+            OFFICIAL: None,
+            BLIND: False,
         } | scores | own  # fmt: skip
 
     return make

@@ -21,8 +21,8 @@ from atu.metrics import memorisation as memo
 from atu.metrics.rouge import is_blind
 from atu.metrics.words import CHUNK
 from atu.models.compute import device_of
-from atu.privacy.answers import BLIND
 from atu.results.artifacts import Artifact
+from atu.results.items import BLIND
 from atu.results.tables import read_table
 from atu.seeding import hash_fraction
 from atu.training.batches import IGNORE, collate, encode_text

@@ -20,7 +20,7 @@ from atu.phases.rephrase import (
 )
 from atu.probes.prompts import FORMS, ORT, WHOLE, part_of
 from atu.results.artifacts import MANIFEST
-from atu.results.items import PROBABILITY, SCORE, worst_forms
+from atu.results.items import BLIND, OFFICIAL, PROBABILITY, SCORE, worst_forms
 from atu.results.tables import PROBES, read_frame, read_table
 
 FIXED = rwku_rouge_l_recall_fixed.id
@@ -102,6 +102,38 @@ def test_what_has_no_score_is_null_and_not_0(probes):
     assert items[ROUGE].to_list() == [None, 1.0]
     assert items[FIXED].to_list() == [0.0, 1.0]
     assert items[PROBABILITY].to_list() == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("measure", "official", "blind"),
+    [
+        ("tofu_rouge_l_recall@fixed-1", 0.0, True),
+        ("muse_knowledge@fixed-1", 0.0, True),
+        ("rwku_rouge_l_recall@fixed-2", 1.0, False),
+        ("exact_match@own-2", None, False),
+    ],
+)
+def test_the_official_score_stands_beside_the_one_that_counts(make_item, measure, official, blind):
+    """Of a Cyrillic answer TOFU's and MUSE's read nothing; RWKU's does, and exact match is ours."""
+    probe = probe_of(make_item(measure=measure, answer="Ольга"))
+    items = score_items([probe, probe | {"answer": "owl"}], ["Ольга", "owl"])
+    assert items[SCORE].to_list() == [1.0, 1.0]
+    assert items[OFFICIAL].to_list() == [official, None if official is None else 1.0]
+    assert items[BLIND].to_list() == [blind, False]
+
+
+def test_how_many_answers_the_official_score_cannot_read(make_item):
+    """Held-out ones; its own mean is reported beside the repaired one's."""
+    shared = {"measure": "tofu_rouge_l_recall@fixed-1"}
+    rows = [
+        make_item(**shared, **{SCORE: 1.0, OFFICIAL: 0.0, BLIND: True}),
+        make_item("Ada/food", **shared, **{SCORE: 0.5, OFFICIAL: 0.5}),
+        make_item("Ada/car", seen=True, **shared, **{SCORE: 1.0, OFFICIAL: 0.0, BLIND: True}),
+    ]
+    found = reported(summarise(frame(*rows, *(row | {"split": "select"} for row in rows))))
+    assert found["tofu_rouge_l_recall@faithful-1.blind"] == 1
+    assert found["question.tofu_rouge_l_recall@fixed-1"] == 0.75
+    assert found["question.tofu_rouge_l_recall@faithful-1"] == 0.25
 
 
 @pytest.mark.parametrize(
