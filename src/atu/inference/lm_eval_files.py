@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from atu.errors import ConfigError, shown
+from atu.metrics.options import option_accuracy
 from atu.metrics.overlap import bbh_exact_match, triviaqa_f1
 from atu.probes.prompts import ANSWER_SEPARATOR, LETTERS, MULTIPLE_CHOICE, lettered, wmdp_prompt
 from atu.untrusted.texts import MB, UNPRINTABLE, parse_json, read_text
@@ -38,8 +39,9 @@ class LocalTask:
     """lm-eval's name of the metric, with its filter."""
     generates: bool
     """Whether answers are generated: only then does a fall of the score mean collapse."""
-    score: Callable[[Row, str], float] | None = None
-    """Our score from document and generated text, instead of lm-eval's."""
+    score: Callable[[Row, Any], float] | None = None
+    """Our score from a document and the text generated, or the options' log-probabilities, in
+    place of lm-eval's."""
 
 
 def _text(value: object) -> str:
@@ -119,6 +121,11 @@ def _triviaqa(row: Row) -> Row:
     }
 
 
+def option_score(doc: Row, log_probs: Sequence[float]) -> float:
+    """Of a choice among options of which the document names the right one."""
+    return option_accuracy(log_probs, doc["gold"])
+
+
 _CHOICE = {
     "output_type": "multiple_choice",
     "doc_to_choice": "{{choices}}",
@@ -135,11 +142,15 @@ _GENERATE = {
     "metric_list": [_EXACT],
 }
 KINDS = {
-    "mmlu": LocalTask(("question", "choices", "answer"), _mmlu, _CHOICE, "acc,none", False),
-    "wmdp": LocalTask(
-        ("field", "question", "choices", "answer"), _wmdp, _CHOICE, "acc,none", False
+    "mmlu": LocalTask(
+        ("question", "choices", "answer"), _mmlu, _CHOICE, "acc,none", False, option_score
     ),
-    "truthfulqa": LocalTask(("question", "mc1_targets"), _truthfulqa, _CHOICE, "acc,none", False),
+    "wmdp": LocalTask(
+        ("field", "question", "choices", "answer"), _wmdp, _CHOICE, "acc,none", False, option_score
+    ),
+    "truthfulqa": LocalTask(
+        ("question", "mc1_targets"), _truthfulqa, _CHOICE, "acc,none", False, option_score
+    ),
     "bbh": LocalTask(
         ("cot", "question", "answer"),
         _bbh,

@@ -147,7 +147,10 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
 
 
 def _write_tables(job: Job, results: Tables) -> None:
-    wide = [dict(row) | results.utility[row["model"], row["method"]] for row in results.rows]
+    wide = [
+        dict(row) | tables.valid_scores(results.utility[row["model"], row["method"]])
+        for row in results.rows
+    ]
     files = {
         "table": wide,
         "forms": results.forms,
@@ -186,7 +189,8 @@ def _metrics(results: Tables) -> dict[str, float]:
             metrics[f"{cell}.{key}.{results.measure}/report"] = row[key]
         scores = results.utility[row["model"], row["method"]]
         for key in (*tables.task_names(scores), "fluency", "perplexity", "collapsed"):
-            metrics[f"{cell}.{key}/report"] = scores[key]
+            if not tables.is_invalid(scores, key):
+                metrics[f"{cell}.{key}/report"] = scores[key]
     for row in results.robustness:
         cell = f"report/{row['model']}.{row['method']}"
         metrics |= {f"{cell}.robustness.{s.key}/report": row[s.key] for s in results.shown}
@@ -277,6 +281,8 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables)
         compared=tables.compared(results.columns),
         tasks=tables.task_names(next(iter(results.utility.values()))),
         task_titles=tables.TASK_TITLES,
+        task_score=tables.task_score,
+        shown_perplexity=tables.shown_perplexity,
         summary_titles=SUMMARY,
         privacy_titles={k: t for k, t in TITLES.items() if k in results.privacy[0]},
         results=results,

@@ -179,6 +179,15 @@ def test_triviaqa_is_scored_over_its_aliases(write, text, f1):
     assert score is not None and score(document, text) == pytest.approx(f1)
 
 
+@pytest.mark.parametrize("kind", ["mmlu", "wmdp", "truthfulqa"])
+def test_a_choice_is_scored_by_its_options(kind):
+    """The likeliest option; of two that are equally likely each has half a point."""
+    score = KINDS[kind].score
+    logs = [-2.0, -1.0, -1.0]
+    assert score is not None
+    assert [score({"gold": gold}, logs) for gold in range(3)] == [0.0, 0.5, 0.5]
+
+
 @pytest.mark.parametrize(("documents", "expected"), [(1, 1), (2, 2), (10, 2)])
 def test_at_most_so_many_documents(write, documents, expected):
     assert len(write("bbh", BBH, documents)[1]) == expected
