@@ -8,6 +8,7 @@ import pytest
 from atu.metrics import membership as mia
 from atu.metrics import memorisation as memo
 from atu.metrics.bootstrap import clustered_mean, paired_difference
+from atu.metrics.options import option_accuracy, truthfulqa_mc2
 from atu.metrics.overlap import ort_probability
 from atu.metrics.recovery import meta_eval_robustness, recovery
 from atu.metrics.registry import registry
@@ -30,6 +31,8 @@ OF_TOKENS = {
     mia.auc: (RUINED, [0.0, -NATS]),
     memo.tofu_probability: (RUINED,),
     ort_probability: (RUINED,),
+    option_accuracy: (RUINED, 1),
+    truthfulqa_mc2: (RUINED - NATS, [True, False, False]),
 }
 OF_LOSSES = [
     memo.tofu_option_probability,
