@@ -47,8 +47,10 @@ TRUTHFUL_MC2 = [
     {"question": "Do owls read?",
      "mc2_targets": {"choices": ["At night", "No", "They don't"], "labels": [0, 1, 1]}},
 ]  # fmt: skip
-FILES = {"mmlu": MMLU, "wmdp": WMDP, "bbh": BBH, "truthfulqa": TRUTHFUL, "truthfulqa_mc2": TRUTHFUL_MC2,
-         "triviaqa": TRIVIA}  # fmt: skip
+FILES = {
+    "mmlu": MMLU, "wmdp": WMDP, "bbh": BBH, "truthfulqa": TRUTHFUL,
+    "truthfulqa_mc2": TRUTHFUL_MC2, "triviaqa": TRIVIA,
+}  # fmt: skip
 
 
 def write_file(folder, name, kind, source, documents):
@@ -116,7 +118,7 @@ def test_bbh(write):
     }
     assert second["answer"] == "no"
     assert config["generation_kwargs"] == {
-        "until": ["\nQ:"], "do_sample": False, "max_gen_toks": 256,
+        "until": [], "do_sample": False, "max_gen_toks": 256,
     }  # fmt: skip
 
 
