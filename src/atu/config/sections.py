@@ -285,7 +285,7 @@ class Rephrase(Section):
 class BenchmarkSource(Section):
     """Where one more utility benchmark comes from."""
 
-    kind: Literal["mmlu", "wmdp", "bbh", "truthfulqa", "triviaqa", "hub"] = Field(
+    kind: Literal["mmlu", "wmdp", "bbh", "truthfulqa", "truthfulqa_mc2", "triviaqa", "hub"] = Field(
         description="a file of RWKU's schema of this kind, or `hub`: a task of lm-eval's own"
     )
     path: str = Field(min_length=1, description="the JSON file; for `hub` the task's name")
