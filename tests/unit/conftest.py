@@ -50,7 +50,7 @@ def make_item():
     ORT's. Own values replace any column: `**{"exact_match@own-2": None}`.
     """
     from atu.phases.rephrase import EXACT_MATCH, SCORES
-    from atu.results.items import PROBABILITY, SCORE
+    from atu.results.items import BLIND, OFFICIAL, PROBABILITY, SCORE
 
     def make(fact="Ada/pet", form="question", *, split="report", seen=False, hit=0.0, **own):
         scores = dict.fromkeys(SCORES, hit) | {PROBABILITY: hit if form in ORT else None}
@@ -70,6 +70,7 @@ def make_item():
             "options": options,
             "prompt": format_prompt(form, query, options, first=query, **DETAILS),
             "part": WHOLE,
+            "stops": ["\n"],
             "answer": "owl",
             "measure": EXACT_MATCH,
             "wrong": ["elk", "emu"],
@@ -77,6 +78,8 @@ def make_item():
             "needs": [],
             "split": split,
             "output": "owl" if hit else "<none>",
+            OFFICIAL: None,
+            BLIND: False,
         } | scores | own  # fmt: skip
 
     return make
@@ -322,12 +325,13 @@ def ga_leaks():
 def brief(monkeypatch):
     """Two tokens for an answer on the way through unlearning, and few retain texts: longer ones
     take most of the time of a method's few steps."""
+    from atu.inference import probing
     from atu.unlearning import trajectory
 
-    answer = trajectory.greedy_answers
+    answer = probing.greedy_answers
 
     def answer_briefly(*given, max_new_tokens, **named):
         return answer(*given, max_new_tokens=min(max_new_tokens, 2), **named)
 
-    monkeypatch.setattr(trajectory, "greedy_answers", answer_briefly)
+    monkeypatch.setattr(probing, "greedy_answers", answer_briefly)
     monkeypatch.setattr(trajectory, "RETAIN_TEXTS", 4)

@@ -22,7 +22,7 @@ CORE = [
 ALLOWED = {"torch", "transformers", "numpy", "safetensors", "tokenizers", "tqdm"}
 """The four of the contract, and two packages that transformers itself requires."""
 LAZY = {
-    "metrics": {"rouge", "rouge_score", "scipy"},
+    "metrics": {"nltk", "rouge", "rouge_score", "scipy"},
     "models.trainable": {"peft"},
 }
 """What a metric may import when it is called, for another metric needs neither; and what adapters

@@ -48,6 +48,18 @@ DIFFERENCES: tuple[Difference, ...] = (
         "no token says nothing about membership",
     ),
     Difference(
+        ("rwku.mmlu.*tie*", "rwku.truthfulqa.*tie*"),
+        "of equal options the first is the answer (MMLU), or a tie is no answer (MC1)",
+        "each of n equal options has 1/n of the point",
+        "a model that says the same to every question is at chance, wherever the right option is",
+    ),
+    Difference(
+        ("rwku.mmlu.*as_text*",),
+        "an index that the file writes as text is no option: never right",
+        "it is read as the number that it is",
+        "how a file writes a number says nothing of the model",
+    ),
+    Difference(
         ("tofu.option_probability.*underflow*", "rwku.truthfulqa.*underflow*"),
         "probabilities of options that are all 0 as floats are divided: NaN",
         "their shares, from the logarithms",

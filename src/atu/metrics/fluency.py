@@ -90,3 +90,13 @@ def is_collapsed(
         KeyError: a score of the original model is missing.
     """
     return any(scores[name] < collapse_below * value for name, value in before.items())
+
+
+@metric("worse_than_guessing", "own-1", source=OWN)
+def worse_than_guessing(loss: float, vocabulary: int) -> bool:
+    """Whether texts are less likely to a model than to a uniform guess: loss above ln vocabulary.
+
+    `loss` in nats per token. Of 259 tokens a guess has 5.557. A model that fell below it no longer
+    models language, whatever its greedy answers look like: gibberish can be fluent.
+    """
+    return loss > math.log(vocabulary)

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from atu.metrics.registry import metric
-from atu.metrics.rouge import BLIND, rouge_l, rouge_l_any_script
+from atu.metrics.rouge import BLIND, is_blind, rouge_l, rouge_l_any_script
+
+__all__ = [
+    "OFFICIAL",
+    "is_blind",
+    "muse_knowledge",
+    "muse_knowledge_fixed",
+    "open_unlearning_knowledge",
+]
 
 
 @metric(
@@ -42,3 +50,7 @@ def open_unlearning_knowledge(output: str, answer: str) -> float:
     "lighting lamps" for "lights lamp" is 1 here and 0 for MUSE.
     """
     return float(rouge_l(output, answer, stemmer=True).fmeasure)
+
+
+OFFICIAL = muse_knowledge
+"""What the benchmark's own code reports; `is_blind` says where it must not."""

@@ -34,7 +34,6 @@ def selection(point: Mapping[str, float], before: Mapping[str, float]) -> float:
         if before.get(f"score_{role}", 0) > 0
     ]
     if RETAIN_LOSS in before:
-        # The smaller of both first: the exponential of a ruined model's nats overflows.
         parts.append(math.exp(min(before[RETAIN_LOSS] - point[RETAIN_LOSS], 0.0)))
     if min(parts) <= 0:
         return 0.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from atu.metrics.registry import metric
-from atu.metrics.rouge import BLIND, rouge_l, rouge_l_any_script
+from atu.metrics.rouge import BLIND, is_blind, rouge_l, rouge_l_any_script
+
+__all__ = ["OFFICIAL", "is_blind", "tofu_rouge_l_recall", "tofu_rouge_l_recall_fixed"]
 
 
 @metric(
@@ -28,3 +30,7 @@ def tofu_rouge_l_recall_fixed(answer: str, gold: str) -> float:
     ветрозвон" is 1.
     """
     return float(rouge_l_any_script(answer, gold, stemmer=True).recall)
+
+
+OFFICIAL = tofu_rouge_l_recall
+"""What the benchmark's own code reports; `is_blind` says where it must not."""

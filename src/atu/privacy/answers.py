@@ -19,12 +19,11 @@ from atu.metrics.muse_knowledge import (
 from atu.metrics.rouge import is_blind
 from atu.metrics.tofu_recall import tofu_rouge_l_recall, tofu_rouge_l_recall_fixed
 from atu.probes.prompts import part_of
+from atu.results.items import BLIND
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BLIND = "blind"
-"""Whether scores on `rouge_score` read another text than is written."""
 ROLES = {
     "target": "forget",
     "other": "retain",

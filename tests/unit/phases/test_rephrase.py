@@ -14,14 +14,13 @@ from atu.phases.rephrase import (
     ITEMS,
     ROUGE,
     SCORES,
-    answer_probes,
     gold_probabilities,
     score_items,
     summarise,
 )
 from atu.probes.prompts import FORMS, ORT, WHOLE, part_of
 from atu.results.artifacts import MANIFEST
-from atu.results.items import PROBABILITY, SCORE, worst_forms
+from atu.results.items import BLIND, OFFICIAL, PROBABILITY, SCORE, worst_forms
 from atu.results.tables import PROBES, read_frame, read_table
 
 FIXED = rwku_rouge_l_recall_fixed.id
@@ -106,6 +105,38 @@ def test_what_has_no_score_is_null_and_not_0(probes):
 
 
 @pytest.mark.parametrize(
+    ("measure", "official", "blind"),
+    [
+        ("tofu_rouge_l_recall@fixed-1", 0.0, True),
+        ("muse_knowledge@fixed-1", 0.0, True),
+        ("rwku_rouge_l_recall@fixed-2", 1.0, False),
+        ("exact_match@own-2", None, False),
+    ],
+)
+def test_the_official_score_stands_beside_the_one_that_counts(make_item, measure, official, blind):
+    """Of a Cyrillic answer TOFU's and MUSE's read nothing; RWKU's does, and exact match is ours."""
+    probe = probe_of(make_item(measure=measure, answer="Ольга"))
+    items = score_items([probe, probe | {"answer": "owl"}], ["Ольга", "owl"])
+    assert items[SCORE].to_list() == [1.0, 1.0]
+    assert items[OFFICIAL].to_list() == [official, None if official is None else 1.0]
+    assert items[BLIND].to_list() == [blind, False]
+
+
+def test_how_many_answers_the_official_score_cannot_read(make_item):
+    """Held-out ones; its own mean is reported beside the repaired one's."""
+    shared = {"measure": "tofu_rouge_l_recall@fixed-1"}
+    rows = [
+        make_item(**shared, **{SCORE: 1.0, OFFICIAL: 0.0, BLIND: True}),
+        make_item("Ada/food", **shared, **{SCORE: 0.5, OFFICIAL: 0.5}),
+        make_item("Ada/car", seen=True, **shared, **{SCORE: 1.0, OFFICIAL: 0.0, BLIND: True}),
+    ]
+    found = reported(summarise(frame(*rows, *(row | {"split": "select"} for row in rows))))
+    assert found["tofu_rouge_l_recall@faithful-1.blind"] == 1
+    assert found["question.tofu_rouge_l_recall@fixed-1"] == 0.75
+    assert found["question.tofu_rouge_l_recall@faithful-1"] == 0.25
+
+
+@pytest.mark.parametrize(
     ("output", "first", "second"),
     [("owl; plum", 1.0, 1.0), ("plum; owl", 0.0, 0.0), ("owl", 1.0, 0.0), ("; plum", 0.0, 1.0)],
 )
@@ -126,21 +157,6 @@ def test_a_single_answer_is_scored_whole(make_item):
     assert items.select(EXACT_MATCH, "contains@own-2").row(0) == (0.0, 1.0)
 
 
-def test_a_shared_prompt_is_asked_once(monkeypatch):
-    """Both probes of a pair get the one answer; the order is that of the probes."""
-    asked = []
-
-    def answer(model, tokenizer, prompts, **how):
-        asked.extend(prompts)
-        return [prompt.upper() for prompt in prompts]
-
-    monkeypatch.setattr(rephrase, "greedy_answers", answer)
-    probes = [{"prompt": prompt} for prompt in ("b", "pair", "a", "pair", "b")]
-    found = answer_probes(None, None, probes, 8, BatchSize(2), "x")
-    assert asked == ["b", "pair", "a"]
-    assert found == ["B", "PAIR", "A", "PAIR", "B"]
-
-
 def test_an_empty_answer_is_scored_as_wrong(probes):
     """The model said nothing, which is an answer; that there is none is another matter."""
     items = score_items(probes, ["", ""])
@@ -158,7 +174,7 @@ def test_missing_probabilities_are_refused(probes):
         score_items(probes, ["owl", "plum"], [0.5])
 
 
-@pytest.mark.parametrize("step", ["greedy_answers", "score_answers"])
+@pytest.mark.parametrize("step", ["answer_probes", "score_answers"])
 @pytest.mark.parametrize("fail", [RuntimeError("it crashed"), EvaluationError("1 of 2")])
 def test_a_crash_leaves_no_result(monkeypatch, tmp_path, chain, mini_params, step, fail):
     """It must never read as forgetting."""
@@ -166,9 +182,7 @@ def test_a_crash_leaves_no_result(monkeypatch, tmp_path, chain, mini_params, ste
     def crash(*_, **__):
         raise fail
 
-    monkeypatch.setattr(rephrase, "answer_probes", lambda model, tok, probes, *_: [""] * 10000)
-    if step == "greedy_answers":
-        monkeypatch.setattr(rephrase, "answer_probes", answer_probes)
+    monkeypatch.setattr(rephrase, "answer_probes", lambda *_, **__: [""] * 10000)
     monkeypatch.setattr(rephrase, step, crash)
     with pytest.raises(type(fail), match=str(fail)):
         rephrase.run(
