@@ -129,7 +129,7 @@ METHODS = {
         "atu", train=BelowHook("below_hook"), retain=replace(NOTHING, nll=1.0)
     ),
     "atu, states above the hook": settings_of("atu", retain=replace(NOTHING, states=1.0, layer=3)),
-    "rmu, all": settings_of("rmu", layer=3),
+    "rmu, all": settings_of("rmu", variant="paper", layer=3),
     "npo": settings_of("npo"),
     "whp": settings_of("whp"),
     "task_vector": settings_of("task_vector"),
