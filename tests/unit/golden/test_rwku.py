@@ -115,7 +115,7 @@ class Constant(PreTrainedModel):
 
     def __init__(self, config, logits):
         super().__init__(config)
-        self.logits = nn.Parameter(torch.tensor(logits))
+        self.logits = nn.Parameter(torch.tensor(logits), requires_grad=False)
 
     def forward(self, input_ids, **_):
         """[batch, seq, vocab]."""
