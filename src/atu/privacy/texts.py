@@ -275,8 +275,11 @@ def tensor_norms(
     """
     logits = model(input_ids=input_ids, use_cache=False).logits
     mean_nll(logits, labels).backward()
-    gradients = [weight.grad.float() for weight in model.parameters() if weight.grad is not None]
-    norms = [float(torch.linalg.vector_norm(gradient, p)) for gradient in gradients]
+    norms = [
+        float(torch.linalg.vector_norm(weight.grad.float(), p))  # one copy in float32 at a time
+        for weight in model.parameters()
+        if weight.grad is not None
+    ]
     model.zero_grad(set_to_none=True)
     return norms
 
