@@ -32,7 +32,11 @@ def cases(file):
 
 def of(file, *groups):
     """A decorator: one test per case of these groups."""
-    chosen = [case for name, case in cases(file).items() if name.rsplit(".", 1)[0] in groups]
+    chosen = [
+        case
+        for name, case in cases(file).items()
+        if name.startswith(tuple(f"{group}." for group in groups))
+    ]
     assert chosen, f"{file}.json has none of {groups}"
     return pytest.mark.parametrize("case", chosen, ids=[case["id"] for case in chosen])
 

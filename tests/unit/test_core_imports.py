@@ -12,7 +12,7 @@ import atu
 ROOT = Path(atu.__file__).parent
 CORE = [
     "alignment.loop", "alignment.windows", "inference.batching", "inference.generation",
-    "inference.scoring", "methods.shared.mudman", "resources.machine", "resources.speed",
+    "inference.scoring", "methods.shared.disruption_masking", "resources.machine", "resources.speed",
     "training.batches", "training.loop", "training.losses",
 ] + [
     f"{folder}.{path.stem}"

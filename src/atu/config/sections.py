@@ -168,7 +168,9 @@ class Embed(Section):
     )
     retain_texts: Annotated[int, Field(ge=0)] = Field(description="retain texts to align on")
     batch_size: PositiveInt
-    reference_compat: bool = Field(description="frame the concept, not the windows")
+    reference_compat: bool = Field(
+        description="frame the concept, not the windows, which start inside words"
+    )
 
 
 class Align(Section):

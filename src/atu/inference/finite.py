@@ -41,8 +41,12 @@ def require_finite(
     if bool(good.all()):
         return
     row = int((~good).nonzero()[0, 0])
-    layer = where(row) if where else ""
-    raise EvaluationError(f"{items[row]}: {what} is not finite{layer and '; ' + layer}")
+    raise not_finite(items[row], where(row) if where else "", what)
+
+
+def not_finite(item: str, layer: str, what: str = "a logit") -> EvaluationError:
+    """The error that says so; `layer` is `failing_layer`'s."""
+    return EvaluationError(f"{item}: {what} is not finite{layer and '; ' + layer}")
 
 
 def require_finite_states(
@@ -62,12 +66,8 @@ def require_finite_states(
         EvaluationError: names the first text with a state that is NaN or infinite, and the layer.
     """
     for state, ids, item in zip(states, rows, items, strict=True):
-        require_finite(
-            state[None, : len(ids)],
-            [item],
-            lambda _, ids=ids: failing_layer(model, ids),
-            "a hidden state",
-        )
+        if not bool(torch.isfinite(state[: len(ids)]).all()):
+            raise not_finite(item, failing_layer(model, ids), "a hidden state")
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from atu.errors import EvaluationError, LengthError, shown
 from atu.inference.batching import BatchSize
-from atu.inference.finite import failing_layer, require_finite
+from atu.inference.finite import failing_layer, not_finite
 from atu.inference.fitting import require_new_tokens, shorten
 from atu.inference.generation import greedy_answers
 from atu.models.chat import prompt_ids, turn_end
@@ -106,8 +106,8 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         if not bool(torch.isfinite(logits).all()):
             for row, ids in zip(logits, inps.tolist(), strict=True):
                 name, read = self._who(ids)
-                where = failing_layer(self.model, read)
-                require_finite(row[None, : len(read)], [name], lambda _, where=where: where)
+                if not bool(torch.isfinite(row[: len(read)]).all()):
+                    raise not_finite(name, failing_layer(self.model, read))
         return logits
 
     def _who(self, ids: list[int]) -> tuple[str, list[int]]:

@@ -141,4 +141,5 @@ def perplexity(scores: Sequence[TokenScores]) -> float:
     """Exponential of the mean NLL per token over all texts, at most `MAX_PERPLEXITY`: a ruined
     model loses hundreds of nats, whose exponential is no float.
     """
-    return math.exp(min(mean_loss(scores), math.log(MAX_PERPLEXITY)))
+    loss = mean_loss(scores)
+    return math.exp(loss) if loss < math.log(MAX_PERPLEXITY) else MAX_PERPLEXITY

@@ -21,6 +21,7 @@ from atu.metrics import memorisation as memo
 from atu.metrics.rouge import is_blind
 from atu.metrics.words import CHUNK
 from atu.models.compute import device_of
+from atu.models.encoding import tokenise
 from atu.results.artifacts import Artifact
 from atu.results.items import BLIND
 from atu.results.tables import read_table
@@ -220,7 +221,7 @@ def beginning(row: Mapping[str, Any], share: float) -> int | None:
 
 def first_tokens(tokenizer: Any, text: str, count: int) -> str:
     """The text's first tokens, as text, cleaned up."""
-    ids = tokenizer(text)["input_ids"][:count]
+    ids = tokenise(tokenizer, text).ids[:count]
     decoded = tokenizer.decode(ids, skip_special_tokens=True)
     return str(tokenizer.clean_up_tokenization(decoded))
 

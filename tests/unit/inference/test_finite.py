@@ -16,6 +16,7 @@ from atu.inference.finite import failing_layer, require_finite, require_finite_s
 from atu.inference.generation import Sampling, greedy_answers, sampled_answers
 from atu.inference.scoring import score_answers
 from atu.models.llm import decoder_layers, final_norm
+from atu.unlearning.trajectory import Observer
 
 PROMPTS = ["a long prompt", "bb"]
 
@@ -161,3 +162,19 @@ def test_states_behind_a_text_do_not_count(monkeypatch):
     states[1, 2] = math.nan
     with pytest.raises(EvaluationError, match=r"b: a hidden state is not finite; in \[7, 8, 9\]"):
         require_finite_states(None, states, [[5, 6], [7, 8, 9]], ["a", "b"])
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_the_trajectorys_cosine(ruined, byte_tokenizer, layer):
+    """Of a predictor that reads what is no number; one that reads below it sees numbers."""
+    probes = [{"role": "target", "form": "question", "prompt": text} for text in PROMPTS]
+    context = SimpleNamespace(
+        model=ruined(2), tokenizer=byte_tokenizer, device=None, concept=torch.eye(16)[:1],
+        predictors={layer: lambda hidden: hidden},
+    )  # fmt: skip
+    observe = Observer(context, probes)
+    if layer == 1:
+        assert math.isfinite(observe._mean_cosine())
+        return
+    with pytest.raises(EvaluationError, match=f"trajectory, question 0 .*; {place(2)}"):
+        observe._mean_cosine()

@@ -81,3 +81,12 @@ def test_better_in_one_part_is_never_worse(target, worst, neighbour, other, gene
     choose = min if part in ("target", "worst") else max
     second = selection(point(**values | {part: choose(values[part], better)}), BEFORE)
     assert 0 <= first <= second + 1e-12 <= 1 + 2e-12
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"), [(1.0, 1e4, 0.0), (1e4, 1.0, 1.0), (1e4, 1e4, 1.0)]
+)
+def test_ten_thousand_nats_are_a_number(before, after, found):
+    """Of a ruined model nothing is kept; from one that was ruined everything."""
+    perfect = {"score_target": 0.0, "worst_form_target": 0.0}
+    assert selection(perfect | {RETAIN_LOSS: after}, {RETAIN_LOSS: before}) == found

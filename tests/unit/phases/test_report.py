@@ -182,6 +182,23 @@ def test_a_collapsed_method_is_flagged(reported, make_inputs, collapsed):
     assert artifact.metrics()["report/m.ga.collapsed/report"] == collapsed
 
 
+def test_a_task_whose_prompts_were_cut_is_invalid_everywhere(reported, make_inputs):
+    """GA's alone: on the page with the number of prompts, in the Markdown and CSV, and not among
+    the metrics. A perplexity at its cap is a bound."""
+    cut = {"generate_truncated": 6.0, "generate_invalid": 1.0, "perplexity": 1e6}
+    fine = {"generate_truncated": 0.0, "generate_invalid": 0.0}
+    artifact = reported(make_inputs(scores=fine | cut))
+    text = page(artifact)
+    assert text.count("INVALID<span") == 1 and "n = 12, 6 prompts cut" in text
+    assert "≥ 1e+06" in text
+    assert "| INVALID | no |" in artifact.file("table.md").read_text(encoding="utf-8")
+    table = pl.read_csv(artifact.file("table.csv"))
+    assert table["generate"].to_list() == [0.9, None]
+    metrics = artifact.metrics()
+    assert "report/m.none.generate/report" in metrics
+    assert "report/m.ga.generate/report" not in metrics
+
+
 def test_the_headline_says_what_it_cost(reported, make_inputs):
     """Against the original, and against the oracle where there is one."""
     text = page(reported(make_inputs()))

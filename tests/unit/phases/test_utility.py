@@ -704,7 +704,7 @@ def test_a_ruined_model_is_reported(chain, changed, tmp_path, mini_params):
     )  # fmt: skip
     metrics = Artifact.open(manifest, "utility").metrics()
     assert metrics["utility/nats_per_token/report"] > 500
-    assert metrics["utility/perplexity/report"] == pytest.approx(1e6)
+    assert metrics["utility/perplexity/report"] == 1e6
     assert metrics["utility/collapsed/report"] == 1.0
     assert all(math.isfinite(value) for value in metrics.values())
     assert chain.utility.metrics()["utility/nats_per_token/report"] < math.log(400)
