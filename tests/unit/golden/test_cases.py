@@ -68,7 +68,7 @@ def test_an_exception_needs_a_line_of_the_table():
 
 def test_an_exception_states_our_value():
     check(case(1.0, COVERED), 2.0, {COVERED: 2.0})
-    with pytest.raises(AssertionError, match="3.0 is not 2.0"):
+    with pytest.raises(AssertionError, match=r"3\.0 is not 2\.0"):
         check(case(1.0, COVERED), 3.0, {COVERED: 2.0})
 
 
