@@ -126,9 +126,9 @@ def test_english_words_are_stemmed_in_mixed_texts():
 
 
 def test_real_answers(real_data):
-    """Of TOFU's forget set the repaired score is the official one wherever that is not blind, which
-    it is of some answers; RWKU's and TOFU's answers are all themselves."""
-    lines = (real_data / "tofu/forget10.json").read_text("utf-8").splitlines()
+    """Of every eighth row of TOFU the repaired score is the official one wherever that is not
+    blind, which it is of some answers; RWKU's and TOFU's answers are all themselves."""
+    lines = (real_data / "tofu/full.json").read_text("utf-8").splitlines()[::8]
     rows = [json.loads(line) for line in lines]
     blind = 0
     for row in rows:
