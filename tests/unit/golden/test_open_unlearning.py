@@ -60,18 +60,8 @@ def test_membership(case, scored):
     (scores,) = scored(case["inputs"])
     row = {"prompt": "Q", "form": "question", "text": "", "answer": case["inputs"]["text"]}
     metric = (EVERY_TOKEN | MIN_KS)[group_of(case["id"])]
-    if group_of(case["id"]) in EVERY_TOKEN and len(scores.log_probs) == 1:
-        # `text_scores` refuses the whole answer for its Min-K.
-        ours = -scores.loss
-        ours = (
-            ours
-            if group_of(case["id"]) == "ou.mia_loss"
-            else metric([ours], case["inputs"]["text"])
-        )
-    else:
-        share = case["settings"].get("k", 0.5)
-        columns = refusing(text_scores, row, scores, share, None)
-        ours = columns if columns == REFUSED else columns[metric.id]
+    columns = text_scores(row, scores, case["settings"].get("k", 0.5), None)
+    ours = refusing(columns.get, metric.id)
     check(case, negated(ours), NO_TOKEN)
 
 
