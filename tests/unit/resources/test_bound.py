@@ -282,7 +282,7 @@ def test_alignment(job, near, mini_params):
 
 
 def test_gradient_norms(job, near, byte_tokenizer):
-    rows = [{"text": "abc", "corpus": "forget"}]
+    rows = [{"text": "abc", "corpus": "forget", "prompt": ""}]
     near(
         held(job("privacy")),
         lambda: gradient_norms(build_lm(CONFIG, 0), byte_tokenizer, rows, 1),
