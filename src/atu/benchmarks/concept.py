@@ -36,6 +36,7 @@ from atu.metrics.normalise import normalise
 from atu.probes.prompts import FORMS
 from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
+from atu.untrusted.names import composed, names_in
 from atu.untrusted.targets import Target
 
 NAMES, FORGET, RETAIN, QUESTIONS = (
@@ -67,7 +68,7 @@ def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers)
         SourceError: the folder is about another target, or a row violates the schema.
     """
     reader = readers["source"]
-    names = tuple(_text(row, "name", NAMES) for row in reader.file(NAMES))
+    names = tuple(composed(_text(row, "name", NAMES)) for row in reader.file(NAMES))
     if target.names != names[:1]:
         raise SourceError(
             f"{reader.source}: is about {', '.join(names) or 'nothing'}, not {target.label!r}; "
@@ -100,8 +101,7 @@ def _texts(reader: Reader, file: str, names: tuple[str, ...]) -> Iterator[dict[s
     """
     for row in reader.file(file):
         text, about = _text(row, "text", file), text_of(row, "about", file)
-        mentioned = [name for name in dict.fromkeys((*names, about)) if name and name in text]
-        yield sentence_row(text, kind="written", names=mentioned)
+        yield sentence_row(text, kind="written", names=names_in(text, (*names, about)))
 
 
 def _probes(reader: Reader, select: float) -> Iterator[dict[str, Any]]:

@@ -35,6 +35,7 @@ from atu.probes.prompts import rwku_prompt
 from atu.results.locks import Source
 from atu.seeding import hash_fraction
 from atu.untrusted.bounds import STRICT, Count
+from atu.untrusted.names import composed
 from atu.untrusted.targets import Target
 
 MEASURE = "rwku_rouge_l_recall@fixed-1"
@@ -106,7 +107,7 @@ class Rwku:
         if self.folders:
             return list(self.folders)
         rows = self.reader.table("forget_target", "train")
-        return [text_of(row, "target", "forget_target") for row in rows]
+        return [composed(text_of(row, "target", "forget_target")) for row in rows]
 
     def rows(self, person: str, file: str, config: str) -> Rows:
         """One table of one person.
@@ -120,7 +121,7 @@ class Rwku:
             return self.reader.file(f"{self.folders[person]}/{file}.json")
         split = "train" if config.startswith("train_") else "test"
         table = self.reader.table(config, split)
-        return [row for row in table if row.get("subject", person) == person]
+        return [row for row in table if composed(str(row.get("subject", person))) == person]
 
     def texts(self, person: str, corpus: str) -> Rows:
         """Training texts about a person."""
@@ -140,8 +141,10 @@ def _folders(reader: Reader) -> list[str]:
 
 
 def _name_of(path: str) -> str:
-    """The name in a path: Target/87_Robert_Downey_Jr. is Robert Downey Jr."""
-    return path.split("/")[1].split("_", 1)[1].replace("_", " ")
+    """The name in a path, in NFC, which is not how macOS spells it: Target/87_Robert_Downey_Jr. is
+    Robert Downey Jr.
+    """
+    return composed(path.split("/")[1].split("_", 1)[1].replace("_", " "))
 
 
 def shared(_settings: Settings, _readers: Readers) -> Shared:

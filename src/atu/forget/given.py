@@ -14,6 +14,7 @@ from atu.probes.prompts import format_prompt, join_answer
 from atu.results.files import read_jsonl
 from atu.results.tables import PROBES, TEXTS, read_frame
 from atu.unlearning.trajectory import ROLES
+from atu.untrusted.names import names_in
 
 Given = str | Path | Iterable[Any]
 """A `.parquet` or `.jsonl` file, a polars frame, or a list."""
@@ -92,7 +93,7 @@ def _text_row(key: str, item: Any, names: Sequence[str]) -> dict[str, Any]:
         answer = _text(key, item, "answer")
         item = {"text": join_answer(prompt, answer), "prompt": prompt, "answer": answer}
     text = _text(key, item, "text")
-    held = [name for name in names if name in text]
+    held = names_in(text, names)
     row = sentence_row(text, kind="given", names=held) | {
         name: item[name] for name in TEXTS if item.get(name) is not None
     }
