@@ -41,7 +41,7 @@ def fetch(
     from atu.config.load import load_params
 
     for news in bring(load_params(params, across=False), offline=offline, update=update):
-        print(news)
+        print(visible(news))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from atu.results.files import read_jsonl
 from atu.results.tables import PROBES, TEXTS, read_frame
 from atu.unlearning.trajectory import ROLES
 from atu.untrusted.names import names_in
+from atu.untrusted.texts import whole
 
 Given = str | Path | Iterable[Any]
 """A `.parquet` or `.jsonl` file, a polars frame, or a list."""
@@ -67,6 +68,12 @@ def probes_of(texts: Rows) -> Rows:
 
 
 def _read(key: str, source: Given) -> list[Any]:
+    """The items, with U+FFFD for unpaired surrogates, which no tokenizer takes."""
+    items: list[Any] = whole(_items(key, source))[0]
+    return items
+
+
+def _items(key: str, source: Given) -> list[Any]:
     if not isinstance(source, str | Path):
         return source.to_dicts() if hasattr(source, "to_dicts") else list(source)
     path = Path(source)

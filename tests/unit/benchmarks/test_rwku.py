@@ -194,5 +194,5 @@ def test_a_row_without_an_answer_is_refused(tmp_path, make_source, tables_of):
     folder = made.write_folders(tmp_path / "rwku", [KING, ZOE])
     path = folder / "Target" / "1_Stephen_King" / "forget_level1.json"
     path.write_text(json.dumps([{"query": "q", "level": "1"}]), encoding="utf-8")
-    with pytest.raises(SourceError, match=r"forget_level1/0: a row has no text 'answer'"):
+    with pytest.raises(SourceError, match=r"forget_level1/0: the row has no text 'answer'"):
         tables_of(Settings("rwku", make_source(folder), "positive_phi3", 1, 0.5), ONE)

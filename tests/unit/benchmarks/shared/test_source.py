@@ -194,5 +194,5 @@ def test_every_source_of_the_settings_has_a_reader(locked):
 @pytest.mark.parametrize("row", [{}, {"text": None}, {"text": 3}, {"text": ["a"]}])
 def test_a_row_without_its_text_is_named(row):
     assert text_of({"text": ""}, "text", "here") == ""
-    with pytest.raises(SourceError, match="here: a row has no text 'text'"):
+    with pytest.raises(SourceError, match="here: the row has no text 'text'"):
         text_of(row, "text", "here")
