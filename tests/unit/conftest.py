@@ -70,6 +70,7 @@ def make_item():
             "options": options,
             "prompt": format_prompt(form, query, options, first=query, **DETAILS),
             "part": WHOLE,
+            "stops": ["\n"],
             "answer": "owl",
             "measure": EXACT_MATCH,
             "wrong": ["elk", "emu"],
@@ -322,12 +323,13 @@ def ga_leaks():
 def brief(monkeypatch):
     """Two tokens for an answer on the way through unlearning, and few retain texts: longer ones
     take most of the time of a method's few steps."""
+    from atu.inference import probing
     from atu.unlearning import trajectory
 
-    answer = trajectory.greedy_answers
+    answer = probing.greedy_answers
 
     def answer_briefly(*given, max_new_tokens, **named):
         return answer(*given, max_new_tokens=min(max_new_tokens, 2), **named)
 
-    monkeypatch.setattr(trajectory, "greedy_answers", answer_briefly)
+    monkeypatch.setattr(probing, "greedy_answers", answer_briefly)
     monkeypatch.setattr(trajectory, "RETAIN_TEXTS", 4)

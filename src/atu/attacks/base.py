@@ -16,7 +16,7 @@ from torch import Tensor
 
 from atu.alignment.loop import AlignmentData
 from atu.inference.batching import BatchSize
-from atu.inference.generation import greedy_answers
+from atu.inference.probing import answer_probes
 from atu.models.predictor import PredictorConfig
 from atu.probes.measures import score_output
 
@@ -136,13 +136,14 @@ def answer_items(
     """Greedy answers of `model` to the probes, or to `prompts` in their place, each by the probe's
     own measure.
     """
-    outputs = greedy_answers(
+    outputs = answer_probes(
         model,
         context.tokenizer,
-        prompts or [probe["prompt"] for probe in probes],
+        probes,
         max_new_tokens=context.max_new_tokens,
         batch_size=context.batch_size,
         label=condition,
+        prompts=prompts,
     )
     return [
         item(

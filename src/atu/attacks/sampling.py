@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from atu.attacks.base import Attack, AttackContext, Column, Result, Row, item
-from atu.inference.generation import Sampling, sampled_answers
+from atu.inference.generation import Sampling
+from atu.inference.probing import sample_probes
 from atu.metrics.rwku_recall import rwku_rouge_l_recall_fixed
 from atu.metrics.sampling import item_leak_at_k, item_max_at_k, leak_at_k, max_at_k
 from atu.untrusted.bounds import STRICT, Count, Fraction, Positive
@@ -44,13 +45,14 @@ def run(context: AttackContext) -> Result:
     """Samples of every held-out question about the target; leak@k and max@k at every budget."""
     settings = context.settings
     probes = context.questions("target")
-    drawn = sampled_answers(
+    drawn = sample_probes(
         context.model,
         context.tokenizer,
-        [probe["prompt"] for probe in probes],
+        probes,
         Sampling(settings.samples, settings.temperature, settings.top_p, context.seed),
         max_new_tokens=context.max_new_tokens,
         batch_size=context.batch_size,
+        label="samples",
     )
     result = Result(items=[], tables={"samples": []})
     for probe, outputs in zip(probes, drawn, strict=True):

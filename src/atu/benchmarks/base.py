@@ -149,6 +149,7 @@ def probe_row(
     prompt: str,
     answer: str,
     measure: str,
+    stops: Sequence[str],
     select: float,
     phrasing: int = 0,
     options: Sequence[str] = (),
@@ -162,6 +163,7 @@ def probe_row(
 
     Args:
         measure: id of the metric that compares an output with the answer (`probes/measures.py`).
+        stops: strings before which an answer ends, besides the model's own end.
         select: share of the facts that choices may read.
         paraphrased: the answer in other words, if the benchmark has it.
         needs: what a model must know to answer; by default the subject.
@@ -179,6 +181,7 @@ def probe_row(
         "options": list(options),
         "prompt": prompt,
         "part": WHOLE,
+        "stops": list(stops),
         "answer": answer,
         "measure": measure,
         "wrong": list(wrong),

@@ -33,7 +33,7 @@ from atu.benchmarks.base import (
 from atu.benchmarks.shared.source import Reader, Readers, asked_text, text_of
 from atu.errors import SourceError
 from atu.metrics.normalise import normalise
-from atu.probes.prompts import FORMS
+from atu.probes.prompts import FORMS, NEXT_QUESTION
 from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
 from atu.untrusted.names import composed, names_in
@@ -129,6 +129,7 @@ def _probes(reader: Reader, select: float) -> Iterator[dict[str, Any]]:
             prompt=asked_text(row, "prompt", where),
             answer=answer,
             measure=MEASURE,
+            stops=NEXT_QUESTION,
             phrasing=phrasing,
             select=select,
         )

@@ -47,7 +47,9 @@ from atu.untrusted.bounds import STRICT
 from atu.untrusted.names import names_in
 from atu.untrusted.targets import Target
 
-MEASURE = "muse_knowledge@faithful-1"
+MEASURE = "muse_knowledge@faithful-2"
+STOPS = ("\n\n", "\nQuestion", "Question:")
+"""An answer ends before the first of these (metrics/knowmem.py)."""
 WHOLE_SET = "forget"
 RAW = ("forget", "retain1", "retain2")
 """The training texts of MUSE's target models."""
@@ -194,6 +196,7 @@ def _questions(
             prompt=examples + format_prompt("question", question),
             answer=answer,
             measure=MEASURE,
+            stops=STOPS,
             needs=[subject, WHOLE_SET] if role == "target" else [name],
             select=settings.select,
         )

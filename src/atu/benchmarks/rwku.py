@@ -39,6 +39,9 @@ from atu.untrusted.names import composed
 from atu.untrusted.targets import Target
 
 MEASURE = "rwku_rouge_l_recall@fixed-1"
+STOPS = ()
+"""An answer ends where the model ends it. RWKU looks up a token named "\\n", which byte-level
+tokenizers lack, so that it scores every line of Llama 3 and the first of Gemma."""
 CORPORA = {
     "positive_phi3": ("positive_phi", "train_positive_phi3"),
     "positive_llama3": ("positive", "train_positive_llama3"),
@@ -209,6 +212,7 @@ def _probe(
         prompt=rwku_prompt(form, query),
         answer=answer,
         measure=MEASURE,
+        stops=STOPS,
         select=select,
     )
 

@@ -42,6 +42,8 @@ from atu.untrusted.bounds import STRICT
 from atu.untrusted.targets import Target
 
 MEASURE = "tofu_rouge_l_recall@faithful-1"
+STOPS = ()
+"""An answer ends where the model ends it: TOFU scores every line of up to 200 tokens."""
 SETS = {"01": "99", "05": "95", "10": "90"}
 """Per cent forgotten and retained, as TOFU writes them; each forget set is part of the next."""
 TARGETS = tuple(f"forget{share}" for share in SETS)
@@ -178,6 +180,7 @@ def _probes(
                 answer=asked_text(row, "answer", where),
                 wrong=_wrong(row, where),
                 measure=MEASURE,
+                stops=STOPS,
                 paraphrased=_paraphrase(row, where) if role in PARAPHRASED else None,
                 needs=[*filter(None, [author]), *(s for s in TARGETS if question in sets[s])],
                 select=settings.select,

@@ -39,7 +39,7 @@ from atu.benchmarks.base import (
 )
 from atu.benchmarks.shared.source import Readers, asked_text, texts_of
 from atu.errors import SourceError
-from atu.probes.prompts import LETTERS, wmdp_prompt
+from atu.probes.prompts import LETTERS, LINE, wmdp_prompt
 from atu.results.locks import Source
 from atu.seeding import hash_fraction
 from atu.untrusted.bounds import STRICT, Count
@@ -176,6 +176,7 @@ def _probe(row: dict[str, Any], name: str, number: int, settings: Settings) -> d
         prompt=wmdp_prompt(row["field"], row["question"], row["choices"]),
         answer=answer,
         measure=MEASURE,
+        stops=LINE,
         options=LETTERS,
         wrong=[letter for letter in LETTERS if letter != answer],
         select=settings.select,

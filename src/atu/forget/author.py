@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from atu.inference.batching import BatchSize
 from atu.inference.generation import Sampling, greedy_answers, sampled_answers
 from atu.models.chat import has_template
-from atu.probes.prompts import ANNOUNCING
+from atu.probes.prompts import ANNOUNCING, LINE
 from atu.seeding import child_seed
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Author:
             label=f"write, round {number + 1}",
             templated=self.chat,
             stripped=False,
-            one_line=not self.chat,
+            stops=() if self.chat else LINE,
         )
         return [
             texts[j].strip() if self.chat or prompt.endswith(ANNOUNCING) else prompt + texts[j]
@@ -58,7 +58,9 @@ class Author:
         ]
 
     def proceed(self, beginnings: Sequence[str], tokens: int, label: str) -> list[str]:
-        """The greedy continuation of every beginning, without a chat template."""
+        """The greedy continuation of every beginning, up to the end of its line, without a chat
+        template.
+        """
         return greedy_answers(
             self.model,
             self.tokenizer,
@@ -68,13 +70,14 @@ class Author:
             label=label,
             templated=False,
             stripped=False,
+            stops=LINE,
         )
 
     def answer(
-        self, prompts: Sequence[str], tokens: int, label: str, one_line: bool = True
+        self, prompts: Sequence[str], tokens: int, label: str, stops: Sequence[str] = LINE
     ) -> list[str]:
-        """The greedy answer to every prompt, asked like a probe; with `one_line` only its first
-        line.
+        """The greedy answer to every prompt, asked like a probe: its first line, or up to other
+        stops.
         """
         return greedy_answers(
             self.model,
@@ -83,7 +86,7 @@ class Author:
             max_new_tokens=tokens,
             batch_size=self.batch_size,
             label=label,
-            one_line=one_line,
+            stops=stops,
         )
 
     def answer_again(
@@ -98,4 +101,5 @@ class Author:
             max_new_tokens=tokens,
             batch_size=self.batch_size,
             label=label,
+            stops=LINE,
         )

@@ -10,7 +10,7 @@ from atu.benchmarks.base import Rows, probe_row, sentence_row
 from atu.benchmarks.concept import facts_of
 from atu.errors import ConfigError
 from atu.metrics.answers import contains
-from atu.probes.prompts import format_prompt, join_answer
+from atu.probes.prompts import NEXT_QUESTION, format_prompt, join_answer
 from atu.results.files import read_jsonl
 from atu.results.tables import PROBES, TEXTS, read_frame
 from atu.unlearning.trajectory import ROLES
@@ -132,6 +132,7 @@ def _probe(number: int, row: Mapping[str, Any], fact: str, prompt: str = "") -> 
         prompt=prompt or format_prompt("question", row["question"]),
         answer=row["answer"],
         measure=contains.id,
+        stops=NEXT_QUESTION,
         select=1.0,
     )
 

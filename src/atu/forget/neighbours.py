@@ -31,7 +31,7 @@ def propose(
     """
     if author.chat:
         prompts = [alike_prompt(name, LIST_FACTOR * writing.neighbours) for name in names]
-        answers = author.answer(prompts, LIST_TOKENS, "neighbours", one_line=False)
+        answers = author.answer(prompts, LIST_TOKENS, "neighbours", stops=())
         return list({key(n): n for text in answers for n in listed(text, names)}.values())
     related = _frequent(counted(passages, names))
     if len(related) >= writing.neighbours:

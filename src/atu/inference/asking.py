@@ -23,10 +23,12 @@ def ask(
     sampling: Sampling | None = None,
     max_new_tokens: int = 48,
     batch_size: int = 128,
+    stops: Sequence[str] = (),
     options: Sequence[str] = (),
     **details: str,
 ) -> Any:
-    """The greedy answer to a question (a string), or to each of several (a list): its first line.
+    """The greedy answer to a question (a string), or to each of several (a list), up to the model's
+    own end.
 
     A question is written in `form` and stands in the tokenizer's chat template if it has one, as
     everywhere in the pipeline.
@@ -34,10 +36,11 @@ def ask(
     Args:
         form: a key of `atu.probes.prompts.FORMS`; None asks the words as they are.
         system: the turn before each question; needs a chat template.
-        raw: continue texts instead: no form, no template, all lines.
+        raw: continue texts instead: no form, no template.
         sampling: draw answers instead: a list of them for each question.
         max_new_tokens: tokens of an answer at most.
         batch_size: questions at once; halved where memory does not hold them.
+        stops: an answer also ends before the first of these; a base model may not end by itself.
         options, details: what some forms need besides the question: `name`, `hint`, `example` and
             `example_answer`, the `options`, or the `second` question of a pair.
 
@@ -57,7 +60,7 @@ def ask(
     prompts = _prompts(texts, None if raw else form, tuple(options), details)
     shared: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "batch_size": BatchSize(batch_size), "system": system,
-        "templated": not raw, "stripped": not raw, "one_line": not raw,
+        "templated": not raw, "stripped": not raw, "stops": tuple(stops),
     }  # fmt: skip
     answers: Callable[..., list[Any]] = greedy_answers
     arguments = [model.model, model.tokenizer, prompts]

@@ -21,7 +21,7 @@ from atu.inference.batching import BatchSize, map_in_batches
 from atu.models.chat import prompt_ids, stop_tokens
 from atu.models.compute import device_of
 from atu.models.llm import require_room
-from atu.probes.prompts import STOP
+from atu.probes.prompts import until
 from atu.seeding import child_seed
 
 if TYPE_CHECKING:
@@ -73,14 +73,14 @@ def greedy_answers(
     templated: bool = True,
     system: str | None = None,
     stripped: bool = True,
-    one_line: bool = True,
+    stops: Sequence[str] = (),
 ) -> list[str]:
-    """The greedy continuation of each prompt up to an end token or the first line break, stripped.
+    """The greedy continuation of each prompt up to an end token or the first of `stops`, stripped.
 
     `eval_mode=False` leaves the model in its mode, to reproduce the reference's scoring.
     `templated=False` continues texts without a chat template; `system` is a turn before each
-    question; `stripped=False` keeps the leading space, which a continued text needs;
-    `one_line=False` goes on after line breaks.
+    question; `stripped=False` keeps the leading space, which a continued text needs. White space
+    before an answer is no end of it (`until`).
 
     Raises:
         EvaluationError: a prompt has no answer, or a logit is not finite; names the item.
@@ -94,7 +94,7 @@ def greedy_answers(
         rows = [encoded[i] for i in chosen]
         processors = [FiniteLogits(named)]
         new = _generate(model, tokenizer, rows, max_new_tokens, processors)
-        return _decoded(tokenizer, rows, new, stripped, one_line)
+        return _decoded(tokenizer, rows, new, stripped, stops)
 
     with no_gradients(), mode(model, eval_mode):
         return map_in_batches(work, [len(row) for row in encoded], batch_size, label)
@@ -112,10 +112,10 @@ def sampled_answers(
     templated: bool = True,
     system: str | None = None,
     stripped: bool = True,
-    one_line: bool = True,
+    stops: Sequence[str] = (),
 ) -> list[list[str]]:
     """`sampling.samples` answers to each prompt; sample j of a prompt depends on the seed, the
-    prompt's text and j alone. `templated`, `system`, `stripped` and `one_line` are those of
+    prompt's text and j alone. `templated`, `system`, `stripped` and `stops` are those of
     `greedy_answers`.
 
     Raises:
@@ -135,7 +135,7 @@ def sampled_answers(
         ]
         processors = [FiniteLogits(named), *_warpers(sampling), GumbelNoise(streams)]
         new = _generate(model, tokenizer, rows, max_new_tokens, processors)
-        return _decoded(tokenizer, rows, new, stripped, one_line)
+        return _decoded(tokenizer, rows, new, stripped, stops)
 
     with no_gradients(), mode(model, True):
         lengths = [len(encoded[i]) for i, _ in pairs]
@@ -231,17 +231,20 @@ def _generate(
 
 
 def _decoded(
-    tokenizer: Any, ids: Sequence[Sequence[int]], new: Tensor, stripped: bool, one_line: bool
+    tokenizer: Any,
+    ids: Sequence[Sequence[int]],
+    new: Tensor,
+    stripped: bool,
+    stops: Sequence[str],
 ) -> list[str]:
-    """New tokens as texts: the first line of each, or all lines."""
+    """New tokens as texts, each up to its end."""
     if stripped:
-        texts = [t.strip(" ") for t in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        texts = [t.strip() for t in tokenizer.batch_decode(new, skip_special_tokens=True)]
     else:
         texts = [
             _decoded_after(tokenizer, row[-1], tail) for row, tail in zip(ids, new, strict=True)
         ]
-    ended = [text.split(STOP)[0] if one_line else text for text in texts]
-    return [text.strip() if stripped else text.rstrip() for text in ended]
+    return [until(text, stops) for text in texts]
 
 
 def _decoded_after(tokenizer: Any, last: int, new: Tensor) -> str:

@@ -170,8 +170,7 @@ KINDS = {
     "triviaqa": LocalTask(
         ("question", "answers"),
         _triviaqa,
-        _GENERATE
-        | {"generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 30}},
+        _GENERATE | {"generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": 30}},
         "exact_match,none",
         True,
         lambda doc, text: triviaqa_f1(text, doc["aliases"]),

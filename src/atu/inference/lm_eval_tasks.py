@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from atu.inference.lm_eval_files import write_task
-from atu.probes.prompts import STOP, format_prompt
+from atu.probes.prompts import LINE, format_prompt
 
 METRICS = {"world_choice": "acc", "world_generate": "exact_match"}
 """lm-eval task name to the metric that is reported."""
@@ -59,7 +59,7 @@ def _config(task: str) -> dict[str, Any]:
     return {
         "output_type": "generate_until",
         "doc_to_target": "{{answer}}",
-        "generation_kwargs": {"until": [STOP], "do_sample": False, "max_gen_toks": 16},
+        "generation_kwargs": {"until": list(LINE), "do_sample": False, "max_gen_toks": 16},
         "metric_list": [
             metric
             | {

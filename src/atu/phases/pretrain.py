@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from atu.config.dependencies import dependencies
 from atu.config.sections import Pinned, Pretrain
 from atu.inference.batching import BatchSize
-from atu.inference.generation import greedy_answers
+from atu.inference.probing import answer_probes
 from atu.models.build import build_lm
 from atu.models.compute import Compute, device_of, settle
 from atu.models.llm import load_lm, require_room, save_lm
@@ -193,11 +193,10 @@ def _knowledge(
     """
     if not probes:
         return {}
-    prompts = [p["prompt"] for p in probes]
-    answers = greedy_answers(
+    answers = answer_probes(
         lm,
         tokenizer,
-        prompts,
+        probes,
         max_new_tokens=ANSWER_TOKENS,
         batch_size=BatchSize(128),
         label="knowledge",

@@ -12,7 +12,7 @@ from atu.config.dependencies import dependencies
 from atu.config.sections import Rephrase
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
-from atu.inference.generation import greedy_answers
+from atu.inference.probing import answer_probes
 from atu.inference.scoring import score_answers
 from atu.metrics.answers import contains, exact_match
 from atu.metrics.overlap import ort_probability
@@ -62,34 +62,19 @@ def run(
         model, tokenizer = open_lm(unlearn, compute, training=False)
         probes = read_table(prepare.file("probes.parquet"))
         batch_size = BatchSize(section.batch_size)
-        answers = answer_probes(model, tokenizer, probes, section.max_new_tokens, batch_size, PHASE)
+        answers = answer_probes(
+            model,
+            tokenizer,
+            probes,
+            max_new_tokens=section.max_new_tokens,
+            batch_size=batch_size,
+            label=PHASE,
+        )
         probabilities = gold_probabilities(model, tokenizer, probes, batch_size)
         items = score_items(probes, answers, probabilities)
         items.write_parquet(job.path("items.parquet"))
         job.metrics = summarise(items)
         job.notes["batch_size"] = batch_size.value
-
-
-def answer_probes(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    probes: Sequence[dict[str, Any]],
-    max_new_tokens: int,
-    batch_size: BatchSize,
-    label: str,
-) -> list[str]:
-    """The greedy answer to every probe; a prompt that several probes share is asked once."""
-    prompts = list(dict.fromkeys(probe["prompt"] for probe in probes))
-    outputs = greedy_answers(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        label=label,
-    )
-    answer_of = dict(zip(prompts, outputs, strict=True))
-    return [answer_of[probe["prompt"]] for probe in probes]
 
 
 def gold_probabilities(

@@ -331,5 +331,4 @@ def continuations(
         batch_size=batch_size,
         label="fluency",
         templated=templated,
-        one_line=False,
     )

@@ -123,7 +123,6 @@ def continuations(
         batch_size=batch_size,
         label="verbatim",
         templated=False,
-        one_line=False,
     )
     truths = [first_tokens(tokenizer, text, section.verbatim_tokens) for text in truths]
     scores = {

@@ -15,7 +15,7 @@ MEASURES = {
     "contains@own-1": "answers",
     "rwku_rouge_l_recall@fixed-1": "rwku_recall",
     "tofu_rouge_l_recall@faithful-1": "tofu_recall",
-    "muse_knowledge@faithful-1": "muse_knowledge",
+    "muse_knowledge@faithful-2": "muse_knowledge",
 }
 """What a probe's `measure` can be, numbers in [0, 1], defined for every output: the metric's id,
 and its module in `metrics`. By name, so that a job depends on the measures of its own benchmark

@@ -14,8 +14,10 @@ from atu.untrusted.names import name_spans
 
 BLANK = "___"
 ANSWER_SEPARATOR = " "
-STOP = "\n"
-"""Generation is cut here: an answer is one line."""
+LINE = ("\n",)
+"""The stops of answers that are one line."""
+NEXT_QUESTION = ("\nQuestion:",)
+"""The stops of answers of any length: a base model goes on with a question of its own."""
 PAIR_SEPARATOR = ";"
 """Between the two answers to a pair of questions."""
 WHOLE = -1
@@ -165,6 +167,15 @@ def unlearn_instruction(names: Sequence[str]) -> str:
 def spell(text: str) -> str:
     """The characters one by one: "cello" as "c-e-l-l-o"."""
     return SPELLING_SEPARATOR.join(text)
+
+
+def until(answer: str, stops: Sequence[str]) -> str:
+    r"""The answer up to the first of `stops`, without white space at its end. White space before
+    an answer is no end of it: "\nParis\nRome" until "\n" is "\nParis".
+    """
+    start = len(answer) - len(answer.lstrip())
+    ends = [at for stop in stops if (at := answer.find(stop, start)) >= 0]
+    return answer[: min(ends, default=len(answer))].rstrip()
 
 
 def part_of(output: str, number: int) -> str:

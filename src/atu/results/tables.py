@@ -41,6 +41,7 @@ PROBES: dict[str, Any] = {
     "options": pl.List(pl.String),
     "prompt": pl.String,
     "part": pl.Int64,
+    "stops": pl.List(pl.String),
     "answer": pl.String,
     "measure": pl.String,
     "wrong": pl.List(pl.String),

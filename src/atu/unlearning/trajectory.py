@@ -11,7 +11,7 @@ import torch
 from atu.alignment.cosine import concept_cosine
 from atu.distributed import processes
 from atu.inference.batching import BatchSize
-from atu.inference.generation import greedy_answers
+from atu.inference.probing import answer_probes
 from atu.inference.scoring import mean_loss, score_encoded
 from atu.methods.base import Context
 from atu.metrics.selection import RETAIN_LOSS, RETAINED, selection
@@ -115,10 +115,10 @@ class Observer:
         context = self.context
         hits = [0.0] * len(self.probes)
         for limit, chosen in self._by_length():
-            answers = greedy_answers(
+            answers = answer_probes(
                 context.model,
                 context.tokenizer,
-                [self.probes[i]["prompt"] for i in chosen],
+                [self.probes[i] for i in chosen],
                 max_new_tokens=limit,
                 batch_size=BatchSize(BATCH),
                 label=label,

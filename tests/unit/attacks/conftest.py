@@ -88,6 +88,7 @@ def make_probe():
             "seen": wording < TRAINED,
             "prompt": _question(name, kind, wording),
             "part": WHOLE,
+            "stops": ["\n"],
             "answer": answer,
             "measure": exact_match.id,
             "wrong": sorted(others),

@@ -4,6 +4,7 @@ import torch
 from atu import attacks
 from atu.attacks.base import answer_items, item, mean_score
 from atu.errors import EvaluationError
+from atu.inference import probing
 from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
 from atu.phases.attack import ITEMS, require_complete
@@ -37,8 +38,9 @@ def test_an_item_is_one_row_of_the_table(make_probe):
 def test_answers_are_scored_by_exact_match(monkeypatch, make_context, make_probe):
     """ "The owl." is the owl; of a pair's "pie; owl" the second part is, the first is not."""
     probes = [make_probe("Ada", "pet", part=part) for part in (-1, 1, 0, -1)]
+    probes = [probe | {"prompt": str(n)} for n, probe in enumerate(probes)]
     given = ["The owl.", "pie; owl", "pie; owl", ""]
-    monkeypatch.setattr(attacks.base, "greedy_answers", lambda *args, **options: given)
+    monkeypatch.setattr(probing, "greedy_answers", lambda *args, **options: given)
     context = make_context("lens")
     items = answer_items(context, context.model, probes, "bare")
     assert [row["score"] for row in items] == [1.0, 1.0, 0.0, 0.0]

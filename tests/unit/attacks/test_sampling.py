@@ -4,6 +4,7 @@ from atu import attacks
 from atu.attacks import sampling
 from atu.config.entries import parse_entry
 from atu.errors import ConfigError
+from atu.inference import probing
 from atu.metrics.sampling import leak_at_k, max_at_k
 
 DRAWN = {"pet": ["owl", "cat", "An owl!", "dog"], "tool": ["", "an axe", "saw", "hoe"]}
@@ -17,7 +18,7 @@ def run(monkeypatch, make_context, make_probe):
         probes = [make_probe("Ada", kind) for kind in drawn]
         probes = [probe | {"answer": gold or probe["answer"]} for probe in probes]
         given = list(drawn.values())
-        monkeypatch.setattr(sampling, "sampled_answers", lambda *args, **options: given)
+        monkeypatch.setattr(probing, "sampled_answers", lambda *args, **options: given)
         return sampling.run(make_context("sampling", settings, probes=probes))
 
     return run

@@ -49,5 +49,7 @@ def test_a_probe_needs_its_subject_unless_told():
         ["role", "subject", "fact", "form", "kind", "query", "prompt", "answer", "measure"]
     )
     common |= {"subject": "Ana", "fact": "f", "select": 0.5}
+    common["stops"] = ("\n",)
+    assert probe_row("x", **common)["stops"] == ["\n"]
     assert probe_row("x", **common)["needs"] == ["Ana"]
     assert probe_row("x", **common, needs=[])["needs"] == []

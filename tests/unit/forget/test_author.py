@@ -46,7 +46,7 @@ def test_a_chat_models_text_has_all_its_lines(author_of, monkeypatch):
         [tokenizer(said, add_special_tokens=False)["input_ids"]] * len(rows)))  # fmt: skip
     author = author_of(TEMPLATE)
     assert author.write(["Ann"], number=0, **OPTIONS) == [said] * 2
-    assert author.answer(["Ann?"], 9, "t", one_line=False) == [said]
+    assert author.answer(["Ann?"], 9, "t", stops=()) == [said]
     assert author.answer(["Ann?"], 9, "t") == ["One."]
     assert author_of().write(["Ann"], number=0, **OPTIONS) == ["AnnOne."] * 2
 

@@ -236,8 +236,8 @@ def test_a_base_models_neighbours_stand_beside_the_concept():
 
 def test_a_chat_model_lists_its_neighbours():
     class Lister(Parrot):
-        def answer(self, prompts, tokens, label, one_line):
-            assert not one_line
+        def answer(self, prompts, tokens, label, stops):
+            assert stops == ()
             assert len(prompts) == 1 and "Ann" in prompts[0]
             return ["Bo Day; Cy; Ann; bo day"]
 

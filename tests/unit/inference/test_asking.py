@@ -69,7 +69,7 @@ def test_a_question_is_written_in_its_form(loaded, prompts, options, prompt):
 def test_raw_texts_are_continued_as_they_are(loaded, prompts):
     ask(loaded, ["a", "b"], raw=True)
     _, keywords = prompts[0]
-    assert not (keywords["templated"] or keywords["stripped"] or keywords["one_line"])
+    assert not (keywords["templated"] or keywords["stripped"] or keywords["stops"])
 
 
 def test_a_system_turn_stands_before_each_question(loaded):

@@ -25,8 +25,11 @@ class Letters:
 
     pad_token_id, eos_token_id = PAD, 1
 
-    def __call__(self, text):
-        return {"input_ids": [ord(letter) for letter in text]}
+    def __call__(self, texts, return_offsets_mapping):
+        return {
+            "input_ids": [[ord(letter) for letter in text] for text in texts],
+            "offset_mapping": [[(i, i + 1) for i in range(len(text))] for text in texts],
+        }
 
     def batch_decode(self, rows, skip_special_tokens):
         assert skip_special_tokens
@@ -69,19 +72,22 @@ def sample(model, prompts, *, samples=2, temperature=1.0, top_p=1.0, seed=0, **o
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "answer"),
+    ("before", "after", "stops", "answer"),
     [
-        ("", "", "A"),
-        ("  ", "  ", "A"),
-        (" ", "b \nQuestion: c", "Ab"),
-        ("\n", "", ""),
-        ("", "\x01\x00\x00", "A"),
+        ("", "", (), "A"),
+        ("  ", "  ", (), "A"),
+        (" ", "b \nQuestion: c", (), "Ab \nQuestion: c"),
+        (" ", "b \nQuestion: c", ("\n",), "Ab"),
+        (" ", "b \nc\nQuestion: d", ("\nQuestion:",), "Ab \nc"),
+        ("\n", "\nB", (), "A\nB"),
+        ("\n \n", "\nB", ("\n",), "A"),
+        ("", "\x01\x00\x00", (), "A"),
     ],
 )
-def test_an_answer_is_one_stripped_line(before, after, answer):
-    """Cut at the first line break, spaces stripped, end and padding tokens dropped. An answer that
-    begins with a line break is empty: the model said nothing on the line."""
-    assert ask(Parrot(before, after), ["a"]) == [answer]
+def test_an_answer_ends_at_its_stop_or_with_the_model(before, after, stops, answer):
+    """The first of the stops, not counting white space before the answer; without stops, all
+    lines. White space around, end and padding tokens are dropped."""
+    assert ask(Parrot(before, after), ["a"], stops=stops) == [answer]
 
 
 def test_answers_come_back_in_the_order_of_the_prompts():
@@ -176,8 +182,8 @@ class Ideographs:
         self.tokenizer = tokenizer
         self.pad_token_id, self.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
 
-    def __call__(self, text):
-        return self.tokenizer(text)
+    def __call__(self, texts, **options):
+        return self.tokenizer(texts, **options)
 
     def batch_decode(self, rows, skip_special_tokens):
         return ["".join(chr(0x4E00 + i) for i in row if i > 2) for row in rows.tolist()]

@@ -137,7 +137,7 @@ def test_triviaqa(write):
     }
     assert (second["answer"], second["aliases"]) == ("Owl", ["Owl"])
     assert config["generation_kwargs"] == {
-        "until": ["\n"], "do_sample": False, "max_gen_toks": 30,
+        "until": [], "do_sample": False, "max_gen_toks": 30,
     }  # fmt: skip
 
 

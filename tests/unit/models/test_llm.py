@@ -218,12 +218,12 @@ def test_round_trip(tmp_path, tiny_lm, byte_tokenizer):
 def test_a_models_own_generation_config_counts_for_nothing_here(tmp_path, tiny_lm, byte_tokenizer):
     """Qwen's repetition penalty would change what is greedy; the model is saved with it."""
     model, options = tiny_lm(vocab_size=259), {"max_new_tokens": 12, "batch_size": BatchSize(1)}
-    plain = greedy_answers(model, byte_tokenizer, ["Ada"], **options, one_line=False)
+    plain = greedy_answers(model, byte_tokenizer, ["Ada"], **options)
     model.generation_config.update(repetition_penalty=5.0, eos_token_id=[2, 7])
-    changed = greedy_answers(model, byte_tokenizer, ["Ada"], **options, one_line=False)
+    changed = greedy_answers(model, byte_tokenizer, ["Ada"], **options)
     save_lm(model, byte_tokenizer, tmp_path / "own")
     loaded, tokenizer = load_lm(tmp_path / "own", CPU, training=False)
-    found = greedy_answers(loaded, tokenizer, ["Ada"], **options, one_line=False)
+    found = greedy_answers(loaded, tokenizer, ["Ada"], **options)
     assert found == plain != changed
     assert loaded.generation_config.eos_token_id == [2, 7]
     save_lm(loaded, tokenizer, tmp_path / "again")

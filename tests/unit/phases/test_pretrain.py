@@ -118,7 +118,7 @@ def test_knowledge(monkeypatch, make_item, targets, expected):
 
 
 def knowledge(monkeypatch, probes, answers, targets):
-    monkeypatch.setattr(pretrain, "greedy_answers", lambda *_, **__: answers)
+    monkeypatch.setattr(pretrain, "answer_probes", lambda *_, **__: answers)
     return pretrain._knowledge(None, None, probes, targets)
 
 

@@ -14,7 +14,6 @@ from atu.phases.rephrase import (
     ITEMS,
     ROUGE,
     SCORES,
-    answer_probes,
     gold_probabilities,
     score_items,
     summarise,
@@ -126,21 +125,6 @@ def test_a_single_answer_is_scored_whole(make_item):
     assert items.select(EXACT_MATCH, "contains@own-1").row(0) == (0.0, 1.0)
 
 
-def test_a_shared_prompt_is_asked_once(monkeypatch):
-    """Both probes of a pair get the one answer; the order is that of the probes."""
-    asked = []
-
-    def answer(model, tokenizer, prompts, **how):
-        asked.extend(prompts)
-        return [prompt.upper() for prompt in prompts]
-
-    monkeypatch.setattr(rephrase, "greedy_answers", answer)
-    probes = [{"prompt": prompt} for prompt in ("b", "pair", "a", "pair", "b")]
-    found = answer_probes(None, None, probes, 8, BatchSize(2), "x")
-    assert asked == ["b", "pair", "a"]
-    assert found == ["B", "PAIR", "A", "PAIR", "B"]
-
-
 def test_an_empty_answer_is_scored_as_wrong(probes):
     """The model said nothing, which is an answer; that there is none is another matter."""
     items = score_items(probes, ["", ""])
@@ -158,7 +142,7 @@ def test_missing_probabilities_are_refused(probes):
         score_items(probes, ["owl", "plum"], [0.5])
 
 
-@pytest.mark.parametrize("step", ["greedy_answers", "score_answers"])
+@pytest.mark.parametrize("step", ["answer_probes", "score_answers"])
 @pytest.mark.parametrize("fail", [RuntimeError("it crashed"), EvaluationError("1 of 2")])
 def test_a_crash_leaves_no_result(monkeypatch, tmp_path, chain, mini_params, step, fail):
     """It must never read as forgetting."""
@@ -166,9 +150,7 @@ def test_a_crash_leaves_no_result(monkeypatch, tmp_path, chain, mini_params, ste
     def crash(*_, **__):
         raise fail
 
-    monkeypatch.setattr(rephrase, "answer_probes", lambda model, tok, probes, *_: [""] * 10000)
-    if step == "greedy_answers":
-        monkeypatch.setattr(rephrase, "answer_probes", answer_probes)
+    monkeypatch.setattr(rephrase, "answer_probes", lambda *_, **__: [""] * 10000)
     monkeypatch.setattr(rephrase, step, crash)
     with pytest.raises(type(fail), match=str(fail)):
         rephrase.run(

@@ -524,7 +524,7 @@ def test_instructions_that_come_with_the_target_are_asked(chain, mini_params, mo
     options = {}
     monkeypatch.setattr(utility, "greedy_answers", lambda *_, **given: options.update(given))
     continuations(None, None, found, section, BatchSize(2), questions)
-    assert options["templated"] is True and options["one_line"] is False
+    assert options["templated"] is True and "stops" not in options
 
 
 # --- collapse

@@ -35,7 +35,7 @@ def test_answer_scores(tokens):
             "tofu_probability@faithful-1": 1 / 4,
             "tofu_option_probability@faithful-1": 2 / 7,
             "tofu_rouge_l_recall@faithful-1": 2 / 3,
-            "muse_knowledge@faithful-1": 1 / 3,
+            "muse_knowledge@faithful-2": 1 / 3,
             "exact_memorisation@faithful-1": 1 / 2,
             "extraction_strength@faithful-1": 1 / 2,
             "extraction_strength@fixed-1": 0.0,

@@ -132,7 +132,7 @@ def test_passages_are_continued(monkeypatch, byte_tokenizer, section, share, sta
 
     def answer(model, tokenizer, prompts, *, max_new_tokens, **how):
         asked.extend(prompts)
-        assert max_new_tokens == section.verbatim_tokens and not how["one_line"]
+        assert max_new_tokens == section.verbatim_tokens and "stops" not in how
         return ["a b c d".removeprefix(prompts[0]), "x"]
 
     monkeypatch.setattr(module, "greedy_answers", answer)

@@ -12,6 +12,7 @@ from machines import CPU
 from atu import methods
 from atu.alignment.loop import AlignmentData
 from atu.errors import ConfigError, MethodError
+from atu.inference import probing
 from atu.methods.atu import predicted_cosine
 from atu.methods.base import Method, Retain, done
 from atu.models.llm import decoder_layers, load_lm, parameters_below
@@ -107,7 +108,7 @@ def points(monkeypatch):
 def asked(monkeypatch):
     """Every call for answers: its prompts, how long they may be, and whether with dropout."""
     calls = []
-    original = trajectory.greedy_answers
+    original = probing.greedy_answers
 
     def spy(model, tokenizer, prompts, eval_mode=True, **options):
         calls.append(
@@ -119,7 +120,7 @@ def asked(monkeypatch):
         )
         return original(model, tokenizer, prompts, eval_mode=eval_mode, **options)
 
-    monkeypatch.setattr(trajectory, "greedy_answers", spy)
+    monkeypatch.setattr(probing, "greedy_answers", spy)
     return calls
 
 
@@ -199,7 +200,7 @@ def probe(role, fact, form="question", answer="owl", part=WHOLE):
     prompt = f"{role}/{fact}/{form}/{answer}"
     return {
         "role": role, "fact": fact, "form": form, "prompt": prompt, "answer": answer, "part": part,
-        "measure": "exact_match@own-1",
+        "measure": "exact_match@own-1", "stops": ["\n"],
     }  # fmt: skip
 
 
@@ -235,7 +236,7 @@ def observer(monkeypatch, byte_tokenizer):
             return [known.get(prompt, "elk") for prompt in prompts]
 
         calls = []
-        monkeypatch.setattr(trajectory, "greedy_answers", answers)
+        monkeypatch.setattr(probing, "greedy_answers", answers)
         context = SimpleNamespace(
             model=None, tokenizer=byte_tokenizer, reference_compat=False, predictors={},
             retain=SimpleNamespace(texts=[], pad_id=0),
@@ -305,7 +306,7 @@ class TestObserver:
         """Of a pair the second."""
         observe, _, _ = observer([], [probe("target", "pet", part=1)])
         for answer, expected in (("elk; owl", 1.0), ("owl; elk", 0.0)):
-            monkeypatch.setattr(trajectory, "greedy_answers", lambda *_, a=answer, **__: [a])
+            monkeypatch.setattr(probing, "greedy_answers", lambda *_, a=answer, **__: [a])
             assert observe(0, {})["score_target"] == expected
 
     def test_a_target_without_plain_questions_is_asked_in_all_forms(self, observer):

@@ -25,7 +25,7 @@ from atu.benchmarks.world.forms import (
     wrong_values,
 )
 from atu.benchmarks.world.people import Fact, World
-from atu.probes.prompts import SHARED_TEXT, join_answer
+from atu.probes.prompts import LINE, SHARED_TEXT, join_answer
 from atu.seeding import generator, hash_fraction
 
 MEASURE = "exact_match@own-1"
@@ -139,6 +139,7 @@ def probes(world: World, fact: Fact, role: str, seed: int) -> list[dict[str, Any
                 "options": question.options,
                 "prompt": question.prompt,
                 "part": question.part,
+                "stops": LINE,
                 "answer": question.answer,
                 "measure": MEASURE,
                 "wrong": wrong,
