@@ -102,10 +102,15 @@ def without_blank(name: str, rows: Rows) -> Rows:
 
 def _whole_texts(prepared: Prepared) -> Prepared:
     """The request's corpora without blank texts."""
-    corpora = {name: getattr(prepared, name) for name in (*CORPORA, "members")}
-    if prepared.oracle is not None:
-        corpora["oracle"] = prepared.oracle
-    return replace(prepared, **{name: without_blank(name, rows) for name, rows in corpora.items()})
+    oracle = prepared.oracle
+    return replace(
+        prepared,
+        forget=without_blank("forget", prepared.forget),
+        retain=without_blank("retain", prepared.retain),
+        holdout=without_blank("holdout", prepared.holdout),
+        members=without_blank("members", prepared.members),
+        oracle=None if oracle is None else without_blank("oracle", oracle),
+    )
 
 
 def replaced(readers: Readers) -> dict[str, Any]:
