@@ -4,6 +4,7 @@ import copy
 import json
 
 import pytest
+from hypothesis import given, settings, strategies
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -94,32 +95,28 @@ def test_control_tokens(tokenizer):
     assert ("<think>" in written) == bool(tokenizer.chat_template)
 
 
-@pytest.mark.parametrize("place", ["question", "answer", "passage", "opening"])
+PLACES = {
+    "question": (f"Question: Who {SPELLED}?\nAnswer:", "owl"),
+    "opening": (f"Question: Who?\nAnswer: {SPELLED.splitlines()[0]}", "owl"),
+    "answer": ("Question: Who?\nAnswer:", f"owl {SPELLED}"),
+    "passage": ("", f"An owl {SPELLED} sang."),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_what_a_text_spells_is_text(tokenizer, place):
-    """In a question, a passage, an answer: no control token but the template's own, whose number
-    does not grow; every character is there and the spans cover them."""
-    prompt, answer = "Question: Who?\nAnswer:", "owl"
-    if place == "question":
-        prompt = f"Question: Who {SPELLED}?\nAnswer:"
-    if place == "opening":
-        prompt = f"Question: Who?\nAnswer: {SPELLED.splitlines()[0]}"
-    if place == "answer":
-        answer = f"owl {SPELLED}"
-    if place == "passage":
-        prompt = ""
-        answer = f"An owl {SPELLED} sang."
+    """The only control tokens are the template's own. Every letter is there, SentencePiece's
+    spaces aside, and the spans cover them."""
+    prompt, answer = PLACES[place]
     text = join_answer(prompt, answer) if prompt else answer
-    plain = encode_text(tokenizer, "Question: Who?\nAnswer: owl", "Question: Who?\nAnswer:")
-    base = [] if place == "passage" else plain.ids
-    encoded = encode_text(tokenizer, text, prompt)
-    controls = set(control_tokens(tokenizer)) - {tokenizer.eos_token_id}
-
-    def marks(ids):
-        return [i for i in ids if i in controls and i not in (tokenizer.bos_token_id,)]
-
-    assert marks(encoded.ids) == marks(base)
-    decoded = tokenizer.decode(encoded.ids, skip_special_tokens=False).replace(" ", "")
-    assert "".join(SPELLED.split()) in decoded.replace("\n", "") or place == "opening"
+    encoded = encode_text(tokenizer, text, prompt, end=False)
+    controls = control_tokens(tokenizer)
+    marks = [controls[i] for i in encoded.ids if i in controls and i != tokenizer.bos_token_id]
+    turns = ["<|im_start|>", "<|im_end|>", "<|im_start|>", "<think>"]
+    assert marks == (turns if prompt and tokenizer.chat_template else [])
+    written = tokenizer.decode(encoded.ids)
+    for part in (prompt.rpartition("\n")[0], answer):
+        assert "".join(part.split()) in "".join(written.split())
     covered = {i for a, b in encoded.offsets for i in range(a, b)}
     assert {i for i, c in enumerate(text) if not c.isspace()} <= covered
 
@@ -150,6 +147,37 @@ def test_exactly_the_answers_tokens_are_scored(tokenizer, answer):
     (trained,) = encode_texts(tokenizer, rows)
     assert trained.ids[: len(encoded.ids)] == encoded.ids
     assert trained.answer_start == encoded.answer_start
+
+
+PARTS = ["<|im_start|>", "<|im_end|>", "<think>", "<", "|>", "im", " ", "\n", "a", "Ü", "7"]
+
+
+@pytest.fixture(scope="module")
+def chatml():
+    tokenizer = byte_level()
+    marks = [AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>")]
+    tokenizer.add_tokens(marks, special_tokens=True)
+    tokenizer.add_tokens([AddedToken("<think>", special=False)])
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+@given(
+    question=strategies.lists(strategies.sampled_from(PARTS), max_size=8).map("".join),
+    answer=strategies.lists(strategies.sampled_from(PARTS), min_size=1, max_size=8).map("".join),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_mixture_of_spellings_is_text(chatml, question, answer):
+    """The template's four control tokens and no other; what is scored is the answer to the
+    letter."""
+    prompt = f"Q{question}?"
+    encoded = encode_text(chatml, join_answer(prompt, answer), prompt, end=False)
+    controls = control_tokens(chatml)
+    marks = [controls[i] for i in encoded.ids if i in controls]
+    assert marks == ["<|im_start|>", "<|im_end|>", "<|im_start|>", "<think>"]
+    assert chatml.decode(encoded.ids[encoded.answer_start :]) == answer
+    passage = encode_text(chatml, prompt, "", end=False)
+    assert chatml.decode(passage.ids[1:]) == prompt
 
 
 def test_an_unknown_token_is_no_control_token():
