@@ -16,7 +16,7 @@ STRANGE = {
     "tags and templates": "<script>alert(1)</script> {{ 7 * 7 }} {% raw %} &amp; | `x` [a](b)",
     "a date": "2012-01-01",
     "quotes and backslashes": "a\\u0041b\"c'd\\",
-    "a long text": "word " * 2000 + "end",
+    "a long text": "word " * 400 + "end",
 }
 
 
