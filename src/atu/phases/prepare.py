@@ -109,7 +109,7 @@ def _whole_texts(prepared: Prepared) -> Prepared:
         retain=without_blank("retain", prepared.retain),
         holdout=without_blank("holdout", prepared.holdout),
         members=without_blank("members", prepared.members),
-        oracle=None if oracle is None else without_blank("oracle", oracle),
+        oracle=None if oracle is None else without_blank(ORACLE, oracle),
     )
 
 
