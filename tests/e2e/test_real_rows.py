@@ -11,7 +11,7 @@ from made import real, rwku, strange
 
 from atu.untrusted.targets import Target
 
-DOCUMENTS = {"Stephen King": 120, "Taylor Swift": 150, "Leonardo da Vinci": 30}
+DOCUMENTS = {"Stephen King": 117, "Taylor Swift": 146, "Leonardo da Vinci": 30}
 """Of each task: rows 115 and 144 of MMLU hold the control characters."""
 
 

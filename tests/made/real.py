@@ -80,8 +80,9 @@ def random_model(out, target, prepared):
     return Artifact.open(manifest, "unlearn")
 
 
-def evaluate(out, target, prepared, params, **utility_changes):
-    """The folders of rephrase, utility and privacy of a random model."""
+def evaluate(out, target, prepared, params, documents):
+    """The folders of rephrase, utility (small batches: MMLU's prompts are long) and privacy of a
+    random model."""
     unlearned = random_model(out, target, prepared)
 
     def folder(phase):
@@ -89,7 +90,7 @@ def evaluate(out, target, prepared, params, **utility_changes):
 
     rephrase.run(folder("rephrase"), params.rephrase, CPU, unlearned, prepared)
     asked = Artifact.open(folder("rephrase"), "rephrase")
-    section = params.utility.model_copy(update=utility_changes)
+    section = params.utility.model_copy(update={"documents": documents, "batch_size": 8})
     utility.run(folder("utility"), section, CPU, unlearned, prepared, None)
     privacy.run(
         folder("privacy"),
