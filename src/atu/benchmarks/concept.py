@@ -140,11 +140,11 @@ def _question(row: dict[str, Any], number: int) -> dict[str, Any]:
     where = f"{QUESTIONS}, row {number}"
     _one_of(row, "role", ROLES, where)
     _one_of(row, "form", tuple(FORMS), where)
-    text_of(row, "subject", where)
+    subject = composed(text_of(row, "subject", where))
     answer = asked_text(row, "answer", where)
     if not normalise(answer):
         raise SourceError(f"{where}: the answer {answer!r} has no letter to compare")
-    return row
+    return row | {"subject": subject}
 
 
 def facts_of(questions: Sequence[tuple[str, str, str]]) -> list[str]:
