@@ -48,6 +48,7 @@ from atu.probes.prompts import INVENTED_NAMES, swap_names
 from atu.training.batches import IGNORE, Batch, collate, encode_text
 from atu.training.losses import activation_error
 from atu.untrusted.bounds import Bounds, Count, CountOrZero, Fraction, NonNegative
+from atu.untrusted.names import name_spans
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def ignorance_direction(context: Context) -> Tensor:
     prompts = [
         row["prompt"]
         for row in context.rows["forget"]
-        if any(subject in row["prompt"] for subject in context.subjects)
+        if name_spans(row["prompt"], context.subjects)
     ]
     if not prompts:
         raise ConfigError("loss", "lunar", f"no forget prompt holds {context.subjects}")

@@ -49,6 +49,7 @@ from atu.probes.prompts import swap_names
 from atu.seeding import generator, hash_fraction
 from atu.training.batches import Batch, EncodedText, collate, encode_text, subject_positions
 from atu.untrusted.bounds import STRICT, Bounds, Count, Positive
+from atu.untrusted.names import name_spans
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def make_redirection(context: Context) -> Redirection:
         ConfigError: no forget text holds a subject's name, or the name has too few tokens.
     """
     prompts = [row["prompt"] or row["text"] for row in context.rows["forget"]]
-    texts = [text for text in prompts if any(name in text for name in context.subjects)]
+    texts = [text for text in prompts if name_spans(text, context.subjects)]
     if not texts:
         raise ConfigError("loss", "rocr", f"no forget text holds {context.subjects}")
     fewest = min(

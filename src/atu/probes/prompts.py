@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from atu.untrusted.names import name_spans
+
 BLANK = "___"
 ANSWER_SEPARATOR = " "
 LINE = ("\n",)
@@ -195,9 +197,12 @@ questions about them."""
 
 
 def swap_names(text: str, names: Sequence[str], new: str) -> str:
-    """The text with `new` in place of each of the names, the longer names first."""
+    """The text with `new` in place of each of the names, however Unicode spells them, the longer
+    names first.
+    """
     for name in sorted(names, key=len, reverse=True):
-        text = text.replace(name, new)
+        for start, end in reversed(name_spans(text, [name])):
+            text = text[:start] + new + text[end:]
     return text
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from torch import Tensor
 from atu.distributed import processes
 from atu.models.chat import has_template, render, turn_end
 from atu.models.encoding import Tokens, continued, open_ended, tokenise, tokenise_all
+from atu.untrusted.names import name_spans
 
 IGNORE = -100
 """The label of a token that is not scored, by Hugging Face's convention."""
@@ -142,15 +142,16 @@ def _scored(
 def subject_positions(
     offsets: Sequence[tuple[int, int]], text: str, names: Sequence[str]
 ) -> list[list[int]]:
-    """Positions of the tokens that overlap a name, one list per occurrence, in text order.
+    """Positions of the tokens that overlap a name, one list per occurrence, in text order. A name
+    is found however Unicode spells it (`untrusted/names.py`).
 
     Args:
         offsets: character span of every token of `text`.
-        names: exact strings to look for.
+        names: what to look for, letter by letter.
 
     "Ann met Ann" as the tokens "A", "nn", " met", " Ann" gives [[0, 1], [3]].
     """
-    spans = sorted(m.span() for name in names for m in re.finditer(re.escape(name), text))
+    spans = name_spans(text, names)
     occurrences = (
         [i for i, (start, stop) in enumerate(offsets) if start < b and a < stop] for a, b in spans
     )

@@ -5,7 +5,6 @@ import pytest
 from atu.probes.prompts import (
     ADVERSARIAL,
     FORMS,
-    LINE,
     ORT,
     PAIR_SEPARATOR,
     WHOLE,
@@ -13,6 +12,7 @@ from atu.probes.prompts import (
     join_answer,
     part_of,
     spell,
+    swap_names,
     until,
 )
 
@@ -102,11 +102,6 @@ def test_no_prompt_ends_in_a_space(form):
     assert join_answer(prompt, "Ada") == f"{prompt} Ada"
 
 
-def test_generation_stops_where_a_prompt_has_a_line_break():
-    """A model that goes on with a next question is cut before it."""
-    assert f" Ada\n{format_prompt('cloze', '___')}".split(LINE[0])[0] == " Ada"
-
-
 @pytest.mark.parametrize(
     ("text", "spelled"),
     [("cello", "c-e-l-l-o"), ("fig pie", "f-i-g- -p-i-e"), ("é", "é"), ("", "")],
@@ -151,3 +146,10 @@ def test_parts_of_an_output(output, number, part):
     answer is empty when the model gave one; what follows after the second is nobody's."""
     assert PAIR_SEPARATOR == ";"
     assert part_of(output, number) == part
+
+
+def test_names_are_swapped_however_they_are_spelled():
+    """The longer name first; the rest of the text keeps its own spelling."""
+    text = "Zo\u00eb Lee\u0301 met Zoe\u0308 at Elm\u0301."
+    assert swap_names(text, ["Zo\u00eb", "Zo\u00eb Le\u00e9"], "Bo") == "Bo met Bo at Elm\u0301."
+    assert swap_names("Ann, Anna", ["Ann"], "Ann Bo") == "Ann Bo, Ann Boa"
