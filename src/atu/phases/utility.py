@@ -69,8 +69,9 @@ def run(
         probes = read_table(prepare.file("probes.parquet"))
         tasks = prepare_tasks(job.path("tasks"), probes, section, given)
         context = open_context(unlearn, compute)
-        for task in tasks:
-            require_new_tokens(task.name, task.new_tokens, context)
+        asked = {task.name: task.new_tokens for task in tasks} | {FLUENCY: section.fluency_tokens}
+        for name, new in asked.items():
+            require_new_tokens(name, new, context)
         model, tokenizer = open_lm(unlearn, compute, training=False)
         batch_size = BatchSize(section.batch_size)
         scores, samples = run_lm_eval(model, tokenizer, job.path("tasks"), tasks, section)
