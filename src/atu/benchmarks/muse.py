@@ -46,7 +46,7 @@ from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
 from atu.untrusted.targets import Target
 
-MEASURE = "muse_knowledge@faithful-2"
+MEASURE = "muse_knowledge@fixed-1"
 STOPS = ("\n\n", "\nQuestion", "Question:")
 """An answer ends before the first of these (metrics/knowmem.py)."""
 WHOLE_SET = "forget"

@@ -45,7 +45,7 @@ from atu.seeding import hash_fraction
 from atu.untrusted.bounds import STRICT, Count
 from atu.untrusted.targets import Target
 
-MEASURE = "exact_match@own-1"
+MEASURE = "exact_match@own-2"
 FIELDS = {"bio": "biology", "cyber": "cybersecurity"}
 """Name of the request to lm-eval's name of the field."""
 KIND = "wmdp"

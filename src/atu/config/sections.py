@@ -168,7 +168,9 @@ class Embed(Section):
     )
     retain_texts: Annotated[int, Field(ge=0)] = Field(description="retain texts to align on")
     batch_size: PositiveInt
-    reference_compat: bool = Field(description="frame the concept, not the windows")
+    reference_compat: bool = Field(
+        description="frame the concept, not the windows, which start inside words"
+    )
 
 
 class Align(Section):
@@ -285,7 +287,7 @@ class Rephrase(Section):
 class BenchmarkSource(Section):
     """Where one more utility benchmark comes from."""
 
-    kind: Literal["mmlu", "wmdp", "bbh", "truthfulqa", "triviaqa", "hub"] = Field(
+    kind: Literal["mmlu", "wmdp", "bbh", "truthfulqa", "truthfulqa_mc2", "triviaqa", "hub"] = Field(
         description="a file of RWKU's schema of this kind, or `hub`: a task of lm-eval's own"
     )
     path: str = Field(min_length=1, description="the JSON file; for `hub` the task's name")

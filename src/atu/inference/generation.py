@@ -228,13 +228,19 @@ def _decoded(
     stripped: bool,
     stops: Sequence[str],
 ) -> list[str]:
-    """New tokens as texts, each up to its end."""
+    """New tokens as texts, each up to its end.
+
+    A tokenizer whose settings ask for it (Llama 3's do) has the space before a comma or full stop
+    removed. transformers 5 ignores that for byte-level BPE; official code ran with version 4.
+    """
     if stripped:
         texts = [t.strip() for t in tokenizer.batch_decode(new, skip_special_tokens=True)]
     else:
         texts = [
             _decoded_after(tokenizer, row[-1], tail) for row, tail in zip(ids, new, strict=True)
         ]
+    if getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        texts = [tokenizer.clean_up_tokenization(text) for text in texts]
     return [until(text, stops) for text in texts]
 
 

@@ -25,6 +25,7 @@ from atu.reporting.requests import requests_table
 from atu.reporting.robustness import SUMMARY, Shown, robustness_table, shown_columns, summary_table
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json
+from atu.results.items import BLIND
 from atu.results.jobs import Job, write_folder
 
 PHASE = "report"
@@ -287,6 +288,8 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables)
         results=results,
         headline=[*dominance(results.rows, params.report.compare), *headline(results.rows)],
         retain=REQUEST_COLUMNS,
+        blind=int(results.items[BLIND].sum()),
+        asked=len(results.items),
         examples=tables.example_answers(results.items, results.methods, EXAMPLES),
         alignment=[row for artifact in inputs.align for row in predictor_scores(artifact)],
         knowledge=[(a.cell, m) for a in inputs.pretrain if KNOWN in (m := a.metrics())],

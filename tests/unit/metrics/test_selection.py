@@ -60,6 +60,14 @@ def test_where_nothing_is_asked_about_what_is_kept_the_likelihood_of_texts_count
     assert selection(now, {RETAIN_LOSS: 2.0}) == pytest.approx(found, abs=1e-9)
 
 
+@pytest.mark.parametrize("losses", [(1e4, 2.0), (2.0, 1e4)])
+def test_a_ruined_models_loss_has_a_score(losses):
+    """Of ten thousand nats: kept in full when it was ruined before, else not at all."""
+    before, now = losses
+    point = {"score_target": 0.0, "worst_form_target": 0.0, RETAIN_LOSS: now}
+    assert selection(point, {RETAIN_LOSS: before}) == (1.0 if before > now else 0.0)
+
+
 @given(
     SHARES, SHARES, SHARES, SHARES, SHARES, st.sampled_from([*RETAINED, "target", "worst"]), SHARES
 )

@@ -26,8 +26,9 @@ from atu.reporting.privacy import TITLES
 from atu.reporting.robustness import REPHRASED, shown_columns
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import write_json
+from atu.results.tables import read_frame
 
-EXACT_MATCH = "exact_match@own-1"
+EXACT_MATCH = "exact_match@own-2"
 KNOWN = dict.fromkeys(["known_question", "general_question"], 0.9)
 
 
@@ -218,6 +219,18 @@ def test_what_there_is_not_is_not_explained(reported, make_inputs):
     with_one = page(reported(make_inputs("o", methods=("none", "oracle", "ga")), "o/report"))
     assert "Compare each method with the oracle" in with_one
     assert "where the oracle is" in with_one
+
+
+def test_the_page_says_how_many_answers_official_code_cannot_read(reported, make_inputs, make_item):
+    """Of both methods; where it reads all of them nothing is said."""
+    text = page(reported(make_inputs()))
+    assert "cannot read the script" not in text
+    extra = [make_item("Ada/name", blind=True), make_item("Ada/name", split="select", blind=True)]
+    inputs = make_inputs("other", extra=extra)
+    asked = sum((read_frame(a.file("items.parquet"))["split"] == "report").sum()
+                for a in inputs.rephrase)  # fmt: skip
+    text = page(reported(inputs, "other/report"))
+    assert f"cannot read the script of 2 of the {asked} answers" in " ".join(text.split())
 
 
 def test_answers_cannot_inject_html(reported, make_inputs):

@@ -210,7 +210,7 @@ def test_tasks(make_tasks, with_files):
         ("generate", "world_generate", "exact_match,none", True, 5),
         ("my_mmlu", "local_my_mmlu", "acc,none", False, 3),
         ("my_truthfulqa", "local_my_truthfulqa", "acc,none", False, 4),
-        ("my_bbh", "local_my_bbh", "exact_match,answer", True, 3),
+        ("my_bbh", "local_my_bbh", "exact_match,none", True, 3),
         ("my_triviaqa", "local_my_triviaqa", "exact_match,none", True, 3),
         ("my_hub", "arc_easy", None, False, None),
     ]
@@ -261,7 +261,7 @@ def test_the_model_is_asked_as_the_files_say(make_tasks, with_files, scripted):
     river = how["Question: Which river?\nAnswer:"]
     assert (river["max_gen_toks"], river["do_sample"], river["until"]) == (30, False, [])
     first = next(how[prompt] for prompt in how if "Q: first?" in prompt)
-    assert (first["max_gen_toks"], first["do_sample"], first["until"][0]) == (256, False, "\nQ:")
+    assert (first["max_gen_toks"], first["do_sample"], first["until"]) == (256, False, [])
 
 
 def test_a_random_model_through_lm_eval(make_tasks, with_files, byte_tokenizer):
@@ -295,7 +295,7 @@ def test_a_task_with_missing_documents_is_refused(make_tasks, section, given_sco
 def test_a_benchmark_with_missing_documents_is_refused(make_tasks, with_files, monkeypatch):
     """A file's own task as well as the world's."""
     folder, tasks = make_tasks(with_files)
-    rows = [{"doc": {"id": 0}, "doc_id": 0, "filter": "answer", "exact_match": 1.0}]
+    rows = [{"doc": {"id": 0}, "doc_id": 0, "filter": "none", "exact_match": 1.0}]
     result = {"samples": {"local_my_bbh": rows}, "results": {}}
     monkeypatch.setattr(utility, "_evaluate", lambda *_: result)
     bbh = [task for task in tasks if task.name == "my_bbh"]
