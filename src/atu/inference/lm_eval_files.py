@@ -182,8 +182,7 @@ KINDS = {
     "bbh": LocalTask(
         ("cot", "question", "answer"),
         _bbh,
-        _GENERATE
-        | {"generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": 256}},
+        _GENERATE | {"generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": 256}},
         "exact_match,none",
         True,
         lambda doc, text: bbh_exact_match(text, doc["answer"]),
