@@ -65,6 +65,15 @@ def mini_values():
 
 
 @pytest.fixture(scope="session")
+def real_data():
+    """The folder of real RWKU and TOFU rows, which are no part of the project."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real benchmark data: {folder} is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_lm():
     """A function that builds a fresh random model of 3 layers, in eval mode."""
     from atu.models.build import build_lm

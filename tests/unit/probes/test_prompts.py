@@ -5,14 +5,15 @@ import pytest
 from atu.probes.prompts import (
     ADVERSARIAL,
     FORMS,
+    LINE,
     ORT,
     PAIR_SEPARATOR,
-    STOP,
     WHOLE,
     format_prompt,
     join_answer,
     part_of,
     spell,
+    until,
 )
 
 DETAILS = {
@@ -103,7 +104,7 @@ def test_no_prompt_ends_in_a_space(form):
 
 def test_generation_stops_where_a_prompt_has_a_line_break():
     """A model that goes on with a next question is cut before it."""
-    assert f" Ada\n{format_prompt('cloze', '___')}".split(STOP)[0] == " Ada"
+    assert f" Ada\n{format_prompt('cloze', '___')}".split(LINE[0])[0] == " Ada"
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,22 @@ def test_generation_stops_where_a_prompt_has_a_line_break():
 )
 def test_spelling(text, spelled):
     assert spell(text) == spelled
+
+
+@pytest.mark.parametrize(
+    ("answer", "stops", "ended"),
+    [
+        ("Paris\nRome", (), "Paris\nRome"),
+        ("Paris \nRome\n", ("\n",), "Paris"),
+        ("\n \nParis\nRome", ("\n",), "\n \nParis"),
+        ("a Question: b\n\nc", ("\n\n", "Question:"), "a"),
+        ("\n\n", ("\n",), ""),
+        ("Question: who", ("Question:",), ""),
+    ],
+)
+def test_until(answer, stops, ended):
+    """The first stop in the text, whichever it is; white space before an answer is no end."""
+    assert until(answer, stops) == ended
 
 
 @pytest.mark.parametrize(
