@@ -70,6 +70,19 @@ def require_finite_states(
             raise not_finite(item, failing_layer(model, ids), "a hidden state")
 
 
+def require_finite_weights(model: nn.Module) -> None:
+    """Refuse a model whose answers were finite although its weights are not: without a mask,
+    PyTorch's attention on a CPU swallows NaN. Read once, after all answers, which name the item
+    where the NaN reached them.
+
+    Raises:
+        EvaluationError: names the weight, and with it the layer.
+    """
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise EvaluationError(f"{name}: a weight is not finite")
+
+
 @torch.no_grad()
 def failing_layer(model: Any, ids: Sequence[int] | Tensor) -> str:
     """Where the hidden states of one text stop being finite, by a forward pass of its own: layer 0
@@ -96,7 +109,7 @@ def failing_layer(model: Any, ids: Sequence[int] | Tensor) -> str:
         return hook
 
     # With a padding token, so that attention gets a mask: without one PyTorch's kernel for the CPU
-    # can turn a NaN into zeros.
+    # swallows NaN.
     row = torch.as_tensor([*ids, ids[0]], device=device_of(model))[None]
     mask = torch.ones_like(row)
     mask[0, -1] = 0

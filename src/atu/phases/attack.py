@@ -15,6 +15,7 @@ from atu.config.dependencies import dependencies
 from atu.config.sections import AttackSection
 from atu.errors import ConfigError, EvaluationError
 from atu.inference.batching import BatchSize
+from atu.inference.finite import require_finite_weights
 from atu.models.compute import Compute
 from atu.models.encoder import SentenceEncoder
 from atu.models.llm import open_lm
@@ -68,6 +69,7 @@ def run(
         context = make_context(section, compute, settings, unlearn, prepare, batch_size)
         context.alignment = alignment
         result = attack.run(context)
+        require_finite_weights(context.model)
         items = require_complete(name, context.probes, result.items)
         pl.DataFrame(items, schema=ITEMS, orient="row").write_parquet(job.path("items.parquet"))
         for table, rows in result.tables.items():

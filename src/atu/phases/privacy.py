@@ -18,6 +18,7 @@ from atu.config.roles import ORACLE, role_of
 from atu.config.sections import Privacy
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
+from atu.inference.finite import require_finite_weights
 from atu.models.compute import Compute
 from atu.models.llm import open_lm
 from atu.privacy.answers import answer_table, memorisation_metrics
@@ -63,6 +64,7 @@ def run(
         items = read_frame(rephrase.file("items.parquet"))
         answers = answer_table(model, tokenizer, items, batch_size)
         texts = text_table(model, tokenizer, prepare, section, batch_size)
+        require_finite_weights(model)
         answers.write_parquet(job.path("answers.parquet"))
         texts.write_parquet(job.path("texts.parquet"))
         theirs: Sequence[pl.DataFrame | None] = (answers, texts)

@@ -12,6 +12,7 @@ from atu.config.dependencies import dependencies
 from atu.config.sections import Rephrase
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
+from atu.inference.finite import require_finite_weights
 from atu.inference.probing import answer_probes
 from atu.inference.scoring import score_answers
 from atu.metrics.answers import contains, exact_match
@@ -74,6 +75,7 @@ def run(
         )
         probabilities = gold_probabilities(model, tokenizer, probes, batch_size)
         items = score_items(probes, answers, probabilities)
+        require_finite_weights(model)
         items.write_parquet(job.path("items.parquet"))
         job.metrics = summarise(items)
         job.notes["batch_size"] = batch_size.value

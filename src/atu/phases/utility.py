@@ -16,6 +16,7 @@ from atu.config.dependencies import dependencies
 from atu.config.sections import Utility
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
+from atu.inference.finite import require_finite_weights
 from atu.inference.fitting import require_new_tokens
 from atu.inference.generation import greedy_answers
 from atu.inference.lm_eval_files import KINDS, option_score, read_rows, write_benchmark
@@ -69,8 +70,9 @@ def run(
         probes = read_table(prepare.file("probes.parquet"))
         tasks = prepare_tasks(job.path("tasks"), probes, section, given)
         context = open_context(unlearn, compute)
-        for task in tasks:
-            require_new_tokens(task.name, task.new_tokens, context)
+        asked = {task.name: task.new_tokens for task in tasks} | {FLUENCY: section.fluency_tokens}
+        for name, new in asked.items():
+            require_new_tokens(name, new, context)
         model, tokenizer = open_lm(unlearn, compute, training=False)
         batch_size = BatchSize(section.batch_size)
         scores, samples = run_lm_eval(model, tokenizer, job.path("tasks"), tasks, section)
@@ -79,6 +81,7 @@ def run(
         scores |= text_scores(texts)
         neutral = neutral_scores(model, tokenizer, prepare, section, batch_size)
         scores |= {LOSS: mean_loss(neutral), "perplexity": perplexity(neutral)}
+        require_finite_weights(model)
         write_jsonl(job.path("samples.jsonl"), samples)
         write_jsonl(job.path("fluency.jsonl"), [{"text": text} for text in texts])
         job.metrics = {f"utility/{name}/report": value for name, value in scores.items()}

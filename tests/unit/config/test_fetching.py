@@ -78,6 +78,15 @@ def test_a_model_without_a_tokenizer_is_not_locked(values, tmp_path):
     assert not (tmp_path / "model.lock.json").exists()
 
 
+def test_a_file_in_place_of_a_models_folder_is_not_looked_for_on_the_hub(values, tmp_path):
+    """It is said what it is."""
+    model = next(iter(values["pretrain"]["models"].values()))
+    model["source"]["place"] += "/model.safetensors"
+    with pytest.raises(ArtifactError, match="is one file of a model; name its folder"):
+        run(values)
+    assert not (tmp_path / "model.lock.json").exists()
+
+
 def test_only_what_jobs_will_read_is_locked(values, tmp_path):
     """Of the target every table of its corpus; of one other person the texts; nothing of the other
     two, and not the corpus of another model."""

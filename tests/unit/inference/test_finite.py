@@ -12,7 +12,12 @@ from atu.distributed import processes
 from atu.errors import EvaluationError
 from atu.inference import finite
 from atu.inference.batching import BatchSize
-from atu.inference.finite import failing_layer, require_finite, require_finite_states
+from atu.inference.finite import (
+    failing_layer,
+    require_finite,
+    require_finite_states,
+    require_finite_weights,
+)
 from atu.inference.generation import Sampling, greedy_answers, sampled_answers
 from atu.inference.scoring import score_answers
 from atu.models.llm import decoder_layers, final_norm
@@ -178,3 +183,15 @@ def test_the_trajectorys_cosine(ruined, byte_tokenizer, layer):
         return
     with pytest.raises(EvaluationError, match=f"trajectory, question 0 .*; {place(2)}"):
         observe._mean_cosine()
+
+
+def test_a_weight_that_no_answer_shows(tiny_lm, byte_tokenizer):
+    """NaN in the queries of one layer: attention without a mask swallows it, so that a batch of
+    one answers as if nothing were; with a mask it would not."""
+    model = tiny_lm(vocab_size=len(byte_tokenizer))
+    require_finite_weights(model)
+    with torch.no_grad():
+        decoder_layers(model)[1].self_attn.q_proj.weight.fill_(math.nan)
+    greedy_answers(model, byte_tokenizer, ["Who?"], max_new_tokens=2, batch_size=BatchSize(1))
+    with pytest.raises(EvaluationError, match=r"^model\.layers\.1\.self_attn\.q_proj\.weight: "):
+        require_finite_weights(model)

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from atu.inference.scoring import score_answers
 from atu.models.build import build_lm
 from atu.models.compute import settle
 from atu.models.llm import (
+    context_length,
     decoder_layers,
     final_norm,
     frozen,
@@ -22,6 +24,7 @@ from atu.models.llm import (
     hidden_states_at,
     load_lm,
     load_tokenizer,
+    open_context,
     parameters_below,
     require_room,
     save_lm,
@@ -346,3 +349,24 @@ def test_early_exit_as_models_are_trained(tiny_lm, kind, how, side):
     assert set(own) == set(whole) and own
     for name, gradient in own.items():
         torch.testing.assert_close(gradient, whole[name], msg=name)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox"])
+def test_a_jobs_context_is_read_without_its_weights(tiny_lm, byte_tokenizer, store, kind):
+    """By its configuration, whatever that calls it; the weights may be gone."""
+    model = tiny_lm(kind, vocab_size=len(byte_tokenizer))
+
+    def write(path):
+        save_lm(model, byte_tokenizer, path.parent)
+        (path.parent / "model.safetensors").unlink()
+
+    lm = store("lm", "unlearn", files={"model/config.json": write})
+    assert open_context(lm, CPU) == 512 == context_length(model.config)
+
+
+def test_a_context_that_a_configuration_does_not_name():
+    """And that of the language model inside one of several kinds."""
+    assert context_length(None) is None and context_length(SimpleNamespace()) is None
+    text = SimpleNamespace(max_position_embeddings=64)
+    outer = SimpleNamespace(max_position_embeddings=8, text_config=text)
+    assert context_length(outer) == 64
