@@ -56,6 +56,15 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(scope="session")
+def real_data():
+    """The folder of real benchmark data beside the project."""
+    folder = ROOT.parent / "shared/data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def mini_values():
     """`tests/miniature.yaml` over its base, one of experiments/."""
     from atu.config.overlays import merged, stack

@@ -12,10 +12,17 @@ from pydantic import Field
 from atu.benchmarks.shared.source import Readers
 from atu.probes.prompts import WHOLE
 from atu.seeding import hash_fraction
+from atu.untrusted.names import aliases_of, composed
 from atu.untrusted.targets import Target
 
 Rows = list[dict[str, Any]]
 Select = Annotated[float, Field(gt=0, lt=1, description="share of the facts that choices may read")]
+Aliases = Annotated[
+    dict[str, list[str]],
+    Field(
+        description="per name, what else texts call it, instead of what is found in texts about it"
+    ),
+]
 PassageWords = Annotated[
     int, Field(ge=1, description="maximum words of the passages that texts are cut into")
 ]
@@ -63,6 +70,8 @@ class Prepared:
     """Texts for membership tests, in the columns of `MEMBERS`: `corpus` is forget, retain, holdout,
     or verbatim (texts whose continuation is compared word by word)."""
     probes: Rows
+    aliases: tuple[str, ...] = ()
+    """What else texts call it (`untrusted.names`): searched for, but not embedded."""
     tasks: Mapping[str, Task] = field(default_factory=dict)
     """Utility tasks that come with the target."""
     oracle: Rows | None = None
@@ -111,6 +120,26 @@ def sentence_row(
         "split": split,
         "names": list(names),
     }
+
+
+def other_names(
+    texts_about: Mapping[str, Sequence[str]], others: Sequence[str], given: Mapping[str, list[str]]
+) -> dict[str, tuple[str, ...]]:
+    """What else texts call each of these names: as given, or as found in the texts about it
+    (`untrusted.names.aliases_of`).
+
+    Args:
+        others: names of whom none of these may be taken for.
+    """
+    written = {composed(name): aliases for name, aliases in given.items()}
+    found: dict[str, tuple[str, ...]] = {}
+    for name, texts in texts_about.items():
+        strangers = [other for other in (*texts_about, *others) if other != name]
+        aliases = written.get(composed(name))
+        if aliases is None:
+            aliases = aliases_of(name, texts, strangers)
+        found[name] = tuple(alias for alias in dict.fromkeys(aliases) if alias != name)
+    return found
 
 
 def members(**corpora: Rows) -> Rows:

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from atu.benchmarks.base import (
+    Aliases,
     Benchmark,
     Prepared,
     Rows,
     Select,
     Shared,
     Task,
+    other_names,
     probe_row,
     sentence_row,
 )
@@ -35,6 +37,7 @@ from atu.probes.prompts import rwku_prompt
 from atu.results.locks import Source
 from atu.seeding import hash_fraction
 from atu.untrusted.bounds import STRICT, Count
+from atu.untrusted.names import has_name
 from atu.untrusted.targets import Target
 
 MEASURE = "rwku_rouge_l_recall@fixed-1"
@@ -94,6 +97,7 @@ class Settings:
         Count, Field(description="other people whose texts are the retain corpus, chosen by hash")
     ]
     select: Select
+    aliases: Aliases = field(default_factory=dict)
 
 
 class Rwku:
@@ -155,15 +159,27 @@ def shared(_settings: Settings, _readers: Readers) -> Shared:
 def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers) -> Prepared:
     """The people's texts, questions, membership texts and utility tasks."""
     rwku = Rwku(readers["source"])
-    forget = [row for name in target.new for row in rwku.texts(name, settings.corpus)]
+    texts = {name: rwku.texts(name, settings.corpus) for name in target.names}
     others = sorted(
         (name for name in rwku.people if name not in target.names),
         key=lambda name: hash_fraction("rwku", "retain", *target.names, name),
     )[: settings.retain_targets]
+    also = other_names(
+        {name: [row["text"] for row in rows] for name, rows in texts.items()},
+        others,
+        settings.aliases,
+    )
+    called = [alias for name, aliases in also.items() for alias in (name, *aliases)]
     return Prepared(
         concepts=target.new,
-        forget=forget,
-        retain=[row for name in others for row in rwku.texts(name, settings.corpus)],
+        aliases=tuple(alias for name in target.new for alias in also[name]),
+        forget=[row for name in target.new for row in texts[name]],
+        retain=[
+            row
+            for name in others
+            for row in rwku.texts(name, settings.corpus)
+            if not has_name(row["text"], called)
+        ],
         holdout=[],
         members=list(_members(rwku, target)),
         probes=list(_probes(rwku, target, settings.select)),

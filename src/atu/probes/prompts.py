@@ -192,15 +192,6 @@ INVENTED_NAMES = (
 )  # fmt: skip
 """People who exist neither in any benchmark nor in the embedded world: no model can answer
 questions about them."""
-
-
-def swap_names(text: str, names: Sequence[str], new: str) -> str:
-    """The text with `new` in place of each of the names, the longer names first."""
-    for name in sorted(names, key=len, reverse=True):
-        text = text.replace(name, new)
-    return text
-
-
 COMPLETE = "How does this sentence end? {beginning} ..."
 """Asks a model to complete a sentence."""
 OPENINGS = ("{name}", "{name} is", "{name} was", "{name} has", "The following is about {name}.")

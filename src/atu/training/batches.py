@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from atu.distributed import processes
 from atu.models.chat import has_template, render, turn_end
+from atu.untrusted.names import find_names
 
 IGNORE = -100
 """The label of a token that is not scored, by Hugging Face's convention."""
@@ -129,13 +129,13 @@ def subject_positions(
 
     Args:
         offsets: character span of every token of `text`.
-        names: exact strings to look for.
+        names: what to look for, as `untrusted.names.find_names` does.
 
     "Ann met Ann" as the tokens "A", "nn", " met", " Ann" gives [[0, 1], [3]].
     """
-    spans = sorted(m.span() for name in names for m in re.finditer(re.escape(name), text))
     occurrences = (
-        [i for i, (start, stop) in enumerate(offsets) if start < b and a < stop] for a, b in spans
+        [i for i, (start, stop) in enumerate(offsets) if start < b and a < stop]
+        for a, b in find_names(text, names)
     )
     return [positions for positions in occurrences if positions]
 

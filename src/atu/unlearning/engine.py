@@ -193,6 +193,7 @@ def make_context(
         reference_compat=reference_compat,
         seed=seed,
         subjects=inputs.prepare.cell["new"],
+        aliases=inputs.prepare.cell["aliases"],
         streams=list(streams.values()),
     )
     if method.needs_predictor:
