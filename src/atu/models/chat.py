@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from atu.errors import ConfigError
+from atu.models.encoding import Span, Tokens, tokenise, tokenise_all
 from atu.probes.prompts import ANSWER_SEPARATOR, split_opening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PROBE = "zqxj"
-"""Stands in a template for an answer, to see what follows it."""
-Span = tuple[int, int]
+"""Stands in a template for a question or an answer, to see what follows it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,18 @@ class Rendered:
     """Span in `text` of the prompt's words before the opening."""
     opening: str
     """The start of the answer, at the end of `text`."""
+    system: Span = (0, 0)
+    """Span in `text` of the words of the system turn."""
+
+    def tokens(self, tokenizer: Any, rest: str = "") -> Tokens:
+        """The tokens of `answered(rest)`. Only the template writes control tokens: what the prompt
+        or the answer spells is text.
+        """
+        text = self.answered(rest) if rest else self.text
+        if self.special_tokens:
+            return tokenise(tokenizer, text)
+        data = [self.system, self.question, (len(self.text) - len(self.opening), len(text))]
+        return tokenise(tokenizer, text, special_tokens=False, data=data)
 
     def answered(self, rest: str) -> str:
         """The text followed by `rest`. The space before an answer is dropped where the answer
@@ -93,14 +105,20 @@ def render(tokenizer: Any, prompt: str, system: str | None = None) -> Rendered:
     first = [] if system is None else [{"role": "system", "content": system}]
     text = _fill(tokenizer, [*first, {"role": "user", "content": question}], True)
     words = question.strip()
-    start = text.rfind(words)
+    # A template's own words ("assistant") may be the question's, too.
+    after = _fill(tokenizer, [*first, {"role": "user", "content": PROBE}], True)
+    start = text.rfind(words, 0, len(text) - len(after.rpartition(PROBE)[2]))
     if start < 0:
         raise ConfigError(
             "chat_template",
             tokenizer.name_or_path,
             f"does not write {words!r} as it is; use a tokenizer with another template, or none",
         )
-    return Rendered(text + opening, False, (start, start + len(words)), opening)
+    told = (system or "").strip()
+    at = max(text.find(told), 0)
+    return Rendered(
+        text + opening, False, (start, start + len(words)), opening, (at, at + len(told))
+    )
 
 
 def _fill(tokenizer: Any, messages: list[dict[str, str]], asking: bool) -> str:
@@ -126,9 +144,8 @@ def prompt_ids(
         system: the turn before each question; needs a template.
     """
     if not templated or (system is None and not has_template(tokenizer)):
-        return [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
-    texts = [render(tokenizer, prompt, system).text for prompt in prompts]
-    return [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        return [tokens.ids for tokens in tokenise_all(tokenizer, prompts)]
+    return [render(tokenizer, prompt, system).tokens(tokenizer).ids for prompt in prompts]
 
 
 def turn_end(tokenizer: Any) -> int | None:

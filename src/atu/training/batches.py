@@ -14,6 +14,7 @@ from torch import Tensor
 
 from atu.distributed import processes
 from atu.models.chat import has_template, render, turn_end
+from atu.models.encoding import Tokens, continued, open_ended, tokenise, tokenise_all
 from atu.untrusted.names import find_names
 
 IGNORE = -100
@@ -71,13 +72,26 @@ def encode_text(tokenizer: Any, text: str, prompt: str, end: bool = True) -> Enc
     The prompt is put in the tokenizer's chat template, if there is one. Tokens that the tokenizer
     or the template adds have empty offsets and are not scored. With `end`, the token that ends a
     text or an answer is appended and scored, so that a model learns to stop.
+
+    The ids begin with those of the prompt as it is asked, so exactly the answer's tokens are
+    scored, also where the tokenizer would merge across the boundary (`continued`).
     """
     if not prompt or not has_template(tokenizer):
-        return _encode(tokenizer, text, len(prompt), True, tokenizer.eos_token_id if end else None)
+        whole = tokenise(tokenizer, text)
+        before = tokenise(tokenizer, prompt) if prompt else None
+        return _scored(
+            tokenizer, whole, before, text, len(prompt), tokenizer.eos_token_id if end else None
+        )
     rest = text[len(prompt) :]
     rendered = render(tokenizer, prompt)
-    stop = turn_end(tokenizer) if end else None
-    encoded = _encode(tokenizer, rendered.answered(rest), len(rendered.text), False, stop)
+    encoded = _scored(
+        tokenizer,
+        rendered.tokens(tokenizer, rest),
+        rendered.tokens(tokenizer),
+        rendered.answered(rest),
+        len(rendered.text),
+        turn_end(tokenizer) if end else None,
+    )
     return replace(encoded, offsets=rendered.places(prompt, rest, encoded.offsets))
 
 
@@ -89,37 +103,40 @@ def encode_texts(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> list[Enco
         return [encode_text(tokenizer, row["text"], row["prompt"]) for row in rows]
     if not rows:
         return []
-    encoded = tokenizer([row["text"] for row in rows], return_offsets_mapping=True)
+    prompts = list(dict.fromkeys(row["prompt"] for row in rows if row["prompt"]))
+    before = dict(zip(prompts, tokenise_all(tokenizer, prompts), strict=True))
+    texts = tokenise_all(tokenizer, [row["text"] for row in rows])
+    end = tokenizer.eos_token_id
     return [
-        _scored(ids, offsets, len(row["text"]), len(row["prompt"]), tokenizer.eos_token_id)
-        for ids, offsets, row in zip(
-            encoded["input_ids"], encoded["offset_mapping"], rows, strict=True
-        )
+        _scored(tokenizer, whole, before.get(row["prompt"]), row["text"], len(row["prompt"]), end)
+        for whole, row in zip(texts, rows, strict=True)
     ]
 
 
-def _encode(
-    tokenizer: Any, text: str, unscored: int, special_tokens: bool, stop: int | None
-) -> EncodedText:
-    """The text as it is, then the token `stop`."""
-    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special_tokens)
-    return _scored(encoded["input_ids"], encoded["offset_mapping"], len(text), unscored, stop)
-
-
 def _scored(
-    ids: Sequence[int],
-    offsets: Sequence[Sequence[int]],
-    length: int,
+    tokenizer: Any,
+    whole: Tokens,
+    before: Tokens | None,
+    text: str,
     unscored: int,
     stop: int | None,
 ) -> EncodedText:
-    """Tokens of a text of `length` characters, of which the first `unscored` are not scored."""
-    numbers, spans = list(ids), [(start, end) for start, end in offsets]
+    """Tokens of a text whose first `unscored` characters have the tokens `before` (None: there are
+    none) and are not scored; then the token `stop`.
+    """
+    if before is None:
+        start = next((i for i, (_, end) in enumerate(whole.spans) if end), len(whole.ids))
+    else:
+        before = open_ended(tokenizer, before)
+        whole = continued(tokenizer, before, whole, unscored, text)
+        start = len(before.ids)
+    ids, spans = list(whole.ids), list(whole.spans)
     if stop is not None:
-        numbers.append(stop)
-        spans.append((length, length))
-    start = next((i for i, (_, end) in enumerate(spans) if end > unscored), len(numbers))
-    return EncodedText(numbers, start, spans)
+        ids.append(stop)
+        spans.append((len(text), len(text)))
+        if unscored == len(text):  # no answer, so none that ends
+            start = len(ids)
+    return EncodedText(ids, start, spans)
 
 
 def subject_positions(

@@ -25,8 +25,11 @@ class Letters:
 
     pad_token_id, eos_token_id = PAD, 1
 
-    def __call__(self, text):
-        return {"input_ids": [ord(letter) for letter in text]}
+    def __call__(self, texts, return_offsets_mapping):
+        return {
+            "input_ids": [[ord(letter) for letter in text] for text in texts],
+            "offset_mapping": [[(i, i + 1) for i in range(len(text))] for text in texts],
+        }
 
     def batch_decode(self, rows, skip_special_tokens):
         assert skip_special_tokens
@@ -179,8 +182,8 @@ class Ideographs:
         self.tokenizer = tokenizer
         self.pad_token_id, self.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
 
-    def __call__(self, text):
-        return self.tokenizer(text)
+    def __call__(self, texts, **options):
+        return self.tokenizer(texts, **options)
 
     def batch_decode(self, rows, skip_special_tokens):
         return ["".join(chr(0x4E00 + i) for i in row if i > 2) for row in rows.tolist()]

@@ -77,13 +77,15 @@ def test_offsets_of_special_tokens(byte_tokenizer):
     assert encode_text(byte_tokenizer, "ab", "").offsets == [(0, 0), (0, 1), (1, 2), (2, 2)]
 
 
-def test_a_token_across_the_border_is_scored():
-    """With " no" as one token and a prompt that ends after the space, the token reaches beyond the
-    prompt: it is the first scored one, at BOS, x -> index 2."""
+def test_no_token_crosses_the_border():
+    """With " no" as one token and a prompt that ends after the space, the whole would begin with
+    other tokens than the prompt, as which the model is asked: the answer is tokenised apart."""
     tokenizer = train_tokenizer(["x no"], 259 + 2)
+    assert tokenizer.tokenize("x no") == ["x", "Ġno"]
     text = encode_text(tokenizer, "x no", "x ")
-    assert tokenizer.convert_ids_to_tokens(text.ids) == ["<bos>", "x", "Ġno", "<eos>"]
-    assert text.answer_start == 2
+    assert tokenizer.convert_ids_to_tokens(text.ids) == ["<bos>", "x", "Ġ", "no", "<eos>"]
+    assert text.answer_start == 3
+    assert text.offsets == [(0, 0), (0, 1), (1, 2), (2, 4), (4, 4)]
 
 
 def test_collate_pads_on_the_right():
