@@ -185,6 +185,7 @@ def probe_row(
     wrong: Sequence[str] = (),
     paraphrased: str | None = None,
     needs: Sequence[str] | None = None,
+    worst_of: int | None = None,
 ) -> dict[str, Any]:
     """A row of `PROBES`, in a wording that no training text uses.
 
@@ -196,6 +197,8 @@ def probe_row(
         select: share of the facts that choices may read.
         paraphrased: the answer in other words, if the benchmark has it.
         needs: what a model must know to answer; by default the subject.
+        worst_of: of how many wordings of the fact the worst is reported (`metrics/worst_form.py`),
+            where facts differ in how many they have; None for the worst of its forms.
     """
     return {
         "id": identity,
@@ -217,6 +220,7 @@ def probe_row(
         "paraphrased": paraphrased,
         "needs": [subject] if needs is None else list(needs),
         "split": split_of(fact, select),
+        "worst_of": worst_of,
     }
 
 

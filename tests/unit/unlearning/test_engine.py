@@ -200,7 +200,7 @@ def probe(role, fact, form="question", answer="owl", part=WHOLE):
     prompt = f"{role}/{fact}/{form}/{answer}"
     return {
         "role": role, "fact": fact, "form": form, "prompt": prompt, "answer": answer, "part": part,
-        "measure": "exact_match@own-1", "stops": ["\n"],
+        "measure": "exact_match@own-1", "stops": ["\n"], "worst_of": None,
     }  # fmt: skip
 
 
@@ -266,6 +266,15 @@ class TestObserver:
             "worst_form_target": pytest.approx(2 / 3),
             "selection": pytest.approx(4 / 7),
         }
+
+    def test_the_worst_of_two_wordings(self, observer):
+        """Of pet 3 wordings, 2 right: every pair has one, 1; food 0 and job 1 have one wording,
+        which counts: (1 + 0 + 1) / 3."""
+        two = [probe | {"worst_of": 2} for probe in PROBES]
+        observe, _, _ = observer([0, 3, 4], two)
+        assert observe(0, {})["worst_form_target"] == pytest.approx(2 / 3)
+        observe, _, _ = observer([0, 4], two)
+        assert observe(0, {})["worst_form_target"] == pytest.approx((2 / 3 + 0 + 1) / 3)
 
     def test_selection_is_against_the_first_point(self, observer):
         """First everything is known. Then the target's food and nothing else of it, one of two
