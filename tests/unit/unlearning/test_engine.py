@@ -677,6 +677,31 @@ class TestEdits:
             done("doubled").loss()
 
 
+class TestSubject:
+    """ATU at the tokens of the subject's names, on the miniature, whose texts all hold its name."""
+
+    def test_the_share_of_texts_that_name_it_is_in_the_metrics(self, run):
+        outcome, _ = run("atu", positions="subject", width=1)
+        metrics = outcome.metrics()
+        assert metrics["unlearn/subject_texts/forget"] == 1.0
+        assert metrics["unlearn/subject_empty_batches/forget"] == 0.0
+
+    def test_a_subject_that_texts_do_not_name_is_refused_before_anything_is_measured(
+        self, monkeypatch, run, inputs
+    ):
+        """Not after a first point and the steps before it. The cell's names are looked for, and an
+        alias that the texts have mends it."""
+        cell = inputs.prepare.cell
+        name = cell["new"][0]
+        monkeypatch.setattr(unlearning, "Observer", lambda *_: pytest.fail("it was measured"))
+        monkeypatch.setitem(cell, "new", ["Nobody"])
+        with pytest.raises(ConfigError, match=r"0\.0% of the \d+ forget texts name 'Nobody', at"):
+            run("atu", positions="subject")
+        monkeypatch.setitem(cell, "aliases", [name])
+        with pytest.raises(pytest.fail.Exception, match="it was measured"):
+            run("atu", positions="subject")
+
+
 class TestContext:
     """Corpora, reference and names."""
 
