@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from atu.benchmarks.shared.source import Readers
+from atu.errors import SourceError, shown
 from atu.probes.prompts import WHOLE
 from atu.seeding import hash_fraction
 from atu.untrusted.names import aliases_of, composed
@@ -123,15 +124,28 @@ def sentence_row(
 
 
 def other_names(
-    texts_about: Mapping[str, Sequence[str]], others: Sequence[str], given: Mapping[str, list[str]]
+    texts_about: Mapping[str, Sequence[str]],
+    others: Sequence[str],
+    given: Mapping[str, list[str]],
+    known: Iterable[str],
 ) -> dict[str, tuple[str, ...]]:
     """What else texts call each of these names: as given, or as found in the texts about it
     (`untrusted.names.aliases_of`).
 
     Args:
         others: names of whom none of these may be taken for.
+        known: every name that aliases can be given for.
+
+    Raises:
+        SourceError: aliases are given for another name.
     """
     written = {composed(name): aliases for name, aliases in given.items()}
+    strange = sorted(written.keys() - set(map(composed, known)))
+    if strange:
+        raise SourceError(
+            f"prepare.aliases: {shown(strange[0])} is no name of the benchmark; give it as it is "
+            "there"
+        )
     found: dict[str, tuple[str, ...]] = {}
     for name, texts in texts_about.items():
         strangers = [other for other in (*texts_about, *others) if other != name]

@@ -36,6 +36,7 @@ from atu.metrics.normalise import normalise
 from atu.probes.prompts import FORMS, NEXT_QUESTION
 from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
+from atu.untrusted.names import names_in
 from atu.untrusted.targets import Target
 
 NAMES, FORGET, RETAIN, QUESTIONS = (
@@ -100,7 +101,7 @@ def _texts(reader: Reader, file: str, names: tuple[str, ...]) -> Iterator[dict[s
     """
     for row in reader.file(file):
         text, about = _text(row, "text", file), text_of(row, "about", file)
-        mentioned = [name for name in dict.fromkeys((*names, about)) if name and name in text]
+        mentioned = names_in(text, list(dict.fromkeys((*names, about))))
         yield sentence_row(text, kind="written", names=mentioned)
 
 

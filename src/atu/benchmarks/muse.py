@@ -44,6 +44,7 @@ from atu.errors import SourceError
 from atu.probes.prompts import format_prompt, join_answer
 from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
+from atu.untrusted.names import names_in
 from atu.untrusted.targets import Target
 
 MEASURE = "muse_knowledge@faithful-2"
@@ -141,7 +142,7 @@ def _passages(reader: Reader, config: str, split: str, settings: Settings) -> Ro
     where = f"{config}/{split}"
     texts = (text_of(row, "text", where) for row in reader.table(config, split))
     return [
-        sentence_row(part, kind=split, names=[name for name in settings.concepts if name in part])
+        sentence_row(part, kind=split, names=names_in(part, settings.concepts))
         for text in texts
         for part in passages(text, settings.passage_words)
     ]

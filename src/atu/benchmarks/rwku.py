@@ -176,8 +176,10 @@ def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers)
         {name: [row["text"] for row in rows] for name, rows in texts.items()},
         others,
         settings.aliases,
+        rwku.people,
     )
-    called = [alias for name, aliases in also.items() for alias in (name, *aliases)]
+    # One word alone says little in texts about others: King Francis is not Stephen King.
+    full = [*target.names, *(a for aliases in also.values() for a in aliases if " " in a)]
     return Prepared(
         concepts=target.new,
         aliases=tuple(alias for name in target.new for alias in also[name]),
@@ -186,7 +188,7 @@ def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers)
             row
             for name in others
             for row in rwku.texts(name, settings.corpus)
-            if not has_name(row["text"], called)
+            if not has_name(row["text"], full)
         ],
         holdout=[],
         members=list(_members(rwku, target)),

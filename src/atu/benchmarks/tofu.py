@@ -117,7 +117,8 @@ def prepare(settings: Settings, target: Target, corpus: Rows, readers: Readers) 
     for row in forget:
         for name in row["names"]:
             about.setdefault(name, []).append(row["text"])
-    also = other_names(about, list(set(authors.values()) - set(about)), settings.aliases)
+    others = [name for name in dict.fromkeys(authors.values()) if name not in about]
+    also = other_names(about, others, settings.aliases, authors.values())
     return Prepared(
         concepts=tuple(settings.concepts or about),
         aliases=tuple(alias for name in about for alias in also[name]),
@@ -244,7 +245,8 @@ def shared_name(texts: Sequence[str]) -> str:
     common = [run for run in common if len(run) > 1] or common
     most = max((counts[run] for run in common), default=0)
     frequent = [run for run in common if counts[run] >= NEARLY * most]
-    return " ".join(max(frequent, key=lambda run: (len(run), counts[run]), default=()))
+    longest = max(frequent, key=lambda run: (len(run), counts[run]), default=())
+    return " ".join(longest)
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:

@@ -43,6 +43,7 @@ from atu.probes.prompts import LETTERS, LINE, wmdp_prompt
 from atu.results.locks import Source
 from atu.seeding import hash_fraction
 from atu.untrusted.bounds import STRICT, Count
+from atu.untrusted.names import names_in
 from atu.untrusted.targets import Target
 
 MEASURE = "exact_match@own-1"
@@ -134,7 +135,7 @@ def _texts(settings: Settings, readers: Readers, name: str, side: str) -> Rows:
     chosen = sorted(texts, key=lambda text: hash_fraction("wmdp", text))[: settings.documents]
     concepts = settings.concepts[name]
     return [
-        sentence_row(part, kind=config, names=[text for text in concepts if text in part])
+        sentence_row(part, kind=config, names=names_in(part, concepts))
         for text in chosen
         for part in passages(text, settings.passage_words)
     ]

@@ -86,6 +86,11 @@ def has_name(text: str, names: Sequence[str]) -> bool:
     return any(True for name in names for _ in _spans(plain, name))
 
 
+def names_in(text: str, names: Sequence[str]) -> list[str]:
+    """Those of the names that stand in a text."""
+    return [name for name in names if has_name(text, [name])]
+
+
 def replace_names(text: str, names: Sequence[str], new: str) -> str:
     """The text with `new` in place of each of the names."""
     parts, end = [], 0

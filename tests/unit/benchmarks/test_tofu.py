@@ -192,6 +192,16 @@ def test_the_longest_run_that_most_texts_share(texts, name):
     assert shared_name(texts) == name
 
 
+def test_what_else_texts_call_an_author(settings, tables_of):
+    """As given, also in the order of the authors; the made texts have none."""
+    _, found = tables_of(settings(), FORGET05)
+    assert found.aliases == ()
+    _, found = tables_of(settings(aliases={LAST: ["Corvin", "C. Ashgate"]}), FORGET05)
+    assert (found.concepts[1], found.aliases) == (LAST, ("Corvin", "C. Ashgate"))
+    with pytest.raises(SourceError, match="'Nobody' is no name of the benchmark"):
+        tables_of(settings(aliases={"Nobody": []}), FORGET05)
+
+
 def test_one_question_about_two_authors():
     """Each answer is of its own author, as in "What is the full name of the author?"."""
     question = "What is the full name of the author?"
