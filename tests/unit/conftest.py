@@ -47,10 +47,10 @@ def make_item():
     """A function that gives one scored probe, of the target's `report` split unless said.
 
     `hit` is every score that the form has; ORT's probability is null in the forms that are not
-    ORT's. Own values replace any column: `**{"exact_match@own-1": None}`.
+    ORT's. Own values replace any column: `**{"exact_match@own-2": None}`.
     """
     from atu.phases.rephrase import EXACT_MATCH, SCORES
-    from atu.results.items import PROBABILITY, SCORE
+    from atu.results.items import BLIND, OFFICIAL, PROBABILITY, SCORE
 
     def make(fact="Ada/pet", form="question", *, split="report", seen=False, hit=0.0, **own):
         scores = dict.fromkeys(SCORES, hit) | {PROBABILITY: hit if form in ORT else None}
@@ -79,6 +79,8 @@ def make_item():
             "split": split,
             "worst_of": None,
             "output": "owl" if hit else "<none>",
+            OFFICIAL: None,
+            BLIND: False,
         } | scores | own  # fmt: skip
 
     return make
@@ -187,7 +189,7 @@ def attack_row(condition, fact, score, role="target", number=0):
     """One item of an attack; `number` tells apart the questions about a fact."""
     return {
         "condition": condition,
-        "metric": "exact_match@own-1",
+        "metric": "exact_match@own-2",
         "id": f"{fact}/{number}",
         "fact": fact,
         "role": role,
@@ -269,7 +271,7 @@ def make_cell(store, make_items, make_privacy, make_attack):
             "rephrase": store(
                 f"{where}/rephrase/{place}", "rephrase", cell,
                 files={"items.parquet": frame.write_parquet},
-                metrics={"rephrase/target.worst.exact_match@own-1/report": 0.5},
+                metrics={"rephrase/target.worst.exact_match@own-2/report": 0.5},
                 inputs=asked,
             ),
             "utility": store(

@@ -12,7 +12,7 @@ import atu
 ROOT = Path(atu.__file__).parent
 CORE = [
     "alignment.loop", "alignment.windows", "inference.batching", "inference.generation",
-    "inference.scoring", "methods.shared.mudman", "resources.machine", "resources.speed",
+    "inference.scoring", "methods.shared.disruption_masking", "resources.machine", "resources.speed",
     "training.batches", "training.loop", "training.losses",
 ] + [
     f"{folder}.{path.stem}"
@@ -22,7 +22,7 @@ CORE = [
 ALLOWED = {"torch", "transformers", "numpy", "safetensors", "tokenizers", "tqdm"}
 """The four of the contract, and two packages that transformers itself requires."""
 LAZY = {
-    "metrics": {"rouge", "rouge_score", "scipy"},
+    "metrics": {"nltk", "rouge", "rouge_score", "scipy"},
     "models.trainable": {"peft"},
 }
 """What a metric may import when it is called, for another metric needs neither; and what adapters

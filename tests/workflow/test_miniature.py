@@ -252,7 +252,7 @@ def test_dvc_then_snakemake(tree, tmp_path):
 def test_dvc_shows_graph_metrics_and_plots(tree):
     assert "align" in tree.run("dvc", "dag").stdout
     shown = json.loads(tree.run("dvc", "metrics", "show", "--json").stdout)
-    assert "report/llama_tiny.atu.target.exact_match@own-1/report" in json.dumps(shown)
+    assert "report/llama_tiny.atu.target.exact_match@own-2/report" in json.dumps(shown)
     tree.run("dvc", "plots", "show", "--out", "plots")
     page = (tree.folder / "plots/index.html").read_text(encoding="utf-8")
     assert "forget_retain" in page

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from atu.alignment.cosine import alignment_loss
 from atu.distributed import processes
+from atu.inference.finite import require_finite_states
 from atu.models.compute import device_of
 from atu.models.llm import frozen, hidden_states, require_room
 from atu.models.predictor import (
@@ -100,6 +101,10 @@ def cache_hidden_states(
 
     The model is frozen while the predictor trains, so they do not change. They are kept on the CPU,
     because those of a real model take gigabytes.
+
+    Raises:
+        EvaluationError: a hidden state is not finite; names the text and the layer.
+        LengthError: a text does not fit the model's context.
     """
     device = device_of(model)
     rows = [ids.tolist() for ids in data.token_ids]
@@ -114,6 +119,8 @@ def cache_hidden_states(
             hidden = processes.join_rows(local_states, len(chosen))
             for row, text in zip(hidden, chosen, strict=True):
                 states[text] = row[: len(data.token_ids[text])].clone()
+            named = [f"text {text} of the embeddings" for text in chosen]
+            require_finite_states(model, hidden, [rows[text] for text in chosen], named)
     return [states[i] for i in range(len(data))]
 
 

@@ -12,6 +12,7 @@ probability lost to noise, pooled over questions, so that models can be compared
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from atu.errors import EvaluationError
+from atu.inference.finite import failing_layer, not_finite
 from atu.models.compute import device_of
 from atu.models.llm import decoder_layers, frozen, hidden_states_at
 from atu.probes.prompts import join_answer
@@ -82,7 +84,8 @@ def trace_layers(
     probability of the whole answer: 0 if nothing returns, 1 if everything does.
 
     Raises:
-        EvaluationError: the noise lowers no probability, so there is nothing to restore.
+        EvaluationError: a probability is not finite; or the noise lowers none, so there is nothing
+            to restore.
     """
     table: Any = model.get_input_embeddings().weight
     device = device_of(model)
@@ -91,12 +94,15 @@ def trace_layers(
     generator = torch.Generator().manual_seed(seed)
     lost, back = 0.0, dict.fromkeys(layers, 0.0)
     with frozen(model):
-        for question in questions:
+        for number, question in enumerate(questions):
             shape = (SAMPLES, len(question.subject), int(table.shape[1]))
             noise = scale * torch.randn(shape, generator=generator).to(table)
             ids = question.ids.to(device)
             states = hidden_states_at(model, ids, torch.ones_like(ids), layers)
             clean = answer_probability(model, question, 1)
+            if not math.isfinite(clean):
+                place = failing_layer(model, question.text.ids)
+                raise not_finite(f"causal tracing, item {number}", place, "a probability")
             with corrupted(model, question, noise):
                 base = answer_probability(model, question, SAMPLES)
                 for layer in layers:

@@ -15,7 +15,10 @@ INCOMPLETE = -1
 
 
 def window_starts(
-    lm_offsets: Sequence[Offset], encoder_offsets: Sequence[Offset], k: int
+    lm_offsets: Sequence[Offset],
+    encoder_offsets: Sequence[Offset],
+    k: int,
+    reference_compat: bool = False,
 ) -> list[int]:
     """Index of the first encoder token of each LM token's window, or `INCOMPLETE`.
 
@@ -24,14 +27,17 @@ def window_starts(
             has (0, 0): its window starts the text.
         encoder_offsets: the same for the encoder's tokens, without special tokens.
         k: window length in encoder tokens.
+        reference_compat: as in the reference implementation, a window starts with the encoder token
+            that the LM token ends in, so that it may hold text that the model has read.
 
     Linear in the number of tokens: both lists are walked once. A byte-level token that is part of
     one character carries that character's offsets, so its window starts after the character.
     """
+    bounds = [end - 1 if reference_compat else begin for begin, end in encoder_offsets]
     starts = []
     cursor = 0
     for _, end in lm_offsets:
-        while cursor < len(encoder_offsets) and encoder_offsets[cursor][0] < end:
+        while cursor < len(bounds) and bounds[cursor] < end:
             cursor += 1
         complete = cursor + k <= len(encoder_offsets)
         starts.append(cursor if complete else INCOMPLETE)

@@ -21,6 +21,7 @@ from atu.alignment.loop import cache_hidden_states, evaluate_alignment, train_pr
 from atu.attacks.base import Attack, AttackContext, Column, Result, Row, item
 from atu.errors import EvaluationError
 from atu.inference.batching import map_in_batches
+from atu.inference.finite import require_finite_states
 from atu.metrics.internals import mean_concept_cosine, reciprocal_rank
 from atu.models.chat import prompt_ids
 from atu.models.compute import device_of
@@ -110,7 +111,10 @@ def predict(
         rows = [encoded[i] for i in chosen]
         ids, mask = right_padded(rows, pad, device_of(context.model))
         with frozen(context.model):
-            embedded = predictor(hidden_states(context.model, ids, mask, layer))
+            states = hidden_states(context.model, ids, mask, layer)
+            named = [f"fresh predictor at layer {layer}, item {i}" for i in chosen]
+            require_finite_states(context.model, states, rows, named)
+            embedded = predictor(states)
         return [e[: len(row)].cpu().numpy() for e, row in zip(embedded, rows, strict=True)]
 
     return map_in_batches(work, [len(row) for row in encoded], context.batch_size, "predict")

@@ -19,7 +19,8 @@ from torch import Tensor
 from atu.attacks.base import Attack, AttackContext, Column, Result, Row, item
 from atu.errors import EvaluationError
 from atu.inference.batching import map_in_batches
-from atu.inference.generation import mode, require_finite
+from atu.inference.finite import failing_layer, require_finite
+from atu.inference.generation import mode
 from atu.metrics.internals import head_projection
 from atu.models.chat import prompt_ids
 from atu.models.compute import device_of
@@ -76,7 +77,8 @@ def project_layers(context: AttackContext, prompts: Sequence[str]) -> list[Tenso
     def work(chosen: list[int]) -> list[Tensor]:
         rows = [encoded[i] for i in chosen]
         logits = _layer_logits(model, rows, context.tokenizer.pad_token_id)
-        require_finite(logits, [f"logit lens, item {i}: {prompts[i]!r}" for i in chosen])
+        named = [f"logit lens, item {i}: {prompts[i]!r}" for i in chosen]
+        require_finite(logits, named, lambda row: failing_layer(model, rows[row]))
         return list(logits.cpu())
 
     with mode(model, True):

@@ -32,7 +32,7 @@ from atu.benchmarks.base import (
 )
 from atu.benchmarks.shared.source import Reader, Readers, text_of
 from atu.errors import SourceError
-from atu.metrics.normalise import normalise
+from atu.metrics.words import normalise
 from atu.probes.prompts import FORMS, NEXT_QUESTION
 from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
@@ -42,7 +42,7 @@ from atu.untrusted.targets import Target
 NAMES, FORGET, RETAIN, QUESTIONS = (
     f"{name}.json" for name in ("names", "forget", "retain", "questions")
 )
-MEASURE = "contains@own-1"
+MEASURE = "contains@own-2"
 ROLES = ("target", "neighbour", "general")
 
 

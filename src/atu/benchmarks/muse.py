@@ -47,7 +47,7 @@ from atu.untrusted.bounds import STRICT
 from atu.untrusted.names import names_in
 from atu.untrusted.targets import Target
 
-MEASURE = "muse_knowledge@faithful-2"
+MEASURE = "muse_knowledge@fixed-1"
 STOPS = ("\n\n", "\nQuestion", "Question:")
 """An answer ends before the first of these (metrics/knowmem.py)."""
 WHOLE_SET = "forget"

@@ -45,7 +45,7 @@ from atu.untrusted.bounds import STRICT, Count
 from atu.untrusted.names import composed, has_name
 from atu.untrusted.targets import Target
 
-MEASURE = "rwku_rouge_l_recall@fixed-1"
+MEASURE = "rwku_rouge_l_recall@fixed-2"
 STOPS = ()
 """An answer ends where the model ends it. RWKU looks up a token named "\\n", which byte-level
 tokenizers lack, so that it scores every line of Llama 3 and the first of Gemma."""

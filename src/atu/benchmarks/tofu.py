@@ -43,7 +43,7 @@ from atu.untrusted.bounds import STRICT
 from atu.untrusted.names import PARTICLES, name_runs
 from atu.untrusted.targets import Target
 
-MEASURE = "tofu_rouge_l_recall@faithful-1"
+MEASURE = "tofu_rouge_l_recall@fixed-1"
 STOPS = ()
 """An answer ends where the model ends it: TOFU scores every line of up to 200 tokens."""
 SETS = {"01": "99", "05": "95", "10": "90"}

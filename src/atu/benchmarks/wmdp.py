@@ -46,7 +46,7 @@ from atu.untrusted.bounds import STRICT, Count
 from atu.untrusted.names import names_in
 from atu.untrusted.targets import Target
 
-MEASURE = "exact_match@own-1"
+MEASURE = "exact_match@own-2"
 FIELDS = {"bio": "biology", "cyber": "cybersecurity"}
 """Name of the request to lm-eval's name of the field."""
 KIND = "wmdp"

@@ -17,7 +17,7 @@ from atu.config.params import Params
 from atu.config.sections import Pinned
 from atu.errors import SourceError
 from atu.models.encoder import BUNDLED, locate_encoder
-from atu.models.folders import require_vocabulary
+from atu.models.folders import refuse_file, require_vocabulary
 from atu.models.pinned import file_digests, locate, patterns
 from atu.results.locks import Lock, Source
 from atu.untrusted.targets import Target
@@ -72,6 +72,7 @@ def model_lock(source: Source, offline: bool, update: bool, code: bool) -> Lock:
     """
     commit = None
     if source.folder is None:
+        refuse_file(Path(source.place))
         commit = _commit(source, "model", offline, update)
         _download(replace(source, revision=commit), offline, code)
     place = source.folder or locate(source, commit)

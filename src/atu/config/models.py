@@ -10,6 +10,7 @@ from atu.config.load import load_params
 from atu.config.params import Params
 from atu.errors import ConfigError, resource_errors
 from atu.models.compute import Compute
+from atu.models.folders import refuse_file
 from atu.models.loaded import LoadedModel, open_model
 from atu.models.pinned import locate
 from atu.results.artifacts import MANIFEST, Artifact
@@ -66,6 +67,7 @@ def _find(place: str | Path, revision: str | None, params: Params | None) -> Art
     if params and name in models:
         manifest = pretrained_manifest(Path("results") / params.experiment, name)
         return Artifact.open(manifest, "pretrain")
+    refuse_file(path)
     if "/" not in name:
         known = ", ".join(models) or "no parameters here"
         raise ConfigError("place", name, f"neither a folder nor in pretrain.models ({known})")

@@ -168,7 +168,9 @@ class Embed(Section):
     )
     retain_texts: Annotated[int, Field(ge=0)] = Field(description="retain texts to align on")
     batch_size: PositiveInt
-    reference_compat: bool = Field(description="frame the concept, not the windows")
+    reference_compat: bool = Field(
+        description="frame the concept, not the windows, which start inside words"
+    )
 
 
 class Align(Section):
@@ -285,7 +287,7 @@ class Rephrase(Section):
 class BenchmarkSource(Section):
     """Where one more utility benchmark comes from."""
 
-    kind: Literal["mmlu", "wmdp", "bbh", "truthfulqa", "triviaqa", "hub"] = Field(
+    kind: Literal["mmlu", "wmdp", "bbh", "truthfulqa", "truthfulqa_mc2", "triviaqa", "hub"] = Field(
         description="a file of RWKU's schema of this kind, or `hub`: a task of lm-eval's own"
     )
     path: str = Field(min_length=1, description="the JSON file; for `hub` the task's name")
@@ -302,9 +304,14 @@ class BenchmarkSource(Section):
 
 
 OWN_SCORES = (
-    "choice", "generate", "fluency", "distinct_tokens", "repetition", "perplexity", "collapsed",
+    "choice", "generate", "fluency", "distinct_tokens", "repetition", "nats_per_token",
+    "perplexity", "collapsed",
 )  # fmt: skip
 """Names of utility scores that no further benchmark may take."""
+
+
+ABOUT_A_TASK = ("_n", "_truncated", "_invalid")
+"""Endings of the scores that say how a task was asked."""
 
 
 class Utility(Section):
@@ -317,7 +324,7 @@ class Utility(Section):
     @field_validator("benchmarks")
     @classmethod
     def _free(cls, values: dict[str, BenchmarkSource]) -> dict[str, BenchmarkSource]:
-        taken = [name for name in values if name in OWN_SCORES or name.endswith("_n")]
+        taken = [name for name in values if name in OWN_SCORES or name.endswith(ABOUT_A_TASK)]
         if taken:
             raise ValueError(f"the name {taken[0]!r} is a score of ours; choose another")
         return values
@@ -326,6 +333,10 @@ class Utility(Section):
     batch_size: PositiveInt
     fluency_prompts: PositiveInt
     fluency_tokens: PositiveInt
+    invalid_above: Share = Field(
+        description="a task is INVALID when more than this share of its prompts was cut to the "
+        "model's context"
+    )
     collapse_below: Share = Field(
         description="COLLAPSED when generation, fluency or distinct tokens fall below this share "
         "of the original model's"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -15,6 +15,7 @@ from atu.forget.corpus import CHOICES
 from atu.forget.experiment import MODEL
 from atu.probes.prompts import FORMS
 from atu.reporting.cost import seconds
+from atu.reporting.tables import shown_perplexity
 from atu.results.artifacts import PROVENANCE, Artifact
 from atu.results.files import read_json
 
@@ -25,7 +26,11 @@ TITLES = {
     "general": "nothing in particular",
 }
 """Columns of the report's main table, in the card's order, with the card's titles."""
-SCORES = {"fluency": "fluency of generated text, bits", "perplexity": "perplexity on retain texts"}
+SCORES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "fluency": ("fluency of generated text, bits", "{:.2f}".format),
+    "perplexity": ("perplexity on retain texts", shown_perplexity),
+}
+"""Utility scores on the card: title, and how a value is shown."""
 DIGITS = 12
 """Digits of a sha256 that the card shows."""
 FULL = """from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -152,8 +157,8 @@ def table(rows: Mapping[str, Mapping[str, str]], method: str) -> list[dict[str, 
         if key in before
     ]
     lines += [
-        {"title": title, "before": f"{float(before[key]):.2f}", "after": f"{float(after[key]):.2f}"}
-        for key, title in SCORES.items()
+        {"title": title, "before": show(float(before[key])), "after": show(float(after[key]))}
+        for key, (title, show) in SCORES.items()
     ]
     collapsed = {key: "yes" if float(row["collapsed"]) else "no"
                  for key, row in (("before", before), ("after", after))}  # fmt: skip

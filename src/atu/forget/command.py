@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +17,7 @@ from atu.config.fetching import bring_encoder, model_lock, settle_lock
 from atu.config.load import check_values, load_params
 from atu.config.params import Params
 from atu.config.written import Origin, origin
-from atu.errors import ArtifactError, ConfigError, SourceError
+from atu.errors import ArtifactError, AtuError, ConfigError, SourceError
 from atu.forget.corpus import PHASE as CORPUS
 from atu.forget.corpus import Concept, is_written, write_corpus
 from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, Shape, render
@@ -23,6 +25,7 @@ from atu.forget.result import export, require_free, require_place
 from atu.forget.settings import Writing
 from atu.forget.texts import key, words
 from atu.models.encoder import BUNDLED, locate_encoder
+from atu.models.folders import refuse_file
 from atu.models.pinned import file_digests, locate
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.locks import Lock, Source
@@ -34,6 +37,7 @@ from atu.untrusted.yaml import parse_yaml
 
 PARAMS = "params.yaml"
 SNAKEFILE = "Snakefile"
+LOCKS = "locks"
 READ = ("names.json", "forget.json", "retain.json", "questions.json")
 
 
@@ -63,12 +67,11 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
         AtuError: an option, the model, the corpus or the machine is unsuitable.
     """
     _check(request)
-    request.work.mkdir(parents=True, exist_ok=True)
-    with only_writer(request.work) as lock_file:
+    with _work_folder(request.work), only_writer(request.work) as lock_file:
         source, folder = _pin_model(request)
         shape = Shape.of(folder)
         encoder = _pin_encoder(request)
-        corpus = Source(CORPUS, None, f"locks/{CORPUS}.json")
+        corpus = Source(CORPUS, None, f"{LOCKS}/{CORPUS}.json")
         text = render(
             names=request.concept.names,
             descriptions=request.concept.descriptions,
@@ -94,6 +97,24 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
             params = load_params(Path(PARAMS))
             _snakemake(request, lock_file)
             finish(request, params, written)
+
+
+@contextlib.contextmanager
+def _work_folder(folder: Path) -> Iterator[None]:
+    """Make the work folder; a refusal before there is work in it leaves no folder that was not
+    there before.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except AtuError:
+        if folder in made and {path.name for path in folder.iterdir()} <= {LOCKS}:
+            shutil.rmtree(folder)
+            with contextlib.suppress(OSError):  # somebody else uses it by now
+                for path in made[1:]:
+                    path.rmdir()
+        raise
 
 
 def finish(request: ForgetRequest, params: Params, corpus: Artifact) -> None:
@@ -161,6 +182,7 @@ def split_revision(model: str) -> tuple[str, str | None]:
 def _pin_model(request: ForgetRequest) -> tuple[Source, Path]:
     """The model's source, locked in the work folder, and the folder of its files."""
     place, revision = split_revision(request.model)
+    refuse_file(Path(request.model))
     if is_folder(Path(place)):
         place = str(Path(place).resolve())
     elif place.startswith((".", "/", "~")) or place.count("/") != 1:
@@ -168,7 +190,7 @@ def _pin_model(request: ForgetRequest) -> tuple[Source, Path]:
             "--model", request.model, "no such folder, and no `owner/name` of the hub; name the "
             "folder of a Hugging Face model"
         )  # fmt: skip
-    lock = request.work / "locks" / f"{MODEL}.json"
+    lock = request.work / LOCKS / f"{MODEL}.json"
     pinned = Source(place, revision, str(lock))
     try:
         new_lock = model_lock(pinned, request.offline, False, False)
@@ -181,7 +203,7 @@ def _pin_model(request: ForgetRequest) -> tuple[Source, Path]:
     except SourceError as error:
         raise SourceError(f"{error}; for another model name another --out or --work") from None
     commit = Lock.read(lock).revision
-    return Source(place, revision, f"locks/{MODEL}.json"), locate(pinned, commit)
+    return Source(place, revision, f"{LOCKS}/{MODEL}.json"), locate(pinned, commit)
 
 
 def _pin_encoder(request: ForgetRequest) -> str:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from atu.distributed import processes
-from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize, map_in_batches
+from atu.inference.finite import failing_layer, require_finite
 from atu.models.chat import prompt_ids, stop_tokens
 from atu.models.compute import device_of
 from atu.models.llm import require_room
@@ -83,7 +83,8 @@ def greedy_answers(
     before an answer is no end of it (`until`).
 
     Raises:
-        EvaluationError: a prompt has no answer, or a logit is not finite; names the item.
+        EvaluationError: a prompt has no answer, or a logit is not finite; names the item and the
+            layer.
         LengthError: a prompt with its answer would not fit the model's context.
     """
     encoded = prompt_ids(tokenizer, prompts, templated=templated, system=system)
@@ -92,7 +93,7 @@ def greedy_answers(
     def work(chosen: list[int]) -> list[str]:
         named = [f"{label}, item {i}: {prompts[i]!r}" for i in chosen]
         rows = [encoded[i] for i in chosen]
-        processors = [FiniteLogits(named)]
+        processors = [FiniteLogits(model, rows, named)]
         new = _generate(model, tokenizer, rows, max_new_tokens, processors)
         return _decoded(tokenizer, rows, new, stripped, stops)
 
@@ -133,7 +134,7 @@ def sampled_answers(
             _stream(device, child_seed(sampling.seed, "sample", prompts[i], str(j)))
             for i, j in (pairs[n] for n in chosen)
         ]
-        processors = [FiniteLogits(named), *_warpers(sampling), GumbelNoise(streams)]
+        processors = [FiniteLogits(model, rows, named), *_warpers(sampling), GumbelNoise(streams)]
         new = _generate(model, tokenizer, rows, max_new_tokens, processors)
         return _decoded(tokenizer, rows, new, stripped, stops)
 
@@ -161,28 +162,18 @@ def _warpers(sampling: Sampling) -> list[Any]:
 class FiniteLogits:
     """A logits processor that refuses NaN and infinity, naming the item."""
 
-    def __init__(self, items: Sequence[str]) -> None:
-        self.items = items
+    def __init__(self, model: Any, rows: Sequence[Sequence[int]], items: Sequence[str]) -> None:
+        self.model, self.rows, self.items = model, rows, items
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """`scores` [batch, vocab] as they are."""
-        require_finite(scores, self.items)
+        """`scores` [batch, vocab] as they are, after `input_ids` [batch, seq]."""
+
+        def where(row: int) -> str:
+            padding = max(map(len, self.rows)) - len(self.rows[row])
+            return failing_layer(self.model, input_ids[row, padding:])
+
+        require_finite(scores, self.items, where)
         return scores
-
-
-def require_finite(logits: Tensor, items: Sequence[str]) -> None:
-    """Refuse logits that are not finite.
-
-    Args:
-        logits: [batch, ...].
-        items: a name for each row of the batch.
-
-    Raises:
-        EvaluationError: names the first item with a logit that is NaN or infinite.
-    """
-    good = torch.isfinite(logits).flatten(1).all(dim=1)
-    if not bool(good.all()):
-        raise EvaluationError(f"{items[int((~good).nonzero()[0, 0])]}: a logit is not finite")
 
 
 class GumbelNoise:
@@ -237,13 +228,19 @@ def _decoded(
     stripped: bool,
     stops: Sequence[str],
 ) -> list[str]:
-    """New tokens as texts, each up to its end."""
+    """New tokens as texts, each up to its end.
+
+    A tokenizer whose settings ask for it (Llama 3's do) has the space before a comma or full stop
+    removed. transformers 5 ignores that for byte-level BPE; official code ran with version 4.
+    """
     if stripped:
         texts = [t.strip() for t in tokenizer.batch_decode(new, skip_special_tokens=True)]
     else:
         texts = [
             _decoded_after(tokenizer, row[-1], tail) for row, tail in zip(ids, new, strict=True)
         ]
+    if getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        texts = [tokenizer.clean_up_tokenization(text) for text in texts]
     return [until(text, stops) for text in texts]
 
 

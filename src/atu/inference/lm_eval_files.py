@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from atu.errors import ConfigError, shown
-from atu.metrics.overlap import triviaqa_f1
+from atu.metrics.options import option_accuracy, truthfulqa_mc2
+from atu.metrics.overlap import bbh_exact_match, triviaqa_f1
 from atu.probes.prompts import ANSWER_SEPARATOR, LETTERS, MULTIPLE_CHOICE, lettered, wmdp_prompt
 from atu.untrusted.texts import MB, UNPRINTABLE, parse_json, read_text
 
@@ -38,8 +39,9 @@ class LocalTask:
     """lm-eval's name of the metric, with its filter."""
     generates: bool
     """Whether answers are generated: only then does a fall of the score mean collapse."""
-    score: Callable[[Row, str], float] | None = None
-    """Our score from document and generated text, instead of lm-eval's."""
+    score: Callable[[Row, Any], float] | None = None
+    """Our score from a document and the text generated, or the options' log-probabilities, in
+    place of lm-eval's."""
 
 
 def _text(value: object) -> str:
@@ -98,15 +100,35 @@ def _bbh(row: Row) -> Row:
 
 
 def _truthfulqa(row: Row) -> Row:
-    choices = _texts(row["mc1_targets"]["choices"])
-    labels = row["mc1_targets"]["labels"]
-    if not isinstance(labels, list) or len(labels) != len(choices) or labels.count(1) != 1:
-        raise ValueError(f"labels {shown(labels)} do not mark one of {len(choices)} choices")
+    """The first true choice beside the false ones: of further true ones official code asks
+    nothing.
+    """
+    pairs = _labelled(row["mc1_targets"])
+    first = [true for _, true in pairs].index(True)
+    kept = [i for i, (_, true) in enumerate(pairs) if i == first or not true]
     return {
         "prompt": f"Q: {_text(row['question'])}\nA:",
-        "choices": choices,
-        "gold": labels.index(1),
+        "choices": [pairs[i][0] for i in kept],
+        "gold": kept.index(first),
     }
+
+
+def _truthfulqa_mc2(row: Row) -> Row:
+    pairs = _labelled(row["mc2_targets"])
+    return {
+        "prompt": f"Q: {_text(row['question'])}\nA:",
+        "choices": [choice for choice, _ in pairs],
+        "gold": [true for _, true in pairs].index(True),
+        "true": [true for _, true in pairs],
+    }
+
+
+def _labelled(targets: Row) -> list[tuple[str, bool]]:
+    """TruthfulQA's choices, each with whether it is true; some are, and some are not."""
+    choices, labels = _texts(targets["choices"]), targets["labels"]
+    if not isinstance(labels, list) or len(labels) != len(choices) or {0, 1} != set(labels):
+        raise ValueError(f"labels {shown(labels)} do not part {len(choices)} choices by 0 and 1")
+    return [(choice, label == 1) for choice, label in zip(choices, labels, strict=True)]
 
 
 def _triviaqa(row: Row) -> Row:
@@ -117,6 +139,11 @@ def _triviaqa(row: Row) -> Row:
         "answer": aliases[0],
         "aliases": aliases,
     }
+
+
+def option_score(doc: Row, log_probs: Sequence[float]) -> float:
+    """Of a choice among options of which the document names the right one."""
+    return option_accuracy(log_probs, doc["gold"])
 
 
 _CHOICE = {
@@ -135,29 +162,30 @@ _GENERATE = {
     "metric_list": [_EXACT],
 }
 KINDS = {
-    "mmlu": LocalTask(("question", "choices", "answer"), _mmlu, _CHOICE, "acc,none", False),
-    "wmdp": LocalTask(
-        ("field", "question", "choices", "answer"), _wmdp, _CHOICE, "acc,none", False
+    "mmlu": LocalTask(
+        ("question", "choices", "answer"), _mmlu, _CHOICE, "acc,none", False, option_score
     ),
-    "truthfulqa": LocalTask(("question", "mc1_targets"), _truthfulqa, _CHOICE, "acc,none", False),
+    "wmdp": LocalTask(
+        ("field", "question", "choices", "answer"), _wmdp, _CHOICE, "acc,none", False, option_score
+    ),
+    "truthfulqa": LocalTask(
+        ("question", "mc1_targets"), _truthfulqa, _CHOICE, "acc,none", False, option_score
+    ),
+    "truthfulqa_mc2": LocalTask(
+        ("question", "mc2_targets"),
+        _truthfulqa_mc2,
+        _CHOICE,
+        "acc,none",
+        False,
+        lambda doc, log_probs: truthfulqa_mc2(log_probs, doc["true"]),
+    ),
     "bbh": LocalTask(
         ("cot", "question", "answer"),
         _bbh,
-        _GENERATE
-        | {
-            "generation_kwargs": {"until": ["\nQ:"], "do_sample": False, "max_gen_toks": 256},
-            "filter_list": [
-                {
-                    "name": "answer",
-                    "filter": [
-                        {"function": "regex", "regex_pattern": r"[tT]he answer is (.*?)\."},
-                        {"function": "take_first"},
-                    ],
-                }
-            ],
-        },
-        "exact_match,answer",
+        _GENERATE | {"generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": 256}},
+        "exact_match,none",
         True,
+        lambda doc, text: bbh_exact_match(text, doc["answer"]),
     ),
     "triviaqa": LocalTask(
         ("question", "answers"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from atu.errors import EvaluationError
 from atu.inference.lm_eval_files import write_task
 from atu.probes.prompts import LINE, format_prompt
 
@@ -19,13 +20,22 @@ METRICS = {"world_choice": "acc", "world_generate": "exact_match"}
 
 
 def write_tasks(folder: Path, probes: list[dict[str, Any]], documents: int) -> list[str]:
-    """Write `<task>.yaml` and `<task>.jsonl` for every task with a document; returns the tasks."""
+    """Write `<task>.yaml` and `<task>.jsonl` for every task with a document; returns the tasks. A
+    choice without options is no document.
+
+    Raises:
+        EvaluationError: an answer is none of its options; names the probe.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [p for p in probes if p["split"] == "report" and p["role"] in ("general", "other")]
     forms = {"world_choice": "choice", "world_generate": "question"}
     written = []
     for task, form in forms.items():
-        pairs = [(_document(p), p["prompt"]) for p in chosen if p["form"] == form]
+        pairs = [
+            (_document(p), p["prompt"])
+            for p in chosen
+            if p["form"] == form and (p["options"] or form != "choice")
+        ]
         rows = [row for row, prompt in pairs if prompt.endswith(row["prompt"])][:documents]
         if not rows:
             continue
@@ -37,6 +47,8 @@ def write_tasks(folder: Path, probes: list[dict[str, Any]], documents: int) -> l
 def _document(probe: dict[str, Any]) -> dict[str, Any]:
     prompt = format_prompt(probe["form"], probe["query"], probe["options"])
     options = probe["options"]
+    if options and probe["answer"] not in options:
+        raise EvaluationError(f"{probe['id']}: {probe['answer']!r} is none of {options}")
     gold = options.index(probe["answer"]) if options else 0
     return {
         "id": probe["id"],

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize, map_in_batches
-from atu.inference.generation import mode, no_gradients, require_finite
+from atu.inference.finite import failing_layer, require_finite
+from atu.inference.generation import mode, no_gradients
 from atu.models.compute import device_of
 from atu.models.llm import require_room
 from atu.probes.prompts import join_answer
@@ -21,6 +22,10 @@ from atu.training.batches import IGNORE, EncodedText, collate, encode_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+MAX_PERPLEXITY = 1e6
+"""More than any vocabulary, so worse than any guess."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ def score_answers(
     `end` also scores the end token, as TOFU does for answers; no protocol does so for texts.
 
     Raises:
-        EvaluationError: an answer has no token to score, or a logit is not finite; names the item.
+        EvaluationError: an answer has no token to score, or a logit is not finite; names the item
+            and the layer.
         LengthError: a prompt with its answer does not fit the model's context.
     """
     texts = [
@@ -87,7 +93,11 @@ def score_encoded(
             attention_mask=batch.attention_mask,
             use_cache=False,
         ).logits.float()
-        require_finite(logits, [f"{label}, item {i}" for i in chosen])
+        require_finite(
+            logits,
+            [f"{label}, item {i}" for i in chosen],
+            lambda row: failing_layer(model, texts[chosen[row]].ids),
+        )
         return [
             _token_scores(row[:-1], labels[1:])
             for row, labels in zip(logits, batch.labels, strict=True)
@@ -128,5 +138,8 @@ def mean_loss(scores: Sequence[TokenScores]) -> float:
 
 
 def perplexity(scores: Sequence[TokenScores]) -> float:
-    """Exponential of the mean NLL per token over all texts."""
-    return math.exp(mean_loss(scores))
+    """Exponential of the mean NLL per token over all texts, at most `MAX_PERPLEXITY`: a ruined
+    model loses hundreds of nats, whose exponential is no float.
+    """
+    loss = mean_loss(scores)
+    return math.exp(loss) if loss < math.log(MAX_PERPLEXITY) else MAX_PERPLEXITY

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from atu.distributed import processes
 from atu.errors import ConfigError
-from atu.methods.shared.mudman import mudman_loss
+from atu.methods.shared.disruption_masking import masked_loss
 from atu.models.compute import device_of
 from atu.models.llm import decoder_layers, hidden_states
 from atu.models.predictor import EmbeddingPredictor
@@ -86,15 +86,17 @@ class MethodSettings(OptimizerSettings):
     retain: Retain
     train: Trainable
     """Which parameters are updated."""
-    wrapper: Literal["none", "mudman"]
-    """Whether MUDMAN masks and normalises the forget gradient."""
+    wrapper: Literal["none", "disruption_masking"]
+    """Whether the forget gradient is masked by the retain gradient and normalised."""
     stop_below: Fraction | None
     """Stop after a trajectory point at which at most this share of the plain `select` questions is
     still answered; null runs all steps."""
 
     def __post_init__(self) -> None:
-        if self.wrapper == "mudman" and not self.retain.weights():
-            raise ValueError("wrapper: mudman masks by the retain gradient; give `retain` a weight")
+        if self.wrapper == "disruption_masking" and not self.retain.weights():
+            raise ValueError(
+                f"wrapper: {self.wrapper} masks by the retain gradient; give `retain` a weight"
+            )
 
 
 @dataclass(frozen=True)
@@ -280,10 +282,14 @@ class Method:
         if count == 1 or self.processes == "first":
             return 1
         whole = f"{key} (loss {settings.loss}) runs in one process"
+        wrapper = getattr(settings, "wrapper", "none")
+        # Its means are over a padded batch, of which a rank knows only its part.
+        official = getattr(settings, "variant", None)
         reason = {
             whole: self.processes == "one",
-            f"{whole} with wrapper = mudman": getattr(settings, "wrapper", "none") == "mudman",
+            f"{whole} with wrapper = {wrapper}": wrapper != "none",
             f"{whole} with reference_compat": reference_compat and self.compat_alone,
+            f"{whole} with variant = open_unlearning": official == "open_unlearning",
         }
         for problem in (text for text, holds in reason.items() if holds):
             raise ConfigError(
@@ -348,8 +354,8 @@ def combined_loss(context: Context, forget_loss: ForgetLoss) -> tuple[Tensor, di
     terms = retain_terms(context, next(context.retain))
     parts |= {f"retain_{name}": value.item() for name, value in terms.items()}
     retain = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-    if context.settings.wrapper == "mudman":
-        return mudman_loss(forget, retain, context.parameters), parts
+    if context.settings.wrapper == "disruption_masking":
+        return masked_loss(forget, retain, context.parameters), parts
     return forget + retain, parts
 
 

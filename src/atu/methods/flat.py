@@ -4,6 +4,12 @@ et al. 2024, arXiv 2410.11143, section 3).
 The variational form of the divergence weighs learning the template against losing the answer; the
 template is one of our refusals. The pairs of functions are those of the paper's code
 (UCSC-REAL/FLAT) and of f-GAN (Nowozin et al. 2016, arXiv 1606.00709).
+
+The paper's expectation is over pairs, and so is ours: g* and f* of each answer's probability, then
+the mean. Its code takes the mean over the batch first, of token probabilities that are averaged
+over the padded length, prompt and padding as 0, and g* and f* of that one number: there, how long
+the prompts are and what else is in a batch changes what an answer is worth. In a batch of one
+answer without prompt and padding both are equal.
 """
 
 from __future__ import annotations

@@ -1,7 +1,16 @@
 """UNDIAL: self-distillation from the original model with the forget tokens' logits lowered (Dong et
 al. 2024, arXiv 2402.10052, section 3).
 
-Every scored token is lowered; the paper's variant that picks out entities and nouns is left out.
+`variant: paper`: every scored token's logit is lowered by `beta` in the original's prediction of
+it, and the cross-entropy to that is averaged over the scored tokens. What is lowered is the text's
+own next token, likeliest or not. The official code (dong-river/LLM_unlearning, `DITrainer`) is
+this for passages without prompts, cut to one length; its strengths are 3 and 10. The paper's
+variant that picks out entities and nouns is left out.
+
+`variant: open_unlearning` is what locuslab/open-unlearning (`compute_undial_loss`) computes: the
+label -100 of a token that is not scored is taken for a token's number, counted from the end of the
+vocabulary, so that token `vocabulary - 100` is lowered at every such position; and the mean is over
+all positions, prompts and padding included. The two variants are equal where all tokens are scored.
 """
 
 from __future__ import annotations
@@ -13,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atu.errors import ConfigError
 from atu.methods.base import Context, Method, PlainSettings
 from atu.training.batches import IGNORE, Batch
 from atu.training.losses import distillation_loss
@@ -21,10 +31,12 @@ from atu.untrusted.bounds import NonNegative
 
 @dataclass(frozen=True)
 class Settings(PlainSettings):
-    """By how much the forget token's logit is lowered; open-unlearning: 10."""
+    """By how much the forget token's logit is lowered, and where."""
 
     loss: Literal["undial"]
+    variant: Literal["paper", "open_unlearning"]
     beta: NonNegative
+    """The paper: 3 and 10; open-unlearning: 10."""
 
 
 def lowered_logits(reference: Tensor, labels: Tensor, beta: float) -> Tensor:
@@ -41,19 +53,37 @@ def lowered_logits(reference: Tensor, labels: Tensor, beta: float) -> Tensor:
     return reference - beta * (onehot * (following != IGNORE)[..., None])
 
 
+def as_token_numbers(labels: Tensor, vocabulary: int) -> Tensor:
+    """Labels as open-unlearning reads them: -100 as token `vocabulary - 100`, which is scored.
+
+    Raises:
+        ConfigError: there is no such token.
+    """
+    found = torch.where(labels == IGNORE, vocabulary + IGNORE, labels)
+    if (found[:, 1:] < 0).any():
+        raise ConfigError(
+            "variant", "open_unlearning",
+            f"lowers token {vocabulary} - 100 where none is scored; use `paper`",
+        )  # fmt: skip
+    return found
+
+
 def undial_loss(context: Context, batch: Batch) -> Tensor:
     """Cross-entropy from softmax(reference - beta onehot(y)) to the model, in nats, averaged over
-    the forget batch's scored tokens. (open-unlearning averages over prompts and padding too.)
+    the forget batch's scored tokens, or as in open-unlearning.
 
     Model and reference uniform over two tokens: ln 2 = .6931 for every beta, with the gradient 0 at
     beta 0 only.
     """
     assert context.reference is not None
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    labels = batch.labels
     with torch.no_grad():
         reference = context.reference(**inputs).logits
-        targets = lowered_logits(reference, batch.labels, context.settings.beta)
-    return distillation_loss(context.model(**inputs).logits, targets, batch.labels)
+        if context.settings.variant == "open_unlearning":
+            labels = as_token_numbers(labels, reference.shape[-1])
+        targets = lowered_logits(reference, labels, context.settings.beta)
+    return distillation_loss(context.model(**inputs).logits, targets, labels)
 
 
 METHOD = Method(Settings, forget_loss=undial_loss, needs_reference=True, processes="all")

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import re
-
-from atu.metrics.normalise import normalise
 from atu.metrics.registry import OWN, metric
+from atu.metrics.words import content, same, words
 
 
-@metric("exact_match", "own-1", source=OWN)
+@metric("exact_match", "own-2", source=OWN)
 def exact_match(answer: str, gold: str) -> float:
-    """1.0 when both are the same after `normalise`, else 0.0.
+    """1.0 when both have the same words but for a leading article, in any script, else 0.0.
 
-    An empty answer never matches.
+    An answer and a gold answer without any word match when they show the same signs; an empty
+    answer never matches.
     """
-    normalised = normalise(answer)
-    return float(bool(normalised) and normalised == normalise(gold))
+    return float(same(answer, gold))
 
 
-@metric("contains", "own-1", source=OWN)
+@metric("contains", "own-2", source=OWN)
 def contains(answer: str, gold: str) -> float:
-    """1.0 when the answer contains the gold answer as whole words, after `normalise`.
+    """1.0 when the answer has the words of the gold answer in a row, in any script, else 0.0.
 
-    An empty gold answer is never contained.
+    The gold answer's leading article does not count. A gold answer without a word is never
+    contained.
     """
-    if not normalise(gold):
-        return 0.0
-    pattern = rf"(?<!\w){re.escape(normalise(gold))}(?!\w)"
-    return float(re.search(pattern, normalise(answer)) is not None)
+    found, sought = words(answer), content(gold)
+    ends = range(len(found) - len(sought) + 1) if sought else ()
+    return float(any(found[at : at + len(sought)] == sought for at in ends))

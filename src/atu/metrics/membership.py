@@ -147,6 +147,28 @@ def membership_min_k_fixed(log_probs: ArrayLike, share: float) -> float:
 
 @metric(
     "membership_min_k_plus_plus",
+    "faithful-1",
+    source="Zhang et al., arXiv 2404.02936; RWKU eval_mia.py, keys `mink++_*`, of which `mink20` "
+    "in its results is the share 0.2",
+    defect="NaN, here None, for a text of fewer than 1 / share tokens, and where the model is "
+    "certain (a deviation of 0)",
+)
+def membership_min_k_plus_plus_faithful(
+    log_probs: ArrayLike, mean: ArrayLike, std: ArrayLike, share: float
+) -> float | None:
+    """Mean of the floor(share * tokens) lowest standardised log-probabilities; None if no token.
+
+    Arguments and exceptions as for `fixed-1`.
+    """
+    log_p, means, stds = _standardised(log_probs, mean, std)
+    count = _share_of(log_p, share)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score = _lowest((log_p - means) / stds, count) if count else np.nan
+    return score if np.isfinite(score) else None
+
+
+@metric(
+    "membership_min_k_plus_plus",
     "fixed-1",
     source="Zhang et al., arXiv 2404.02936; open-unlearning mia/min_k_plus_plus.py (negated there)",
 )
@@ -167,35 +189,43 @@ def membership_min_k_plus_plus(
         EvaluationError: no tokens, a value that is not finite, or a negative deviation.
         ValueError: `share` outside ]0, 1], or arrays of unequal length.
     """
+    log_p, means, stds = _standardised(log_probs, mean, std)
+    scores = (log_p - means) / np.maximum(stds, MIN_STD)
+    return _lowest(scores, max(1, _share_of(scores, share)))
+
+
+def _standardised(
+    log_probs: ArrayLike, mean: ArrayLike, std: ArrayLike
+) -> tuple[Floats, Floats, Floats]:
+    """The three arrays, checked; raises as `membership_min_k_plus_plus`."""
     log_p = finite_values(log_probs, "log-probabilities")
     means, stds = finite_values(mean, "means"), finite_values(std, "deviations")
     if not len(log_p) == len(means) == len(stds):
         raise ValueError(f"{len(log_p)} tokens, {len(means)} means, {len(stds)} deviations")
     if (stds < 0).any():
         raise EvaluationError("deviations: one is negative")
-    scores = (log_p - means) / np.maximum(stds, MIN_STD)
-    return _lowest(scores, max(1, _share_of(scores, share)))
+    return log_p, means, stds
 
 
 @metric(
     "membership_gradient_norm",
-    "faithful-1",
-    source="Wang et al., arXiv 2402.17012; open-unlearning mia/gradnorm.py",
-    defect="open-unlearning's AUC takes higher scores for non-members, which fits its losses but "
-    "not this negated norm: its gradient-norm AUC is 1 minus `auc` of these scores",
+    "faithful-2",
+    source="Wang et al., arXiv 2402.17012; open-unlearning mia/gradnorm.py (negated there)",
 )
-def membership_gradient_norm(norm: float) -> float:
-    """Minus the norm of the text's loss gradient, at most 0: a member has a small gradient.
+def membership_gradient_norm(norms: ArrayLike) -> float:
+    """Minus the mean over parameter tensors of the norm of the loss's gradient, at most 0.
 
-    The norm is the caller's: open-unlearning takes the mean over parameter tensors of each one's
-    p-norm. A norm of 3 gives -3.
+    A member has a small gradient. `norms` [tensors] are 2-norms (`privacy.texts.gradient_norms`);
+    version 1 took the norm over all weights together. The AUC is open-unlearning's. Norms (1, 5)
+    give -3.
 
     Raises:
-        EvaluationError: a norm that is negative or not finite.
+        EvaluationError: no norm, or one that is negative or not finite.
     """
-    if not (np.isfinite(norm) and norm >= 0):
-        raise EvaluationError(f"gradient norm: {norm} is not a finite number of at least 0")
-    return -float(norm)
+    found = finite_values(norms, "gradient norms")
+    if found.min() < 0:
+        raise EvaluationError(f"gradient norms: {found.min()} is below 0")
+    return -float(found.mean())
 
 
 @metric(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -18,13 +18,16 @@ from numpy.typing import ArrayLike, NDArray
 from atu.errors import EvaluationError
 from atu.metrics.membership import Floats, finite_values
 from atu.metrics.registry import metric
-from atu.metrics.rouge import rouge_l
+from atu.metrics.rouge import BLIND, rouge_l, rouge_l_any_script
 
 Bools: TypeAlias = NDArray[np.bool_]
 TOFU = "TOFU, arXiv 2401.06121"
 OPEN_UNLEARNING = "open-unlearning: src/evals/metrics/memorization.py"
 MUSE = "MUSE, arXiv 2407.06460"
 UTILITY_PARTS = 9
+"""Probability, ROUGE and truth ratio on three sets."""
+TINY = 1e-10
+"""What open-unlearning adds to denominators."""
 
 
 @metric("tofu_probability", "faithful-1", source=f"{TOFU}: aggregate_eval_stat.py")
@@ -41,38 +44,34 @@ def tofu_probability(log_probs: ArrayLike) -> float:
 
 @metric(
     "tofu_option_probability",
-    "faithful-1",
+    "faithful-2",
     source=f"{TOFU}: aggregate_eval_stat.py, Real Authors and World Facts",
     defect="the paper's ratio is of P(a|q), the code's of P(a|q)^(1/|a|) (open-unlearning#26)",
 )
-def tofu_option_probability(correct: float, wrong: Sequence[float]) -> float:
+def tofu_option_probability(correct_loss: float, wrong_losses: Sequence[float]) -> float:
     """The correct option's share of the normalised probabilities of all options, in [0, 1].
 
-    `correct` is P of the correct option, `wrong` those of the others, without the correct one. 0.3
-    against (0.1, 0.2) gives 0.3 / 0.6 = 0.5.
+    From losses, so that a model under which every probability is 0 as a float has a share as well.
+    Probabilities 0.3 against (0.1, 0.2) give 0.3 / 0.6 = 0.5.
 
     Raises:
-        EvaluationError: no wrong option, a value outside [0, 1], or nothing but zeros.
+        EvaluationError: no wrong option, or a loss that is not finite or below 0.
     """
-    options = finite_values([correct, *wrong], "options")
-    if len(options) == 1 or options.min() < 0 or options.max() > 1 or not options.any():
-        raise EvaluationError(
-            f"options {options.tolist()}: at least two probabilities, one of them above 0"
-        )
-    return float(options[0] / options.sum())
+    correct, wrong = _losses(correct_loss, wrong_losses)
+    return float(1 / (1 + _exp(correct - wrong).sum()))
 
 
-def _losses(paraphrased_loss: float, perturbed_losses: Sequence[float]) -> tuple[float, Floats]:
+def _losses(right: float, wrong: Sequence[float]) -> tuple[float, Floats]:
     """Both arguments, checked.
 
     Raises:
-        EvaluationError: no perturbed answer, or a loss that is not finite or below 0.
+        EvaluationError: no wrong answer, or a loss that is not finite or below 0.
     """
-    paraphrased = finite_values([paraphrased_loss], "loss of the paraphrased answer")
-    perturbed = finite_values(perturbed_losses, "losses of the perturbed answers")
-    if min(paraphrased.min(), perturbed.min()) < 0:
+    one = finite_values([right], "loss of the right answer")
+    others = finite_values(wrong, "losses of the wrong answers")
+    if min(one.min(), others.min()) < 0:
         raise EvaluationError("a loss is below 0: pass mean negative log-probabilities")
-    return float(paraphrased[0]), perturbed
+    return float(one[0]), others
 
 
 def _exp(values: ArrayLike) -> Floats:
@@ -91,8 +90,8 @@ def tofu_truth_ratio(paraphrased_loss: float, perturbed_losses: Sequence[float])
     """exp(-mean perturbed loss) / exp(-paraphrased loss), at least 0, inf on overflow.
 
     Below 1 the true answer is likelier. The paraphrased answer is the base on the forget and
-    retain sets, the answer itself on Real Authors and World Facts. open-unlearning adds 1e-10 to
-    the denominator. Probabilities (1/2, 1/8), mean 1/4, over 1/2 give 0.5.
+    retain sets, the answer itself on Real Authors and World Facts. Probabilities (1/2, 1/8), mean
+    1/4, over 1/2 give 0.5.
 
     Raises:
         EvaluationError: no perturbed answer, or a loss that is not finite or below 0.
@@ -116,6 +115,48 @@ def tofu_truth_ratio_paper(paraphrased_loss: float, perturbed_losses: Sequence[f
 
 
 @metric(
+    "open_unlearning_tofu_truth_ratio",
+    "faithful-1",
+    source=f"{OPEN_UNLEARNING}, aggregators `closer_to_1_better` and `true_better`",
+    defect="its 1e-10 in the denominator outweighs the probabilities of a ruined model: 0 instead "
+    "of what they are to each other",
+)
+def open_unlearning_tofu_truth_ratio(
+    paraphrased_loss: float, perturbed_losses: Sequence[float]
+) -> float:
+    """`tofu_truth_ratio@faithful-1` as w / (c + 1e-10), at least 0.
+
+    c is the paraphrased answer's normalised probability, w the geometric mean of the perturbed
+    ones'. A set's score is `tofu_forget_truth_ratio` or `tofu_retain_truth_ratio` of it. c = 1/2
+    against (1/2, 1/8) gives 0.5.
+
+    Raises:
+        EvaluationError: no perturbed answer, or a loss that is not finite or below 0.
+    """
+    paraphrased, perturbed = _losses(paraphrased_loss, perturbed_losses)
+    return math.exp(-perturbed.mean()) / (math.exp(-paraphrased) + TINY)
+
+
+@metric(
+    "open_unlearning_option_probability",
+    "faithful-1",
+    source=f"{OPEN_UNLEARNING} probability_w_options",
+    defect="its 1e-10 in the denominator outweighs the options of a ruined model",
+)
+def open_unlearning_option_probability(correct_loss: float, wrong_losses: Sequence[float]) -> float:
+    """`tofu_option_probability` with 1e-10 added to the denominator, in [0, 1[.
+
+    0 where every probability is 0.
+
+    Raises:
+        EvaluationError: no wrong option, or a loss that is not finite or below 0.
+    """
+    correct, wrong = _losses(correct_loss, wrong_losses)
+    probability = math.exp(-correct)
+    return float(probability / (probability + np.exp(-wrong).sum() + TINY))
+
+
+@metric(
     "open_unlearning_truth_ratio",
     "faithful-1",
     source=f"{OPEN_UNLEARNING}, aggregator `prob_mean` (open-unlearning#163)",
@@ -135,7 +176,7 @@ def open_unlearning_truth_ratio(
     """
     paraphrased, perturbed = _losses(paraphrased_loss, perturbed_losses)
     correct, wrong = math.exp(-paraphrased), math.exp(-perturbed.mean())
-    return correct / (correct + wrong + 1e-10)
+    return correct / (correct + wrong + TINY)
 
 
 def _ratios(values: ArrayLike, what: str) -> Floats:
@@ -184,25 +225,25 @@ def tofu_retain_truth_ratio(ratios: Sequence[float]) -> float:
     return float(np.maximum(0, 1 - _ratios(ratios, "tofu_retain_truth_ratio")).mean())
 
 
-@metric("tofu_model_utility", "faithful-1", source=f"{TOFU}: aggregate_eval_stat.py")
-def tofu_model_utility(scores: Mapping[str, float] | Sequence[float]) -> float:
+@metric(
+    "tofu_model_utility",
+    "faithful-1",
+    source=f"{TOFU}: aggregate_eval_stat.py; open-unlearning's hm_aggregate",
+)
+def tofu_model_utility(values: Sequence[float]) -> float:
     """Harmonic mean in [0, 1] of probability, ROUGE and truth ratio on three sets.
 
-    The sets are retain, Real Authors and World Facts. Any 0 makes it 0. Eight times 1 and once 0.5
-    give 9 / (8 + 2) = 0.9.
+    The sets are retain, Real Authors and World Facts; the caller has all `UTILITY_PARTS` or none.
+    Any 0 makes it 0. Eight times 1 and once 0.5 give 9 / (8 + 2) = 0.9.
 
     Raises:
-        ValueError: not exactly nine scores.
-        EvaluationError: a score outside [0, 1] or not finite.
+        EvaluationError: no score, one outside [0, 1] or not finite.
     """
-    values = list(scores.values()) if isinstance(scores, Mapping) else list(scores)
-    if len(values) != UTILITY_PARTS:
-        raise ValueError(f"model utility: {UTILITY_PARTS} scores, not {len(values)}")
     parts = finite_values(values, "parts of the model utility")
     if parts.min() < 0 or parts.max() > 1:
         raise EvaluationError(f"parts of the model utility {values}: each in [0, 1]")
-    with np.errstate(divide="ignore", over="ignore"):  # 1/0 is inf, and 9/inf is 0, as intended
-        return float(UTILITY_PARTS / (1 / parts).sum())
+    with np.errstate(divide="ignore", over="ignore"):  # 1/0 is inf, and n/inf is 0, as intended
+        return float(len(parts) / (1 / parts).sum())
 
 
 @metric(
@@ -320,7 +361,7 @@ def extraction_strength_fixed(matches: ArrayLike) -> float | None:
     return _matched_suffix(matched) / len(matched) if matched.size else None
 
 
-@metric("muse_verbatim", "faithful-2", source=f"{MUSE}: metrics/verbmem.py")
+@metric("muse_verbatim", "faithful-2", source=f"{MUSE}: metrics/verbmem.py", defect=BLIND)
 def muse_verbatim(output: str, truth: str) -> float:
     """ROUGE-L F measure in [0, 1] of the continuation, without stemmer, lower-cased.
 
@@ -329,6 +370,15 @@ def muse_verbatim(output: str, truth: str) -> float:
     clock tower" shares (old, clock): precision 2/3, recall 2/4, F = 4/7.
     """
     return float(rouge_l(output, truth, stemmer=False).fmeasure)
+
+
+@metric("muse_verbatim", "fixed-1", source="`faithful-2` over the words of any script")
+def muse_verbatim_fixed(output: str, truth: str) -> float:
+    """ROUGE-L F measure in [0, 1] of the continuation, without stemmer, in any script.
+
+    Equal to `faithful-2` for texts whose letters are all a to z.
+    """
+    return float(rouge_l_any_script(output, truth, stemmer=False).fmeasure)
 
 
 @metric(

@@ -11,6 +11,11 @@ import numpy as np
 
 from atu.metrics.registry import metric
 
+ANSWER_MARK = re.compile(r"[t|T]he answer is (.*?)\.")
+"""RWKU's pattern, whose class holds the bar as well."""
+NO_ANSWER = "NOANSWER"
+"""What RWKU's code compares in place of an empty answer."""
+
 
 @metric(
     "ort_probability",
@@ -27,14 +32,15 @@ def ort_probability(log_probs: np.ndarray) -> float:
 
 @metric(
     "triviaqa_f1",
-    "faithful-1",
+    "faithful-2",
     source="Joshi et al., arXiv 1705.03551: official evaluation; RWKU: eval_triviaqa.py",
 )
 def triviaqa_f1(answer: str, aliases: Sequence[str]) -> float:
     """Largest F1 in [0, 1] of the answer's words with any alias.
 
-    Lower case, without punctuation and articles. "the Nile river" for "Nile": precision 1/2,
-    recall 1, F1 = 2/3.
+    Lower case, without ASCII punctuation ("O'Quent" is "oquent") and articles. "the Nile river" for
+    "Nile": precision 1/2, recall 1, F1 = 2/3. An answer and an alias without any word have 1.
+    Version 1 split words at punctuation and gave 0 where no word is left.
 
     Raises:
         ValueError: no alias.
@@ -42,11 +48,30 @@ def triviaqa_f1(answer: str, aliases: Sequence[str]) -> float:
     return max(_word_f1(_words(answer), _words(alias)) for alias in aliases)
 
 
+@metric(
+    "bbh_exact_match",
+    "fixed-1",
+    source="RWKU, arXiv 2406.10890: eval_bbh.py, whose exact match compares with each character "
+    "of the gold answer, so that a word never matches and a wrong `(A)` always does",
+)
+def bbh_exact_match(output: str, gold: str) -> float:
+    r"""1.0 when what stands between "the answer is" and the next full stop has the gold's words.
+
+    Without this mark the whole output is compared, as in the official code. Words are those of
+    `triviaqa_f1`: "(A)" has none, for a is an article. "So the answer is (B)." for "(B)": 1.
+    """
+    marked = ANSWER_MARK.search(output)
+    answer = (marked.group(1) if marked else output).strip() or NO_ANSWER
+    return float(_words(answer) == _words(gold))
+
+
 def _words(text: str) -> list[str]:
-    plain = "".join(" " if c in string.punctuation else c for c in text.lower())
+    plain = "".join(c for c in text.lower() if c not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", plain).split()
 
 
 def _word_f1(words: list[str], gold: list[str]) -> float:
+    if not words or not gold:
+        return float(words == gold)
     shared = sum((Counter(words) & Counter(gold)).values())
     return 2 * shared / (len(words) + len(gold)) if shared else 0.0

@@ -88,8 +88,16 @@ def registry() -> dict[str, Metric]:
     return dict(sorted(_REGISTERED.items()))
 
 
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
 def markdown() -> str:
-    """`docs/metrics.md`: every metric with its source and its known defects."""
+    """`docs/metrics.md`: every metric with its source and its known defects, and where numbers
+    differ from official code on purpose.
+    """
+    from atu.metrics.differences import DIFFERENCES
+
     lines = [
         "# Metrics",
         "",
@@ -98,10 +106,29 @@ def markdown() -> str:
         "a defect of it, `paper` is the paper's formula where its code computes another, `own` is",
         "ours.",
         "",
+        "Scores built on `rouge_score` read the letters a to z alone. Their `fixed` versions read",
+        "any script and are equal everywhere else, so they are what counts; `.blind` beside the",
+        "official number says how many answers that one cannot read.",
+        "",
         "| metric | what it is | source | known defect |",
         "|---|---|---|---|",
     ]
     for name, entry in registry().items():
         cells = [f"`{name}`", entry.summary, entry.source, entry.defect]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append(_row(*cells))
+    lines += [
+        "",
+        "## Where we differ from official code",
+        "",
+        "`tests/unit/golden` holds what official code gives for small inputs, and drives our own",
+        "path with them: generation and score together. Every number is equal within the case's",
+        "tolerance, but for these. Where official code has NaN or raises, ours refuses with the",
+        "item's name, or leaves the number out.",
+        "",
+        "| golden cases | official code | here | why |",
+        "|---|---|---|---|",
+    ]
+    for line in DIFFERENCES:
+        named = ", ".join(f"`{pattern}`" for pattern in line.cases)
+        lines.append(_row(named, line.official, line.ours, line.reason))
     return "\n".join(lines) + "\n"

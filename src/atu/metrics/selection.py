@@ -34,7 +34,7 @@ def selection(point: Mapping[str, float], before: Mapping[str, float]) -> float:
         if before.get(f"score_{role}", 0) > 0
     ]
     if RETAIN_LOSS in before:
-        parts.append(min(math.exp(before[RETAIN_LOSS] - point[RETAIN_LOSS]), 1.0))
+        parts.append(math.exp(min(before[RETAIN_LOSS] - point[RETAIN_LOSS], 0.0)))
     if min(parts) <= 0:
         return 0.0
     return len(parts) / sum(1 / part for part in parts)

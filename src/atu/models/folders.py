@@ -16,10 +16,24 @@ from typing import Any
 from atu.errors import ArtifactError, AtuError, shown
 from atu.results.artifacts import EXECUTED
 from atu.results.files import read_json
-from atu.untrusted.texts import require_inside
+from atu.untrusted.texts import is_file, require_inside
 
 ADAPTERS = "adapter_config.json"
 WEIGHTS = "*.safetensors"
+GGUF = ".gguf"
+TO_SAFETENSORS = "and save it with `save_pretrained` into a folder of its own"
+REPAIRS = {
+    GGUF: "load it once with transformers, "
+    f"`AutoModelForCausalLM.from_pretrained(folder, gguf_file=name)`, {TO_SAFETENSORS}; or name "
+    "the folder of the model that it was made from",
+    "pickle": f"load it once with transformers, where you trust it, {TO_SAFETENSORS}",
+    "quantised": "name the folder of the model that it was made from, in full precision",
+    "bitsandbytes": "name the folder of the model that it was made from, or load it once with "
+    f"transformers, call `dequantize()` on it {TO_SAFETENSORS}",
+}
+"""What to do with weights that are not read here, by what they are."""
+METHODS = {"gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes"}
+"""Values of `quant_method` that are spelled otherwise by people."""
 CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json")
 VOCABULARIES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model",
@@ -44,7 +58,7 @@ def check_model_folder(folder: Path, weights: bool = True, code: bool = False) -
     safetensors. With `code` it may name code of its own.
 
     Files that are never opened (pickled weights beside safetensors, scripts, pictures) are
-    harmless; a folder with only pickled weights is refused.
+    harmless; a folder with only pickled weights or GGUF is refused, and so are quantised weights.
 
     Raises:
         ArtifactError: names the file, what is wrong with it, and the repair.
@@ -55,10 +69,8 @@ def check_model_folder(folder: Path, weights: bool = True, code: bool = False) -
         raise ArtifactError(
             f"{folder / ADAPTERS}: adapters name another model to load; merge them into the weights"
         )
-    if weights and not any(folder.glob(WEIGHTS)):
-        pickled = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in EXECUTED)
-        fault = f"only {', '.join(pickled)}, which would run code; convert them" if pickled else ""
-        raise ArtifactError(f"{folder}: holds no {WEIGHTS}, {fault or 'so it is no model'}")
+    if weights:
+        _check_weights(folder)
     for path in (folder / name for name in CONFIGS):
         if not path.exists():
             continue
@@ -71,6 +83,57 @@ def check_model_folder(folder: Path, weights: bool = True, code: bool = False) -
             ) from None
     for path in sorted(folder.glob("*.index.json")):
         _check_index(path)
+
+
+def refuse_file(path: Path) -> None:
+    """Refuse a file in place of a model's folder.
+
+    Raises:
+        ArtifactError: says what it is and what to name instead.
+    """
+    if not is_file(path):
+        return
+    suffix = path.suffix.lower()
+    if suffix == GGUF:
+        fault = f"is a GGUF file, which is not read here; {REPAIRS[GGUF]}"
+    elif suffix in EXECUTED:
+        fault = f"is a file of pickled weights, which would run code; {REPAIRS['pickle']}"
+    elif (path.parent / "config.json").is_file():
+        fault = f"is one file of a model; name its folder, {path.parent}"
+    else:
+        fault = "is a file; name the folder of a Hugging Face model"
+    raise ArtifactError(f"{path}: {fault}")
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuse a folder without safetensors, or with quantised ones."""
+    if not any(folder.glob(WEIGHTS)):
+        names = sorted(path.name for path in folder.iterdir() if path.is_file())
+        gguf = [name for name in names if name.lower().endswith(GGUF)]
+        pickled = [name for name in names if Path(name).suffix.lower() in EXECUTED]
+        if gguf:
+            fault = f"only GGUF ({', '.join(gguf)}), which is not read here; {REPAIRS[GGUF]}"
+        elif pickled:
+            fault = f"only {', '.join(pickled)}, which would run code; {REPAIRS['pickle']}"
+        else:
+            fault = "so it is no model; name the folder of a Hugging Face model"
+        raise ArtifactError(f"{folder}: holds no {WEIGHTS}, {fault}")
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    quantised = config.get("quantization_config") if isinstance(config, dict) else None
+    if quantised or (folder / "quantize_config.json").exists():
+        values = quantised if isinstance(quantised, dict) else {}
+        method = str(values.get("quant_method") or _method_of(values))
+        repair = REPAIRS.get(method, REPAIRS["quantised"])
+        raise ArtifactError(
+            f"{folder}: its weights are quantised by {METHODS.get(method, shown(method))} "
+            f"(quantization_config of config.json), and only full ones can be trained; {repair}"
+        )
+
+
+def _method_of(values: dict[str, Any]) -> str:
+    """The quantisation of a configuration that does not name it, as old ones do not."""
+    return "bitsandbytes" if any(key.startswith(("load_in_", "bnb_")) for key in values) else "gptq"
 
 
 def require_vocabulary(folder: Path, code: bool = False) -> None:

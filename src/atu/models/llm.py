@@ -24,7 +24,7 @@ from atu.models.compute import Compute, settle
 from atu.models.folders import loading, require_vocabulary
 from atu.models.guards import load_guard
 from atu.models.guards.base import unguarded
-from atu.models.pinned import model_folder
+from atu.models.pinned import FOLDER, is_pinned, model_folder, pinned_folder
 from atu.results.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -54,6 +54,26 @@ def open_tokenizer(lm: Artifact, compute: Compute) -> Any:
     """The tokenizer of a job's folder `model`; as `open_lm`."""
     code = lm.cell["model"] in compute.remote_code
     return load_tokenizer(model_folder(lm, code), code)
+
+
+def open_context(lm: Artifact, compute: Compute) -> int | None:
+    """Tokens of the context of a job's model, by its configuration alone; as `open_lm`."""
+    from transformers import AutoConfig
+
+    code = lm.cell["model"] in compute.remote_code
+    folder = pinned_folder(lm) if is_pinned(lm) else lm.file(f"{FOLDER}/config.json").parent
+    with loading(folder, weights=False, code=code):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=code, local_files_only=True)
+    return context_length(config)
+
+
+def context_length(config: Any) -> int | None:
+    """Tokens of prompt and answer together that a model of this configuration reads; None where it
+    names no limit.
+    """
+    config = getattr(config, "text_config", None) or config
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    return limit
 
 
 def load_lm(
@@ -277,7 +297,7 @@ def require_room(
     Raises:
         LengthError: names the first text that does not fit, its length and the context's.
     """
-    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    limit = context_length(getattr(model, "config", None))
     if limit is None:
         return
     for row, text in zip(rows, texts, strict=True):

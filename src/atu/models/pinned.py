@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atu.errors import SourceError
-from atu.models.folders import check_model_folder
+from atu.models.folders import check_model_folder, refuse_file
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json, sha256
 from atu.results.locks import Lock, Source
@@ -29,10 +29,12 @@ def locate(source: Source, revision: str | None = None) -> Path:
         revision: the hub's commit; the source's revision if None.
 
     Raises:
+        ArtifactError: the place is a file.
         SourceError: there is neither.
     """
     if source.folder is not None:
         return source.folder
+    refuse_file(Path(source.place))
     from transformers.utils import cached_file
 
     try:

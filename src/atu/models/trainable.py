@@ -1,4 +1,6 @@
-"""Which parameters a method updates: all, those below the hook layer, chosen layers, or LoRA."""
+"""Which parameters a method updates: all, those below the hook layer, chosen layers or their MLPs'
+output projections, or LoRA.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from atu.errors import ConfigError
-from atu.models.llm import decoder_layers, parameters_below
+from atu.models.llm import decoder_layers, mlp_output, parameters_below
 from atu.results.files import write_json
 from atu.untrusted.bounds import STRICT, Bounds, Count, OneOf
 
@@ -49,6 +51,13 @@ class Layers:
 
 
 @dataclass(frozen=True)
+class MlpOutput(Layers):
+    """Of these decoder layers only the MLP's output projection (`down_proj` in Llama)."""
+
+    update: Literal["mlp_output"]  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
 class Lora:
     """Low-rank adapters on every linear layer of the decoder (Hu et al. 2021, arXiv 2106.09685),
     merged into the weights when the method ends, and saved beside them. Adapters are float32; the
@@ -61,7 +70,7 @@ class Lora:
     alpha: Count
 
 
-Trainable = Annotated[All | BelowHook | Layers | Lora, OneOf("update")]
+Trainable = Annotated[All | BelowHook | Layers | MlpOutput | Lora, OneOf("update")]
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,10 @@ def make_trainable(
         missing = [number for number in choice.layers if number >= len(layers)]
         if missing:
             raise ConfigError("train.layers", missing, f"the model has layers 0..{len(layers) - 1}")
-        return _only(model, [p for k in choice.layers for p in layers[k].parameters()])
+        chosen = [layers[k] for k in choice.layers]
+        if isinstance(choice, MlpOutput):
+            chosen = [mlp_output(layer) for layer in chosen]
+        return _only(model, [p for module in chosen for p in module.parameters()])
     return _add_lora(model, choice)
 
 

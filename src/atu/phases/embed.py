@@ -40,7 +40,7 @@ def run(out: Path, section: Embed, compute: Compute, pretrain: Artifact, prepare
         texts = encode_texts(tokenizer, rows)
         table = WindowTable(section.k)
         numbers = [
-            number_windows(table, encoder, row["text"], text)
+            number_windows(table, encoder, row["text"], text, section.reference_compat)
             for row, text in zip(rows, texts, strict=True)
         ]
         windows = torch.tensor(table.windows, dtype=torch.long).reshape(-1, section.k)
@@ -88,11 +88,16 @@ def choose_rows(prepare: Artifact, retain_texts: int) -> list[dict[str, Any]]:
 
 
 def number_windows(
-    table: WindowTable, encoder: SentenceEncoder, text: str, encoded: EncodedText
+    table: WindowTable,
+    encoder: SentenceEncoder,
+    text: str,
+    encoded: EncodedText,
+    reference_compat: bool = False,
 ) -> list[int]:
     """The number of every LM token's window in `table`, -1 where fewer than k tokens are left."""
     encoding = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    starts = window_starts(encoded.offsets, encoding["offset_mapping"], table.k)
+    offsets = encoding["offset_mapping"]
+    starts = window_starts(encoded.offsets, offsets, table.k, reference_compat)
     return table.add(encoding["input_ids"], starts)
 
 

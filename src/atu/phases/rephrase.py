@@ -23,10 +23,12 @@ from atu.metrics.rwku_recall import rwku_rouge_l_recall, rwku_rouge_l_recall_fix
 from atu.metrics.worst_form import worst_form
 from atu.models.compute import Compute
 from atu.models.llm import open_lm
-from atu.probes.measures import score_output
+from atu.probes.measures import official, official_is_blind, score_output
 from atu.probes.prompts import ADVERSARIAL, ORT, part_of
 from atu.results.artifacts import Artifact
 from atu.results.items import (
+    BLIND,
+    OFFICIAL,
     PROBABILITY,
     SCORE,
     WORDINGS,
@@ -53,6 +55,8 @@ ITEMS = {
     "output": pl.String,
     SCORE: pl.Float64,
     **dict.fromkeys(SCORES, pl.Float64),
+    OFFICIAL: pl.Float64,
+    BLIND: pl.Boolean,
     PROBABILITY: pl.Float64,
     WORDINGS: pl.Int64,
 }
@@ -129,16 +133,26 @@ def score_items(
             name: score(part_of(answer, probe["part"]), probe["answer"])
             for name, score in SCORES.items()
         }
+        | _official(probe, answer)
         for probe, answer, probability in zip(probes, answers, given, strict=True)
     ]
     return with_wordings(pl.DataFrame(rows, schema=ITEMS, orient="row"))
+
+
+def _official(probe: dict[str, Any], answer: str) -> dict[str, Any]:
+    score = official(probe["measure"])
+    return {
+        OFFICIAL: score and score(part_of(answer, probe["part"]), probe["answer"]),
+        BLIND: official_is_blind(probe, answer),
+    }
 
 
 def summarise(items: pl.DataFrame) -> dict[str, float]:
     """Metrics per role and split: each form, RWKU's levels, seen phrasings, worst forms.
 
     Keys are `rephrase/<role>.<part>.<metric id>/<split>`; a form's number is over phrasings that
-    the fact's training text does not use.
+    the fact's training text does not use. `<role>.<official metric id>.blind` counts the answers
+    whose words that metric cannot read, and that the probes' measure reads.
     """
     return {
         f"rephrase/{role}.{name}/{split}": value
@@ -155,11 +169,17 @@ def _role_metrics(rows: pl.DataFrame, role: str) -> Iterable[tuple[str, float]]:
     if held_out.is_empty():
         raise EvaluationError(f"no held-out item of the role {role!r} to average over")
     measure = rows["measure"][0]
-    # Under its own name, which may be none of `SCORES`: TOFU's and MUSE's are not.
-    rows, held_out = (part.with_columns(pl.col(SCORE).alias(measure)) for part in (rows, held_out))
+    theirs = official(measure)
+    # Under their own names, which may be none of `SCORES`: TOFU's and MUSE's are not.
+    names = {SCORE: measure} | ({OFFICIAL: theirs.id} if theirs else {})
+    columns = [pl.col(column).alias(name) for column, name in names.items()]
+    rows, held_out = (part.with_columns(columns) for part in (rows, held_out))
+    if theirs:
+        yield f"{theirs.id}.{BLIND}", float(held_out[BLIND].sum())
     yield "empty_answers", float((rows["output"] == "").to_numpy().mean())
     for (form,), group in sorted(held_out.group_by(["form"])):
-        yield from _scored(form, group, measure)
+        for name in names.values():
+            yield from _scored(form, group, name)
         yield f"{form}.n", float(len(group))
         if form in ORT:
             yield from _scored(form, group, PROBABILITY)

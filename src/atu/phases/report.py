@@ -25,7 +25,7 @@ from atu.reporting.requests import requests_table
 from atu.reporting.robustness import SUMMARY, Shown, robustness_table, shown_columns, summary_table
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json
-from atu.results.items import worst_of
+from atu.results.items import BLIND, worst_of
 from atu.results.jobs import Job, write_folder
 
 PHASE = "report"
@@ -150,7 +150,10 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
 
 
 def _write_tables(job: Job, results: Tables) -> None:
-    wide = [dict(row) | results.utility[row["model"], row["method"]] for row in results.rows]
+    wide = [
+        dict(row) | tables.valid_scores(results.utility[row["model"], row["method"]])
+        for row in results.rows
+    ]
     files = {
         "table": wide,
         "forms": results.forms,
@@ -192,7 +195,8 @@ def _metrics(results: Tables) -> dict[str, float]:
             metrics[f"{cell}.{name}.{results.measure}/report"] = row[key]
         scores = results.utility[row["model"], row["method"]]
         for key in (*tables.task_names(scores), "fluency", "perplexity", "collapsed"):
-            metrics[f"{cell}.{key}/report"] = scores[key]
+            if not tables.is_invalid(scores, key):
+                metrics[f"{cell}.{key}/report"] = scores[key]
     for row in results.robustness:
         cell = f"report/{row['model']}.{row['method']}"
         metrics |= {f"{cell}.robustness.{s.key}/report": row[s.key] for s in results.shown}
@@ -283,11 +287,15 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables)
         compared=tables.compared(results.columns),
         tasks=tables.task_names(next(iter(results.utility.values()))),
         task_titles=tables.TASK_TITLES,
+        task_score=tables.task_score,
+        shown_perplexity=tables.shown_perplexity,
         summary_titles=SUMMARY,
         privacy_titles={k: t for k, t in TITLES.items() if k in results.privacy[0]},
         results=results,
         headline=[*dominance(results.rows, params.report.compare), *headline(results.rows)],
         retain=REQUEST_COLUMNS,
+        blind=int(results.items[BLIND].sum()),
+        asked=len(results.items),
         examples=tables.example_answers(results.items, results.methods, EXAMPLES),
         alignment=[row for artifact in inputs.align for row in predictor_scores(artifact)],
         knowledge=[(a.cell, m) for a in inputs.pretrain if KNOWN in (m := a.metrics())],

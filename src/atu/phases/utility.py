@@ -10,19 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 
 from atu.config.dependencies import dependencies
 from atu.config.sections import Utility
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
+from atu.inference.fitting import require_new_tokens
 from atu.inference.generation import greedy_answers
-from atu.inference.lm_eval_files import KINDS, read_rows, write_benchmark
-from atu.inference.lm_eval_model import language_model
+from atu.inference.lm_eval_files import KINDS, option_score, read_rows, write_benchmark
 from atu.inference.lm_eval_tasks import METRICS, write_tasks
-from atu.inference.scoring import perplexity, score_answers
-from atu.metrics.fluency import distinct_tokens, fluency, is_collapsed, repetition
+from atu.inference.scoring import TokenScores, mean_loss, perplexity, score_answers
+from atu.metrics.fluency import (
+    distinct_tokens,
+    fluency,
+    is_collapsed,
+    repetition,
+    worse_than_guessing,
+)
 from atu.models.compute import Compute
-from atu.models.llm import open_lm
+from atu.models.llm import open_context, open_lm
 from atu.probes.prompts import instruction_prompt
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json, read_jsonl, write_jsonl
@@ -37,6 +44,8 @@ PHASE = "utility"
 GENERATION_BASED = ("fluency", "distinct_tokens")
 """The scores whose fall means collapse, with every task that generates; multiple choice is not
 among them."""
+LOSS = "nats_per_token"
+"""The loss of plain texts; its exponential, as far as that is a number, is the perplexity."""
 FLUENCY = "fluency"
 """The kind of task that is no lm-eval task: instructions to continue."""
 HUB = "hub"
@@ -55,24 +64,32 @@ def run(
     inputs = {"unlearn": unlearn, "prepare": prepare} | ({"before": before} if before else {})
     params = dependencies(PHASE, section, compute)
     with write_folder(out, PHASE, cell=unlearn.cell, params=params, inputs=inputs) as job:
-        model, tokenizer = open_lm(unlearn, compute, training=False)
-        batch_size = BatchSize(section.batch_size)
-        probes = read_table(prepare.file("probes.parquet"))
         files = [name for name in prepare.manifest["artifacts"] if name.startswith(f"{TASKS}/")]
         given = {Path(name).stem: read_json(prepare.file(name)) for name in files}
+        probes = read_table(prepare.file("probes.parquet"))
         tasks = prepare_tasks(job.path("tasks"), probes, section, given)
+        context = open_context(unlearn, compute)
+        for task in tasks:
+            require_new_tokens(task.name, task.new_tokens, context)
+        model, tokenizer = open_lm(unlearn, compute, training=False)
+        batch_size = BatchSize(section.batch_size)
         scores, samples = run_lm_eval(model, tokenizer, job.path("tasks"), tasks, section)
         openings, templated = fluency_prompts(prepare, section, given)
         texts = continuations(model, tokenizer, openings, section, batch_size, templated)
         scores |= text_scores(texts)
-        scores["perplexity"] = neutral_perplexity(model, tokenizer, prepare, section, batch_size)
+        neutral = neutral_scores(model, tokenizer, prepare, section, batch_size)
+        scores |= {LOSS: mean_loss(neutral), "perplexity": perplexity(neutral)}
         write_jsonl(job.path("samples.jsonl"), samples)
         write_jsonl(job.path("fluency.jsonl"), [{"text": text} for text in texts])
         job.metrics = {f"utility/{name}/report": value for name, value in scores.items()}
         generated = [task.name for task in tasks if task.generates]
         original = scores if before is None else _scores(before)
         watched = {name: original[name] for name in dict.fromkeys((*generated, *GENERATION_BASED))}
-        collapsed = is_collapsed(scores, watched, section.collapse_below)
+        now, then = (
+            worse_than_guessing(loss, len(tokenizer))
+            for loss in (scores[LOSS], original.get(LOSS, scores[LOSS]))
+        )
+        collapsed = is_collapsed(scores, watched, section.collapse_below) or (now and not then)
         job.metrics["utility/collapsed/report"] = float(collapsed)
         job.notes["batch_size"] = batch_size.value
 
@@ -90,7 +107,11 @@ class UtilityTask:
     generates: bool
     documents: int | None
     """How many documents must be scored; None for a hub task, whose size is not ours."""
-    score: Callable[[dict[str, Any], str], float] | None = None
+    score: Callable[[dict[str, Any], Any], float] | None = None
+    """Our score from a document and the text generated, or the options' log-probabilities, in
+    place of lm-eval's."""
+    new_tokens: int = 0
+    """Tokens of an answer at most; 0 for a choice, and for a hub task, of which lm-eval knows."""
 
 
 def prepare_tasks(
@@ -109,6 +130,8 @@ def prepare_tasks(
             metric=f"{METRICS[task]},none",
             generates=task == "world_generate",
             documents=_lines(folder, task),
+            score=option_score if task == "world_choice" else None,
+            new_tokens=_new_tokens(folder, task),
         )
         for task in write_tasks(folder, probes, section.documents)
     ]
@@ -138,7 +161,13 @@ def _local_task(
     """A task of RWKU's schema, written for lm-eval."""
     task = write_benchmark(folder, name, kind, rows, section.documents, key, where)
     known = KINDS[kind]
-    return UtilityTask(name, task, known.metric, known.generates, _lines(folder, task), known.score)
+    documents, new = _lines(folder, task), _new_tokens(folder, task)
+    return UtilityTask(name, task, known.metric, known.generates, documents, known.score, new)
+
+
+def _new_tokens(folder: Path, task: str) -> int:
+    config = yaml.safe_load((folder / f"{task}.yaml").read_text(encoding="utf-8"))
+    return int(config.get("generation_kwargs", {}).get("max_gen_toks", 0))
 
 
 def _lines(folder: Path, task: str) -> int:
@@ -148,13 +177,18 @@ def _lines(folder: Path, task: str) -> int:
 def _evaluate(
     model: PreTrainedModel, tokenizer: Any, tasks: Sequence[UtilityTask], section: Utility
 ) -> dict[str, Any]:
-    """lm-eval over the tasks of the working directory, to which their data paths are relative."""
+    """lm-eval over the tasks of the working directory, to which their data paths are relative; in
+    `truncated` the task and number of every document whose prompt was cut.
+    """
     import lm_eval
     from lm_eval.tasks import TaskManager
 
+    from atu.inference.lm_eval_model import LanguageModel
+
+    asked = LanguageModel(model, tokenizer, section.batch_size)
     hub = any(task.documents is None for task in tasks)
-    return lm_eval.simple_evaluate(
-        model=language_model(model, tokenizer, section.batch_size),
+    result = lm_eval.simple_evaluate(
+        model=asked,
         tasks=[task.task for task in tasks],
         task_manager=TaskManager(include_path=".", include_defaults=hub),
         limit=section.documents if hub else None,
@@ -164,6 +198,7 @@ def _evaluate(
         numpy_random_seed=0,
         torch_random_seed=0,
     )
+    return {**result, "truncated": asked.truncated}
 
 
 def _scores(before: Artifact) -> dict[str, float]:
@@ -178,6 +213,8 @@ def run_lm_eval(
     section: Utility,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Scores of the tasks by lm-eval, in this process, and one row per document; of no task none.
+    Of every task besides its score: the number of its documents, of those whose prompt was cut to
+    the context, and whether these are so many that the score is invalid.
 
     Raises:
         EvaluationError: a task scored fewer documents than it has, or a hub task cannot be loaded.
@@ -208,7 +245,10 @@ def run_lm_eval(
     for task in tasks:
         scored = _hub_score(result, task) if task.metric is None else _local_score(result, task)
         scores[task.name], rows = scored
+        cut = _truncated(result, task)
         scores[f"{task.name}_n"] = float(len(rows))
+        scores[f"{task.name}_truncated"] = float(cut)
+        scores[f"{task.name}_invalid"] = float(cut > section.invalid_above * len(rows))
         samples += [{"task": task.name, **row} for row in rows]
     return scores, samples
 
@@ -226,8 +266,10 @@ def _local_score(result: dict[str, Any], task: UtilityTask) -> tuple[float, list
     for row in sorted(logged, key=lambda row: row["doc_id"]):
         if task.score is None:
             score = float(row[metric])
+        elif task.generates:
+            score = task.score(row["doc"], row["filtered_resps"][0].strip())
         else:
-            score = task.score(row["doc"], row["filtered_resps"][0])
+            score = task.score(row["doc"], [log_prob for log_prob, _ in row["filtered_resps"]])
         rows.append({"id": row["doc"]["id"], "score": score})
     if task.score is None:
         return float(result["results"][task.task][task.metric]), rows
@@ -250,6 +292,12 @@ def _hub_score(result: dict[str, Any], task: UtilityTask) -> tuple[float, list[d
     return float(values[names[0]]), rows
 
 
+def _truncated(result: dict[str, Any], task: UtilityTask) -> int:
+    """Documents of a task, or of a group's members, whose prompt was cut."""
+    members = {task.task, *_members(result, task.task)}
+    return sum(name in members for name, _ in result.get("truncated", ()))
+
+
 def _members(result: dict[str, Any], name: str) -> list[str]:
     """The tasks with documents that a name stands for: itself, or those of a group."""
     if name in result["samples"]:
@@ -269,22 +317,22 @@ def text_scores(texts: Sequence[str]) -> dict[str, float]:
     return means | {"fluency_n": float(len(texts))}
 
 
-def neutral_perplexity(
+def neutral_scores(
     model: PreTrainedModel,
     tokenizer: Any,
     prepare: Artifact,
     section: Utility,
     batch_size: BatchSize,
-) -> float:
-    """Perplexity per token on plain texts that concern nobody by name; on all retain texts, and of
-    questions on their answers, where the benchmark has none.
+) -> list[TokenScores]:
+    """Scores of plain texts that concern nobody by name; of all retain texts, and of questions of
+    their answers, where the benchmark has none.
     """
     rows = read_table(prepare.file("retain.parquet"))
     neutral = [row for row in rows if not row["names"] and not row["prompt"]]
     chosen = (neutral or rows)[: section.documents]
     if not chosen:
-        raise EvaluationError("the retain corpus is empty: no text for a perplexity")
-    scores = score_answers(
+        raise EvaluationError("the retain corpus is empty: no text to score")
+    return score_answers(
         model,
         tokenizer,
         [row["prompt"] for row in chosen],
@@ -293,7 +341,6 @@ def neutral_perplexity(
         end=False,
         label="perplexity",
     )
-    return perplexity(scores)
 
 
 def fluency_prompts(

@@ -11,9 +11,15 @@ from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
 from atu.inference.scoring import TokenScores, score_answers
 from atu.metrics import memorisation as memo
-from atu.metrics.muse_knowledge import muse_knowledge
-from atu.metrics.tofu_recall import tofu_rouge_l_recall
+from atu.metrics.muse_knowledge import (
+    muse_knowledge,
+    muse_knowledge_fixed,
+    open_unlearning_knowledge,
+)
+from atu.metrics.rouge import is_blind
+from atu.metrics.tofu_recall import tofu_rouge_l_recall, tofu_rouge_l_recall_fixed
 from atu.probes.prompts import part_of
+from atu.results.items import BLIND
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,9 +33,44 @@ ROLES = {
 """Our roles to TOFU's sets: neighbours and general facts correspond to its real authors and world
 facts."""
 RATIOS = {
-    memo.tofu_truth_ratio.id: memo.tofu_truth_ratio,
-    memo.tofu_truth_ratio_paper.id: memo.tofu_truth_ratio_paper,
-    memo.open_unlearning_truth_ratio.id: memo.open_unlearning_truth_ratio,
+    ratio.id: ratio
+    for ratio in (
+        memo.tofu_truth_ratio,
+        memo.tofu_truth_ratio_paper,
+        memo.open_unlearning_tofu_truth_ratio,
+        memo.open_unlearning_truth_ratio,
+    )
+}
+AGGREGATED = {
+    memo.tofu_truth_ratio.id: "",
+    memo.open_unlearning_tofu_truth_ratio.id: f"{memo.open_unlearning_tofu_truth_ratio.id}.",
+}
+"""Ratios of wrong to right of which a set has TOFU's forget or retain truth ratio, and what stands
+before its name."""
+OPTIONS = {
+    share.id: share
+    for share in (memo.tofu_option_probability, memo.open_unlearning_option_probability)
+}
+TEXTS = {
+    score.id: score
+    for score in (
+        tofu_rouge_l_recall,
+        tofu_rouge_l_recall_fixed,
+        muse_knowledge,
+        muse_knowledge_fixed,
+        open_unlearning_knowledge,
+    )
+}
+"""Scores of an output beside the gold answer."""
+FAITHFUL = (tofu_rouge_l_recall.id, muse_knowledge.id, open_unlearning_knowledge.id)
+"""Those that cannot read every script; their `.blind` counts the answers."""
+TOKENWISE = {
+    score.id: score
+    for score in (
+        memo.exact_memorisation,
+        memo.extraction_strength,
+        memo.extraction_strength_fixed,
+    )
 }
 ANSWERS = {
     **dict.fromkeys(("id", "fact", "role", "answer", "output"), pl.String),
@@ -37,15 +78,13 @@ ANSWERS = {
         (
             *RATIOS,
             memo.tofu_probability.id,
-            memo.tofu_option_probability.id,
-            tofu_rouge_l_recall.id,
-            muse_knowledge.id,
-            memo.exact_memorisation.id,
-            memo.extraction_strength.id,
-            memo.extraction_strength_fixed.id,
+            *OPTIONS,
+            *TEXTS,
+            *TOKENWISE,
         ),
         pl.Float64,
     ),
+    BLIND: pl.Boolean,
 }
 """Columns of `answers.parquet`, which is empty for a benchmark without plain questions."""
 
@@ -91,7 +130,7 @@ def scored_answers(probe: dict[str, Any]) -> list[str]:
 
 def answer_scores(
     probe: dict[str, Any], right: TokenScores, base: TokenScores, wrong: Sequence[TokenScores]
-) -> dict[str, float | None]:
+) -> dict[str, float | bool | None]:
     """The scores of one question from the tokens of its answers.
 
     Truth ratios compare the wrong answers with `base`: TOFU uses the paraphrased answer, because
@@ -99,34 +138,25 @@ def answer_scores(
     question is held out instead, and the gold answer is the base. Without wrong answers, scores
     that compare with them are None.
     """
-    probability = memo.tofu_probability(right.log_probs)
-    wrong_probabilities = [memo.tofu_probability(score.log_probs) for score in wrong]
+    losses = [score.loss for score in wrong]
     output = part_of(probe["output"], probe["part"])
     matches = right.matches[:-1]
     """Without the end token, which counts in TOFU's probability but not in open-unlearning's
     scores."""
-    ratios = {
-        name: ratio(base.loss, [score.loss for score in wrong]) if wrong else None
-        for name, ratio in RATIOS.items()
-    }
-    return ratios | {
-        memo.tofu_probability.id: probability,
-        memo.tofu_option_probability.id: (
-            memo.tofu_option_probability(probability, wrong_probabilities)
-            if wrong_probabilities
-            else None
-        ),
-        tofu_rouge_l_recall.id: tofu_rouge_l_recall(output, probe["answer"]),
-        muse_knowledge.id: muse_knowledge(output, probe["answer"]),
-        memo.exact_memorisation.id: memo.exact_memorisation(matches),
-        memo.extraction_strength.id: memo.extraction_strength(matches),
-        memo.extraction_strength_fixed.id: memo.extraction_strength_fixed(matches),
-    }
+    return (
+        {name: ratio(base.loss, losses) if wrong else None for name, ratio in RATIOS.items()}
+        | {memo.tofu_probability.id: memo.tofu_probability(right.log_probs)}
+        | {name: share(right.loss, losses) if wrong else None for name, share in OPTIONS.items()}
+        | {name: score(output, probe["answer"]) for name, score in TEXTS.items()}
+        | {name: score(matches) for name, score in TOKENWISE.items()}
+        | {BLIND: is_blind(output, probe["answer"])}
+    )
 
 
 def memorisation_metrics(answers: pl.DataFrame, reference: pl.DataFrame | None) -> dict[str, float]:
     """Means per set that the benchmark has, TOFU's model utility if it has all sets, and forget
-    quality if there is a reference.
+    quality if there is a reference. The utility's ROUGE is the repaired one, which differs from
+    TOFU's in answers that this cannot read alone.
     """
     metrics: dict[str, float] = {}
     nine: list[float] = []
@@ -136,20 +166,22 @@ def memorisation_metrics(answers: pl.DataFrame, reference: pl.DataFrame | None) 
             continue
         metrics[f"{role}.n"] = float(len(rows))
         for column in rows.columns[5:]:
-            if column not in RATIOS and not rows[column].null_count():
+            if column not in (*RATIOS, BLIND) and not rows[column].null_count():
                 metrics[f"{role}.{column}"] = float(rows[column].to_numpy().mean())
-        ratios = rows[memo.tofu_truth_ratio.id].to_list()
-        if None in ratios:
+        for column in FAITHFUL:
+            metrics[f"{role}.{column}.{BLIND}"] = float(rows[BLIND].sum())
+        if rows[memo.tofu_truth_ratio.id].null_count():
             continue
         if role == "target":
             aggregate = memo.tofu_forget_truth_ratio
         else:
             aggregate = memo.tofu_retain_truth_ratio
-        metrics[f"{role}.{aggregate.id}"] = aggregate(ratios)
+        for ratio, prefix in AGGREGATED.items():
+            metrics[f"{role}.{prefix}{aggregate.id}"] = aggregate(rows[ratio].to_list())
         if role != "target":
             kind = memo.tofu_probability if name == "retain" else memo.tofu_option_probability
-            rouge = metrics[f"{role}.{tofu_rouge_l_recall.id}"]
-            nine += [metrics[f"{role}.{kind.id}"], rouge, aggregate(ratios)]
+            parts = (kind.id, tofu_rouge_l_recall_fixed.id, aggregate.id)
+            nine += [metrics[f"{role}.{part}"] for part in parts]
     if len(nine) == memo.UTILITY_PARTS:
         metrics[f"all.{memo.tofu_model_utility.id}"] = memo.tofu_model_utility(nine)
     if reference is None:

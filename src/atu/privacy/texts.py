@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import torch
+from torch import Tensor
 
 from atu.config.sections import Privacy
 from atu.errors import EvaluationError
@@ -14,11 +18,15 @@ from atu.inference.generation import greedy_answers
 from atu.inference.scoring import TokenScores, score_answers
 from atu.metrics import membership as mia
 from atu.metrics import memorisation as memo
+from atu.metrics.rouge import is_blind
+from atu.metrics.words import CHUNK
 from atu.models.compute import device_of
+from atu.models.encoding import tokenise
 from atu.results.artifacts import Artifact
+from atu.results.items import BLIND
 from atu.results.tables import read_table
 from atu.seeding import hash_fraction
-from atu.training.batches import collate, encode_text
+from atu.training.batches import IGNORE, collate, encode_text
 from atu.training.likelihood import mean_nll
 
 if TYPE_CHECKING:
@@ -46,21 +54,45 @@ def text_table(
     and verbatim memorisation of passages.
     """
     rows = choose_texts(prepare, section.retain_texts)
-    texts = [row["text"] for row in rows]
-    scores = score_answers(
-        model, tokenizer, [""] * len(texts), texts, batch_size=batch_size, end=False, label="texts"
-    )
+    scores = score_texts(model, tokenizer, rows, batch_size)
     written = continuations(model, tokenizer, rows, section, batch_size)
     norms = gradient_norms(model, tokenizer, rows, section.gradient_texts)
     return pl.DataFrame(
         [
             {"corpus": row["corpus"], "form": row["form"], "fact": row["fact"], "text": row["text"]}
-            | text_scores(row["text"], score, section.min_k, norm)
-            | {memo.muse_verbatim.id: verbatim}
-            for row, score, verbatim, norm in zip(rows, scores, written, norms, strict=True)
+            | text_scores(row, score, section.min_k, norm)
+            | verbatim_scores(score, continuation)
+            for row, score, continuation, norm in zip(rows, scores, written, norms, strict=True)
         ],
         infer_schema_length=None,
     )
+
+
+def is_question(row: Mapping[str, Any]) -> bool:
+    """Whether a text is an answer to a question; the question itself is then not scored."""
+    return bool(row["prompt"]) and row["form"] != "passage"
+
+
+def score_texts(
+    model: PreTrainedModel, tokenizer: Any, rows: Rows, batch_size: BatchSize
+) -> list[TokenScores]:
+    """Token scores of every text: of passages all tokens, as RWKU and MUSE have it; of questions
+    the answer with its end token, as open-unlearning has TOFU's.
+    """
+    scores: dict[int, TokenScores] = {}
+    for asked in (False, True):
+        chosen = [i for i, row in enumerate(rows) if is_question(row) == asked]
+        found = score_answers(
+            model,
+            tokenizer,
+            [rows[i]["prompt"] if asked else "" for i in chosen],
+            [rows[i]["answer" if asked else "text"] for i in chosen],
+            batch_size=batch_size,
+            end=asked,
+            label="answers" if asked else "texts",
+        )
+        scores |= dict(zip(chosen, found, strict=True))
+    return [scores[i] for i in range(len(rows))]
 
 
 def choose_texts(prepare: Artifact, retain_texts: int) -> Rows:
@@ -73,24 +105,67 @@ def choose_texts(prepare: Artifact, retain_texts: int) -> Rows:
     return [row for row in rows if row["corpus"] != "retain"] + retain[:retain_texts]
 
 
-def text_scores(text: str, scores: TokenScores, min_k: float, norm: float | None) -> dict[str, Any]:
-    """Membership and memorisation scores of one text, and its tokens' log-probabilities."""
+def text_scores(
+    row: Mapping[str, Any], scores: TokenScores, min_k: float, norms: Sequence[float] | None
+) -> dict[str, Any]:
+    """Membership scores of one text, and its tokens' log-probabilities.
+
+    Of an answer, the end token counts in the loss alone, as in open-unlearning.
+    """
+    asked = is_question(row)
     logs = scores.log_probs
-    plus_plus = mia.membership_min_k_plus_plus(logs, scores.mean, scores.std, min_k)
+    kept = slice(None, -1) if asked else slice(None)
+    standardised = logs[kept], scores.mean[kept], scores.std[kept], min_k
     return {
         "log_probs": logs.tolist(),
         mia.membership_loss.id: mia.membership_loss(logs),
-        mia.membership_zlib.id: mia.membership_zlib(logs, text),
-        mia.membership_min_k.id: mia.membership_min_k(logs, min_k),
-        mia.membership_min_k_fixed.id: mia.membership_min_k_fixed(logs, min_k),
-        mia.membership_min_k_plus_plus.id: plus_plus,
-        mia.membership_gradient_norm.id: (
-            None if norm is None else mia.membership_gradient_norm(norm)
+        mia.membership_zlib.id: mia.membership_zlib(logs, row["answer" if asked else "text"]),
+        mia.membership_min_k.id: mia.membership_min_k(logs[kept], min_k),
+        mia.membership_min_k_fixed.id: mia.membership_min_k_fixed(logs[kept], min_k),
+        mia.membership_min_k_plus_plus_faithful.id: (
+            mia.membership_min_k_plus_plus_faithful(*standardised)
         ),
-        memo.exact_memorisation.id: memo.exact_memorisation(scores.matches),
-        memo.extraction_strength.id: memo.extraction_strength(scores.matches),
-        memo.extraction_strength_fixed.id: memo.extraction_strength_fixed(scores.matches),
+        mia.membership_min_k_plus_plus.id: mia.membership_min_k_plus_plus(*standardised),
+        mia.membership_gradient_norm.id: (
+            None if norms is None else mia.membership_gradient_norm(norms)
+        ),
     }
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """How a model goes on from the beginning of a passage."""
+
+    output: str
+    truth: str
+    tokens: int
+    """Tokens of the truth, the last ones of the passage."""
+
+
+VERBATIM = {metric.id: metric for metric in (memo.muse_verbatim, memo.muse_verbatim_fixed)}
+TOKENWISE = {
+    metric.id: metric
+    for metric in (
+        memo.exact_memorisation,
+        memo.extraction_strength,
+        memo.extraction_strength_fixed,
+    )
+}
+
+
+def verbatim_scores(scores: TokenScores, continuation: Continuation | None) -> dict[str, Any]:
+    """Verbatim memorisation of a passage's continuation given its beginning; None for a text that
+    has none. `BLIND` says whether MUSE's own score can read it.
+    """
+    if continuation is None:
+        return dict.fromkeys((*VERBATIM, *TOKENWISE, BLIND))
+    texts = continuation.output, continuation.truth
+    matches = scores.matches[len(scores.matches) - continuation.tokens :]
+    return (
+        {name: score(*texts) for name, score in VERBATIM.items()}
+        | {name: score(matches) for name, score in TOKENWISE.items()}
+        | {BLIND: is_blind(*texts)}
+    )
 
 
 def continuations(
@@ -99,93 +174,126 @@ def continuations(
     rows: Rows,
     section: Privacy,
     batch_size: BatchSize,
-) -> list[float | None]:
-    """MUSE's verbatim memorisation: ROUGE-L F of the greedy continuation of a passage's first words
-    to the true one, `verbatim_tokens` tokens of each, including line breaks; None for texts that
-    are not passages.
+) -> list[Continuation | None]:
+    """The greedy continuation of every passage's beginning beside the true one, `verbatim_tokens`
+    tokens of each, including line breaks; None for texts that are not passages, or of a single
+    word.
+
+    The beginning is the benchmark's, or the share `verbatim_prompt` of the words; in scripts
+    without spaces every character is a word. Both texts are decoded as MUSE does, without the
+    spaces that `clean_up_tokenization` removes.
     """
-    chosen = [i for i, row in enumerate(rows) if row["form"] == "passage"]
-    starts, truths = [], []
-    for i in chosen:
-        if rows[i]["prompt"]:  # the benchmark defines the cut
-            starts.append(rows[i]["prompt"])
-            truths.append(rows[i]["answer"])
-            continue
-        words = rows[i]["text"].split()
-        cut = max(1, int(len(words) * section.verbatim_prompt))
-        starts.append(" ".join(words[:cut]))
-        truths.append(" ".join(words[cut:]))
+    cuts = {
+        i: cut
+        for i, row in enumerate(rows)
+        if row["form"] == "passage" and (cut := beginning(row, section.verbatim_prompt)) is not None
+    }
     outputs = greedy_answers(
         model,
         tokenizer,
-        starts,
+        [rows[i]["text"][:cut] for i, cut in cuts.items()],
         max_new_tokens=section.verbatim_tokens,
         batch_size=batch_size,
         label="verbatim",
         templated=False,
     )
-    truths = [first_tokens(tokenizer, text, section.verbatim_tokens) for text in truths]
-    scores = {
-        i: memo.muse_verbatim(output, truth)
-        for i, output, truth in zip(chosen, outputs, truths, strict=True)
-    }
-    return [scores.get(i) for i in range(len(rows))]
+    found = {}
+    for (i, cut), output in zip(cuts.items(), outputs, strict=True):
+        text = rows[i]["text"]
+        encoded = encode_text(tokenizer, text, "", end=False)
+        found[i] = Continuation(
+            tokenizer.clean_up_tokenization(output),
+            first_tokens(tokenizer, text[cut:].strip(), section.verbatim_tokens),
+            sum(end > cut for _, end in encoded.offsets),
+        )
+    return [found.get(i) for i in range(len(rows))]
+
+
+def beginning(row: Mapping[str, Any], share: float) -> int | None:
+    """Where a passage's beginning ends, in characters; None where nothing follows."""
+    if row["prompt"]:
+        cut = len(row["prompt"])
+        return cut if row["text"][cut:].strip() else None
+    ends = [word.end() for word in CHUNK.finditer(row["text"])]
+    cut = max(1, int(len(ends) * share))
+    return ends[cut - 1] if cut < len(ends) else None
 
 
 def first_tokens(tokenizer: Any, text: str, count: int) -> str:
-    """The text's first tokens, as text."""
-    ids = tokenizer(text)["input_ids"][:count]
-    return str(tokenizer.decode(ids, skip_special_tokens=True))
+    """The text's first tokens, as text, cleaned up."""
+    ids = tokenise(tokenizer, text).ids[:count]
+    decoded = tokenizer.decode(ids, skip_special_tokens=True)
+    return str(tokenizer.clean_up_tokenization(decoded))
 
 
 def gradient_norms(
     model: PreTrainedModel, tokenizer: Any, rows: Rows, per_corpus: int
-) -> list[float | None]:
-    """Norm of the loss's gradient over all weights, for the first texts of the forget and holdout
-    sets, ordered by hash; None for all others. One backward pass per text.
+) -> list[list[float] | None]:
+    """Norms of the loss's gradient, one per weight tensor, for the first texts of the forget and
+    holdout sets, ordered by hash; None for all others, and for a text of a single token. One
+    backward pass per text.
+
+    The loss leaves out the last token, as open-unlearning's does: the end of an answer, the last
+    token of a passage. open-unlearning leaves dropout on; here the model is as it was opened.
+
+    Raises:
+        EvaluationError: a gradient is not finite; names the text.
     """
     selected: set[int] = set()
     for corpus in ("forget", "holdout"):
         order = [i for i, row in enumerate(rows) if row["corpus"] == corpus]
         order.sort(key=lambda i: hash_fraction("gradient", rows[i]["text"]))
         selected |= set(order[:per_corpus])
-    norms: list[float | None] = []
-    for number, row in enumerate(rows):
-        norms.append(_gradient_norm(model, tokenizer, row["text"]) if number in selected else None)
+    return [
+        _text_norms(model, tokenizer, row) if number in selected else None
+        for number, row in enumerate(rows)
+    ]
+
+
+def _text_norms(
+    model: PreTrainedModel, tokenizer: Any, row: Mapping[str, Any]
+) -> list[float] | None:
+    asked = is_question(row)
+    encoded = encode_text(tokenizer, row["text"], row["prompt"] if asked else "", end=asked)
+    batch = collate([encoded], tokenizer.pad_token_id, device=device_of(model))
+    labels = batch.labels.clone()
+    labels[0, -1] = IGNORE
+    if not bool((labels[0, 1:] != IGNORE).any()):
+        return None
+    norms = tensor_norms(model, batch.input_ids, labels)
+    if not np.isfinite(norms).all():
+        raise EvaluationError(f"the gradient of {row['text']!r} is not finite")
     return norms
 
 
-def _gradient_norm(model: PreTrainedModel, tokenizer: Any, text: str) -> float:
-    device = device_of(model)
-    batch = collate([encode_text(tokenizer, text, "", end=False)], tokenizer.pad_token_id)
-    logits = model(input_ids=batch.input_ids.to(device), use_cache=False).logits
-    mean_nll(logits, batch.labels.to(device)).backward()
-    total = sum(
-        float(p.grad.float().square().sum()) for p in model.parameters() if p.grad is not None
-    )
+def tensor_norms(
+    model: PreTrainedModel, input_ids: Tensor, labels: Tensor, p: float = 2
+) -> list[float]:
+    """The p-norm of the gradient of the mean loss, per weight tensor; leaves no gradient.
+
+    Args:
+        input_ids, labels: [1, seq].
+    """
+    logits = model(input_ids=input_ids, use_cache=False).logits
+    mean_nll(logits, labels).backward()
+    gradients = [weight.grad.float() for weight in model.parameters() if weight.grad is not None]
+    norms = [float(torch.linalg.vector_norm(gradient, p)) for gradient in gradients]
     model.zero_grad(set_to_none=True)
-    if not np.isfinite(total):
-        raise EvaluationError(f"the gradient of {text!r} is not finite")
-    return total**0.5
+    return norms
 
 
 def text_metrics(texts: pl.DataFrame) -> dict[str, float]:
-    """Memorisation of the forget passages, and RWKU's familiarity of forget and retain texts."""
-    metrics: dict[str, float] = {}
+    """Memorisation of the forget passages, and RWKU's familiarity of forget and retain texts.
+
+    `passage.<MUSE's score>.blind` counts the passages whose letters it cannot read.
+    """
     verbatim = "verbatim" if "verbatim" in texts["corpus"] else "forget"
-    passages = texts.filter((pl.col("corpus") == verbatim) & (pl.col("form") == "passage"))
-    for column in (
-        ()
-        if passages.is_empty()
-        else (
-            memo.muse_verbatim.id,
-            memo.exact_memorisation.id,
-            memo.extraction_strength.id,
-            memo.extraction_strength_fixed.id,
-        )
-    ):
-        metrics[f"passage.{column}"] = float(passages[column].to_numpy().mean())
-    metrics["passage.n"] = float(len(passages))
+    passages = texts.filter((pl.col("corpus") == verbatim) & pl.col(BLIND).is_not_null())
+    metrics = {"passage.n": float(len(passages))}
+    if len(passages):
+        for column in (*VERBATIM, *TOKENWISE):
+            metrics[f"passage.{column}"] = float(passages[column].to_numpy().mean())
+        metrics[f"passage.{memo.muse_verbatim.id}.{BLIND}"] = float(passages[BLIND].sum())
     for corpus in ("forget", "retain"):
         if corpus not in texts["corpus"]:
             continue

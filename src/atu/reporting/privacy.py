@@ -13,32 +13,36 @@ from atu.config.sections import Report
 from atu.metrics import membership as mia
 from atu.metrics import memorisation as memo
 from atu.metrics.bootstrap import Estimate
-from atu.metrics.muse_knowledge import muse_knowledge
-from atu.metrics.tofu_recall import tofu_rouge_l_recall
+from atu.metrics.muse_knowledge import muse_knowledge_fixed
+from atu.metrics.tofu_recall import tofu_rouge_l_recall, tofu_rouge_l_recall_fixed
 from atu.privacy.texts import ATTACKS
 from atu.reporting.items import estimate, of, with_cell
 from atu.results.artifacts import Artifact
+from atu.results.items import BLIND
 from atu.results.tables import read_frame
 from atu.seeding import generator
 
 ANSWERS = {
     memo.tofu_probability.id: "TOFU probability",
-    tofu_rouge_l_recall.id: "TOFU ROUGE-L recall",
+    tofu_rouge_l_recall_fixed.id: "TOFU ROUGE-L recall",
     memo.exact_memorisation.id: "exact memorisation",
     memo.extraction_strength_fixed.id: "extraction strength",
-    muse_knowledge.id: "MUSE knowledge",
+    muse_knowledge_fixed.id: "MUSE knowledge",
 }
 """Item scores of questions about the target."""
 SUMMARIES = {
     f"target.{memo.tofu_forget_truth_ratio.id}": "TOFU forget truth ratio",
     f"target.{memo.tofu_truth_ratio.id}.{memo.tofu_forget_quality.id}": "forget quality, log10 p",
     f"all.{memo.tofu_model_utility.id}": "TOFU model utility",
-    f"passage.{memo.muse_verbatim.id}": "MUSE verbatim",
+    f"passage.{memo.muse_verbatim_fixed.id}": "MUSE verbatim",
     f"forget.{memo.muse_priv_leak.id}": "MUSE PrivLeak, %",
     f"forget.{mia.rwku_familiarity.id}": "RWKU familiarity, forget",
     f"retain.{mia.rwku_familiarity.id}": "RWKU familiarity, retain",
+    f"target.{tofu_rouge_l_recall.id}.{BLIND}": "answers that official ROUGE cannot read",
+    f"passage.{memo.muse_verbatim.id}.{BLIND}": "passages that official ROUGE cannot read",
 }
-"""Numbers of a whole cell, averaged over targets and seeds."""
+"""Numbers of a whole cell, averaged over targets and seeds. Those of texts that official ROUGE
+cannot read are shown where there are any."""
 AUCS = {name: f"AUC, {title}" for name, title in ATTACKS.items()}
 """Membership inference: a model that never saw the texts scores 0.5."""
 REFERENCE_AUC = f"forget.{mia.membership_reference.id}.{mia.auc.id}"
@@ -54,7 +58,12 @@ def privacy_table(
     answers, texts = (_load(privacy, f"{name}.parquet") for name in ("answers", "texts"))
     answer_scores = ANSWERS if "target" in answers["role"] else {}
     aucs = AUCS if "holdout" in texts["corpus"] else {}
-    summaries = {key.split("/")[1] for artifact in privacy for key in artifact.metrics()}
+    summaries = {
+        key.split("/")[1]
+        for artifact in privacy
+        for key, value in artifact.metrics().items()
+        if value or not key.split("/")[1].endswith(f".{BLIND}")
+    }
     rows = []
     for model in sorted({artifact.cell["model"] for artifact in privacy}):
         for method in methods:

@@ -9,6 +9,7 @@ import polars as pl
 
 from atu.config.roles import ORIGINAL
 from atu.config.sections import Report
+from atu.inference.scoring import MAX_PERPLEXITY
 from atu.metrics.bootstrap import Estimate, verdict
 from atu.probes.prompts import FORMS
 from atu.reporting.items import difference, estimate, of, worst
@@ -144,7 +145,9 @@ def flatten(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 
 def utility_means(utility: Sequence[Artifact]) -> dict[tuple[str, str], dict[str, float]]:
-    """Utility scores per (model, method), averaged over targets and seeds; COLLAPSED if any is."""
+    """Utility scores per (model, method), averaged over targets and seeds; COLLAPSED if any is, and
+    INVALID likewise.
+    """
     scores_of: dict[tuple[str, str], list[dict[str, float]]] = {}
     for artifact in utility:
         scores = {key.split("/")[1]: value for key, value in artifact.metrics().items()}
@@ -152,7 +155,7 @@ def utility_means(utility: Sequence[Artifact]) -> dict[tuple[str, str], dict[str
         scores_of.setdefault((cell["model"], cell["method"]), []).append(scores)
     return {
         key: {
-            name: (max if name == "collapsed" else _average)([score[name] for score in scores])
+            name: (max if _is_flag(name) else _average)([score[name] for score in scores])
             for name in scores[0]
         }
         for key, scores in scores_of.items()
@@ -162,6 +165,30 @@ def utility_means(utility: Sequence[Artifact]) -> dict[tuple[str, str], dict[str
 def task_names(scores: Mapping[str, float]) -> list[str]:
     """The utility tasks among the scores: those with a number of documents."""
     return [name for name in scores if f"{name}_n" in scores and name != "fluency"]
+
+
+def is_invalid(scores: Mapping[str, float], task: str) -> bool:
+    """Whether too many of a task's prompts were cut for its score to say anything."""
+    return bool(scores.get(f"{task}_invalid"))
+
+
+def task_score(scores: Mapping[str, float], task: str) -> str:
+    """The score of a task, or INVALID."""
+    return "INVALID" if is_invalid(scores, task) else f"{scores[task]:.2f}"
+
+
+def valid_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """The scores, None in place of those that are invalid."""
+    return {name: None if is_invalid(scores, name) else value for name, value in scores.items()}
+
+
+def shown_perplexity(value: float) -> str:
+    """Two decimals; of a ruined model only that it is above `MAX_PERPLEXITY`."""
+    return f"{value:.2f}" if value < MAX_PERPLEXITY else f"≥ {MAX_PERPLEXITY:.0e}"
+
+
+def _is_flag(name: str) -> bool:
+    return name == "collapsed" or name.endswith("_invalid")
 
 
 def _average(values: Sequence[float]) -> float:
@@ -214,7 +241,7 @@ def markdown_table(
     for row in rows:
         scores = utility[row["model"], row["method"]]
         cells = [f"`{row['method']}`", *(f"{row[key]} ({row[key].n})" for key in columns)]
-        cells += [f"{scores[name]:.2f}" for name in tasks]
+        cells += [task_score(scores, name) for name in tasks]
         cells += ["yes" if scores["collapsed"] else "no"]
         lines.append("| " + " | ".join(cells) + " |")
     for method, note in notes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ import torch
 from torch import nn
 
 from atu.models.folders import check_config
-from atu.models.llm import decoder_layers, weight_matrix
-from atu.models.trainable import All, BelowHook, Layers, Trainable
+from atu.models.llm import decoder_layers, mlp_output, weight_matrix
+from atu.models.trainable import All, BelowHook, Layers, MlpOutput, Trainable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,6 +30,9 @@ class ModelShape:
     vocab: int
     matrices: int
     """Weights of a decoder layer's linear layers."""
+    mlp_output: int
+    """Weights of its MLP's output projection, which are among them; 0 if it is in an unknown place.
+    """
     inputs: int
     """Sum of these layers' input widths."""
     outputs: int
@@ -49,6 +53,8 @@ class Trained:
     """Final norm and output head."""
     rank: int = 0
     """Of LoRA's adapters; 0 without."""
+    mlp_output: bool = False
+    """Whether of the layers only the MLPs' output projections."""
 
 
 def empty_lm(config: Mapping[str, Any]) -> PreTrainedModel:
@@ -86,10 +92,17 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         queries=heads * int(getattr(parsed, "head_dim", None) or parsed.hidden_size // heads),
         vocab=int(parsed.vocab_size),
         matrices=sum(math.prod(size) for size in sizes),
+        mlp_output=_mlp_output_size(layers[0]),
         inputs=sum(size[1] for size in sizes),
         outputs=sum(size[0] for size in sizes),
         tied=head is None or head.weight is tables.weight,
     )
+
+
+def _mlp_output_size(layer: nn.Module) -> int:
+    with contextlib.suppress(TypeError):
+        return weight_matrix(mlp_output(layer)).numel()
+    return 0
 
 
 def _is_conv(module: nn.Module) -> bool:
@@ -104,5 +117,6 @@ def trained_by(choice: Trainable, shape: ModelShape, hook: int) -> Trained:
     if isinstance(choice, BelowHook):
         return Trained(frozenset(range(hook)), tables=True, head=False)
     if isinstance(choice, Layers):
-        return Trained(frozenset(choice.layers), tables=False, head=False)
+        part = isinstance(choice, MlpOutput)
+        return Trained(frozenset(choice.layers), tables=False, head=False, mlp_output=part)
     return Trained(every, tables=False, head=False, rank=choice.rank)

@@ -172,7 +172,8 @@ def backward_flops(
     passed = range(lowest, layers)
     updated = len(trained.layers.intersection(passed))
     flops = len(passed) * 2 * (shape.matrices + 4 * length * shape.queries)
-    flops += updated * (4 * _adapters(shape, trained.rank) if trained.rank else 2 * shape.matrices)
+    weights = shape.mlp_output if trained.mlp_output else shape.matrices
+    flops += updated * (4 * _adapters(shape, trained.rank) if trained.rank else 2 * weights)
     if head:
         tied = trained.tables and shape.tied
         flops += 2 * shape.hidden * shape.vocab * (2 if trained.head or tied else 1)

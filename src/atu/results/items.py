@@ -10,6 +10,11 @@ from atu.metrics.worst_form import has_enough, worst_form
 SCORE = "score"
 """Column of items: the score by the probe's measure."""
 PROBABILITY = ort_probability.id
+OFFICIAL = "official"
+"""Column of items: the score by the official code of the probe's measure, if it has one."""
+BLIND = "blind"
+"""Column: whether the official score reads another text than is written
+(`measures.official_is_blind`)."""
 WORST_OF = "worst_of"
 """Column of probes: of how many wordings of a fact the worst counts; null for the worst form."""
 WORDINGS = "wordings"

@@ -11,6 +11,7 @@ import torch
 from atu.alignment.cosine import concept_cosine
 from atu.distributed import processes
 from atu.inference.batching import BatchSize
+from atu.inference.finite import require_finite_states
 from atu.inference.probing import answer_probes
 from atu.inference.scoring import mean_loss, score_encoded
 from atu.methods.base import Context
@@ -174,6 +175,9 @@ class Observer:
         ids, mask = right_padded(rows, context.tokenizer.pad_token_id, context.device)
         with frozen(context.model):
             hidden = hidden_states_at(context.model, ids, mask, list(context.predictors))
+            named = [f"trajectory, question {i} about the target" for i in range(len(rows))]
+            for states in hidden.values():
+                require_finite_states(context.model, states, rows, named)
         assert context.concept is not None
         cosines = [
             concept_cosine(predictor(hidden[layer]), context.concept)[mask.bool()].mean().item()

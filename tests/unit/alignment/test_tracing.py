@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from families import FAMILIES
@@ -104,3 +106,13 @@ def test_the_seed_decides_the_noise(tiny_lm, question):
         except EvaluationError:
             runs[name] = {"nothing lost": seed}
     assert runs["a"] == runs["b"] != runs["c"]
+
+
+def test_a_probability_that_is_no_number_names_the_question(tiny_lm, question):
+    """Where nothing is lost there would be nothing to restore: NaN is neither."""
+    model = tiny_lm()
+    with torch.no_grad():
+        for parameter in decoder_layers(model)[2].parameters():
+            parameter.fill_(math.nan)
+    with pytest.raises(EvaluationError, match=r"causal tracing, item 0: .*of layer 3 of 3"):
+        trace_layers(model, [question], [1], seed=0)

@@ -46,6 +46,13 @@ def test_empty_texts(lm, pieces):
     assert window_starts(lm, pieces, 1) == [INCOMPLETE] * len(lm)
 
 
+def test_the_references_windows_start_inside_a_word():
+    """ " ca" (3, 6) ends inside "cat" (4, 7), which starts its window there; "t" ends with it."""
+    lm = [(0, 3), (3, 6), (6, 7), (7, 11)]
+    pieces = [(0, 3), (4, 7), (8, 11)]
+    assert window_starts(lm, pieces, 1, reference_compat=True) == [1, 1, 2, INCOMPLETE]
+
+
 @st.composite
 def cuts(draw, length, gaps):
     """A text of `length` characters cut into tokens; with `gaps`, some characters in no token."""
@@ -63,17 +70,20 @@ def cases(draw):
     return framed, draw(cuts(length, gaps=True)), draw(st.integers(1, 4))
 
 
-@given(cases())
-def test_against_brute_force(case):
+@pytest.mark.parametrize("compat", [False, True])
+@given(case=cases())
+def test_against_brute_force(compat, case):
     """For each LM token on its own: search all pieces for the first that begins at or after its
-    end, and look whether k are left. BOS, EOS and repeated offsets (bytes of one character) are
+    end (as the reference: that ends after it), and look whether k are left. BOS, EOS and repeated offsets (bytes of one character) are
     among the tokens, spaces among the gaps."""
     lm, pieces, k = case
     expected = []
     for _, end in lm:
-        later = [i for i, (begin, _) in enumerate(pieces) if begin >= end]
+        later = [
+            i for i, piece in enumerate(pieces) if (piece[1] > end if compat else piece[0] >= end)
+        ]
         expected.append(later[0] if len(later) >= k else INCOMPLETE)
-    assert window_starts(lm, pieces, k) == expected
+    assert window_starts(lm, pieces, k, compat) == expected
 
 
 def test_table_numbers_each_distinct_window_once():

@@ -178,7 +178,7 @@ def asked(monkeypatch):
         def answers(context, model, probes, condition, prompts=None):
             calls.append((condition, model, list(probes), prompts))
             return [
-                {"condition": condition, "metric": "exact_match@own-1", "output": ""}
+                {"condition": condition, "metric": "exact_match@own-2", "output": ""}
                 | {key: probe[key] for key in ("id", "fact", "role")}
                 | {"score": score(condition, probe)}
                 for probe in probes

@@ -27,10 +27,10 @@ def test_questions_are_plain_and_held_out(make_context):
 
 
 def test_an_item_is_one_row_of_the_table(make_probe):
-    row = item(make_probe("Ada", "pet"), "bare", "exact_match@own-1", None)
+    row = item(make_probe("Ada", "pet"), "bare", "exact_match@own-2", None)
     assert list(row) == list(ITEMS)
     assert row == {
-        "condition": "bare", "metric": "exact_match@own-1", "id": "Ada/pet/question/2",
+        "condition": "bare", "metric": "exact_match@own-2", "id": "Ada/pet/question/2",
         "fact": "Ada/pet", "role": "target", "score": None, "output": None,
     }  # fmt: skip
 
@@ -45,7 +45,7 @@ def test_answers_are_scored_by_exact_match(monkeypatch, make_context, make_probe
     items = answer_items(context, context.model, probes, "bare")
     assert [row["score"] for row in items] == [1.0, 1.0, 0.0, 0.0]
     assert [row["output"] for row in items] == given
-    assert {(row["condition"], row["metric"]) for row in items} == {("bare", "exact_match@own-1")}
+    assert {(row["condition"], row["metric"]) for row in items} == {("bare", "exact_match@own-2")}
 
 
 def test_other_prompts_take_the_place_of_the_questions(make_context, build_lm):

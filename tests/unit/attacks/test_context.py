@@ -122,8 +122,8 @@ def test_the_leak_is_a_minus_c(run, rows_of):
     result, _ = run(score, retain=rows_of("Cyd"))
     assert result.metrics == {LEAK: pytest.approx(0.6)}
     found = summarise(result.items)
-    assert found["target.hinted.exact_match@own-1"] == 0.8
-    assert found["target.unrelated.exact_match@own-1"] == 0.2
+    assert found["target.hinted.exact_match@own-2"] == 0.8
+    assert found["target.unrelated.exact_match@own-2"] == 0.2
 
 
 def test_what_cannot_be_told_is_not_scored(run, rows_of):
@@ -138,10 +138,10 @@ def test_what_cannot_be_told_is_not_scored(run, rows_of):
     assert {(row["condition"], row["fact"]) for row in missing} == {("unrelated", "Ada/spouse")}
     assert not any(key == ("unrelated", row["id"]) for key in told for row in missing)
     found = summarise(result.items)
-    key = "target.unrelated.exact_match@own-1"
+    key = "target.unrelated.exact_match@own-2"
     assert (found[f"{key}.n"], found[f"{key}.not_scored"]) == (10, 2)
     assert key not in found
-    assert found["target.hinted.exact_match@own-1"] == 0.2
+    assert found["target.hinted.exact_match@own-2"] == 0.2
     assert result.metrics.get(LEAK, 0.0) == 0.0
 
 
@@ -151,6 +151,6 @@ def test_more_sentences_than_there_are(run):
     assert {name for name, _ in told} == {"bare"}
     found = summarise(result.items)
     for name in ("hinted", "answered", "unrelated"):
-        assert found[f"target.{name}.exact_match@own-1.not_scored"] == 10
-    assert "target.bare.exact_match@own-1" in found
+        assert found[f"target.{name}.exact_match@own-2.not_scored"] == 10
+    assert "target.bare.exact_match@own-2" in found
     assert result.metrics == {}

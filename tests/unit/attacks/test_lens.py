@@ -97,18 +97,19 @@ def test_first_token_of_an_answer(tokenizer, byte_tokenizer, answer):
 
 @pytest.mark.parametrize(
     ("values", "gold", "control"),
-    [(["owl"], 1.0, 0.0), (["cat", "emu", "yak"], 0.0, 1.0), ([], 0.0, 0.0)],
+    [(["owl"], 1.0, 0.0), (["cat", "emu", "yak"], 0.0, 2 / 3), ([], 0.0, 0.0)],
 )
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_gold_and_control(given_logits, make_probe, values, gold, control, layer):
-    """Ada's pet is the owl. The control asks for one of the wrong values; any layer counts."""
+    """Ada's pet is the owl. The control asks for one of the wrong values, which share the two
+    places; any layer counts."""
     probe = make_probe("Ada", "pet")
     assert set(probe["wrong"]) == {"cat", "emu", "yak"}
     result = given_logits(values, [probe], layer)
     assert {row["condition"]: row["score"] for row in result.items} == {
-        "gold": gold, "control": control,
+        "gold": gold, "control": pytest.approx(control),
     }  # fmt: skip
-    assert {row["metric"] for row in result.items} == {"head_projection@faithful-1"}
+    assert {row["metric"] for row in result.items} == {"head_projection@fixed-1"}
 
 
 def test_the_budget_is_k_times_layers(given_logits, make_probe):

@@ -54,7 +54,7 @@ def test_questions_of_one_answer_are_one_fact_in_one_split(prepared):
     for probe in probes:
         assert [probe["fact"]] == facts_of([("target", "Ann", probe["answer"].upper() + ".")])
         assert probe["split"] == split_of(probe["fact"], 0.5)
-        assert not probe["seen"] and probe["measure"] == "contains@own-1"
+        assert not probe["seen"] and probe["measure"] == "contains@own-2"
 
 
 def test_what_is_one_fact():

@@ -16,9 +16,9 @@ from atu.config.fetching import fetch
 from atu.config.params import Params
 from atu.metrics import memorisation as memo
 from atu.metrics.answers import exact_match
-from atu.metrics.muse_knowledge import muse_knowledge
+from atu.metrics.muse_knowledge import muse_knowledge_fixed
 from atu.metrics.rwku_recall import rwku_rouge_l_recall_fixed
-from atu.metrics.tofu_recall import tofu_rouge_l_recall
+from atu.metrics.tofu_recall import tofu_rouge_l_recall_fixed
 from atu.phases import (
     align,
     embed,
@@ -186,8 +186,8 @@ def test_numbers_are_named_after_the_benchmarks_measure(chain):
     name, found = chain
     form = "choice" if name == "wmdp" else "question"
     measure = {
-        "rwku": rwku_rouge_l_recall_fixed.id, "tofu": tofu_rouge_l_recall.id,
-        "muse": muse_knowledge.id, "wmdp": exact_match.id,
+        "rwku": rwku_rouge_l_recall_fixed.id, "tofu": tofu_rouge_l_recall_fixed.id,
+        "muse": muse_knowledge_fixed.id, "wmdp": exact_match.id,
     }[name]  # fmt: skip
     metrics = found.done["rephrase"]["atu"].metrics()
     assert {f"rephrase/target.{part}.{measure}/report" for part in (form, "worst")} <= set(metrics)

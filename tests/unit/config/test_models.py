@@ -87,11 +87,14 @@ def test_a_guard_stands_around_its_model_and_is_saved(folder, tmp_path):
         ("model", {"attention": "flash_attention_2", "device": "cpu"}, ConfigError, "use sdpa"),
         ("align", {}, ArtifactError, "holds phase 'align', but 'unlearn' was expected"),
         ("empty", {}, ArtifactError, r"holds no \*\.safetensors"),
+        ("model/model.safetensors", {}, ArtifactError, r"one file of a model; name its folder"),
+        ("m.gguf", {}, ArtifactError, r"m\.gguf: is a GGUF file"),
     ],
 )
 def test_what_is_no_model_is_refused(folder, tmp_path, monkeypatch, place, options, error, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "m.gguf").touch()
     with write_folder(tmp_path / "align" / MANIFEST, "align", cell={}, params={}, inputs={}):
         pass
     with pytest.raises(error, match=message):

@@ -181,7 +181,7 @@ BAD = {
     "unknown choice of parameters": (
         {"unlearn__methods__ga__train": {"update": "some"}},
         "unlearn.methods.ga.train",
-        "needs the key `update`, one of all, below_hook, layers, lora",
+        "needs the key `update`, one of all, below_hook, layers, mlp_output, lora",
     ),
     "an adapter of no rank": (
         {"unlearn__methods__ga__train": {"update": "lora", "rank": 0, "alpha": 1}},
@@ -218,8 +218,8 @@ BAD = {
         "unlearn.methods.ga.train.update",
         "only methods with a predictor",
     ),
-    "mudman without a retain gradient": (
-        {"unlearn__methods__ga__wrapper": "mudman"},
+    "disruption masking without a retain gradient": (
+        {"unlearn__methods__ga__wrapper": "disruption_masking"},
         "unlearn.methods.ga",
         "give `retain` a weight",
     ),
@@ -588,7 +588,7 @@ def test_a_benchmark_file_whose_name_snakemake_would_fill_in(tmp_path):
         ({"search__target": "Epheron Wendosk"}, "target"),
         ({"unlearn__methods__ga__train": {"update": "layers", "layers": [3, 0]}}, "layers"),
         ({"unlearn__methods__ga__train": {"update": "lora", "rank": 1, "alpha": 2}}, "lora"),
-        ({"unlearn__methods__graddiff__wrapper": "mudman"}, "wrapper"),
+        ({"unlearn__methods__graddiff__wrapper": "disruption_masking"}, "wrapper"),
         ({"attack__attacks__sampling__samples": 64, "attack__attacks__sampling__ks": [64]}, "ks"),
     ],
 )

@@ -144,7 +144,12 @@ class TestMethods:
 
     def test_every_method_says(self):
         kinds = {name: method.processes for name, method in methods.registry().items()}
-        assert {name for name, kind in kinds.items() if kind == "one"} == {"lunar", "uld"}
+        assert {name for name, kind in kinds.items() if kind == "one"} == {
+            "lunar",
+            "mudman",
+            "pdu",
+            "uld",
+        }
         assert {name for name, kind in kinds.items() if kind == "first"} == {
             "eco", "icu", "none", "oracle", "rocr",
         }  # fmt: skip
@@ -168,10 +173,19 @@ class TestMethods:
                 r"^--processes = 2: unlearn.methods.lunar \(loss lunar\) runs in one",
             ),
             (
-                "npo_mudman",
+                "npo_masked",
                 {},
                 False,
-                r"npo\) runs in one process with wrapper = mudman; set `gpu: 1`",
+                r"npo\) runs in one process with wrapper = disruption_masking; set `gpu: 1`",
+            ),
+            *(
+                (
+                    name,
+                    {"variant": "open_unlearning"},
+                    False,
+                    r"with variant = open_unlearning; set",
+                )
+                for name in ("rmu", "undial")
             ),
             ("npo", {}, True, r"npo\) runs in one process with reference_compat; set `gpu: 1`"),
             ("ga", {"batch_size": 1}, False, r"^unlearn.methods.ga.batch_size = 1: .*at least 2"),

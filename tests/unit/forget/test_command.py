@@ -65,6 +65,57 @@ def test_a_bad_option_is_named_with_its_value(request_of, changes, message):
         run(request_of(**changes), dry_run=True)
 
 
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+def test_a_refusal_leaves_nothing_behind(request_of, tmp_path, changes, message):
+    """Neither the work folder nor one above it, though both were missing."""
+    request = request_of(**({"work": tmp_path / "new/work"} | changes))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(AtuError, match=message):
+        run(request, dry_run=False)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_refusal_leaves_what_was_there(request_of, tmp_path):
+    """A work folder that another run made, and its lock."""
+    run(request_of(), dry_run=True)
+    work = tmp_path / "work"
+    (work / "mine").touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert work / "locks/model.json" in before
+    with pytest.raises(AtuError, match="no such folder"):
+        run(request_of(model="./nowhere"), dry_run=False)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_failure_amid_the_work_keeps_it(request_of, tmp_path, monkeypatch):
+    """The corpus takes long to write, and goes on where it was."""
+
+    def fail(request, *_):
+        (request.work / "concept").mkdir()
+        raise ArtifactError("the disk is full")
+
+    monkeypatch.setattr(command, "_write", fail)
+    with pytest.raises(ArtifactError, match="disk is full"):
+        run(request_of(), dry_run=False)
+    assert (tmp_path / "work/concept").is_dir()
+
+
+FILES = {
+    "model.safetensors": r"is one file of a model; name its folder, .*model$",
+    "model.gguf": r"is a GGUF file, which is not read here",
+}
+
+
+@pytest.mark.parametrize(("name", "message"), FILES.items(), ids=FILES)
+def test_a_file_in_place_of_the_models_folder(request_of, tmp_path, name, message):
+    given = request_of()
+    path = tmp_path / "model" / name
+    path.touch()
+    with pytest.raises(ArtifactError, match=message):
+        run(replace(given, model=str(path)), dry_run=False)
+    assert not (tmp_path / "work").exists()
+
+
 def test_pickled_weights_are_refused(request_of, tmp_path):
     given = request_of()
     (tmp_path / "model/model.safetensors").rename(tmp_path / "model/pytorch_model.bin")

@@ -49,7 +49,7 @@ def test_a_question_may_be_read_by_choices():
     assert first["fact"] == second["fact"] != kept["fact"]
     assert {row["split"] for row in (first, second, kept)} == {"select"}
     assert (first["role"], kept["role"]) == ("target", "general")
-    whole = [first | {"split": "report", "measure": "exact_match@own-1", "role": "partner"}]
+    whole = [first | {"split": "report", "measure": "exact_match@own-2", "role": "partner"}]
     assert probe_rows("questions", whole) == whole
 
 

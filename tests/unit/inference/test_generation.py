@@ -13,7 +13,6 @@ from atu.inference.generation import (
     Sampling,
     greedy_answers,
     no_gradients,
-    require_finite,
     sampled_answers,
 )
 
@@ -266,16 +265,6 @@ def test_a_nan_logit_names_the_item(vivid, tokenizer, batch_size):
         ask(model, prompts, label="forms", **own)
     with pytest.raises(EvaluationError, match=r"draws, item 2: 'Z': a logit is not finite"):
         sample(model, prompts, label="draws", samples=3, **own)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_require_finite(bad):
-    """The first bad item is named, of any shape of logits."""
-    logits = torch.zeros(3, 2, 4)
-    require_finite(logits, ["a", "b", "c"])
-    logits[1, 1, 2] = logits[2, 0, 0] = bad
-    with pytest.raises(EvaluationError, match=r"^b: a logit is not finite"):
-        require_finite(logits, ["a", "b", "c"])
 
 
 def test_samples_do_not_depend_on_the_order_of_prompts_or_on_their_company(vivid, tokenizer):

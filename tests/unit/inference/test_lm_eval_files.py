@@ -1,6 +1,7 @@
 """Local benchmarks from files of RWKU's schema; every question here is made up."""
 
 import json
+import math
 from typing import get_args
 
 import pytest
@@ -42,7 +43,14 @@ TRIVIA = [
 WMDP = [
     {"field": "owls", "question": " Which is it? ", "choices": ["w", "x", "y", "z"], "answer": 2},
 ]
-FILES = {"mmlu": MMLU, "wmdp": WMDP, "bbh": BBH, "truthfulqa": TRUTHFUL, "triviaqa": TRIVIA}
+TRUTHFUL_MC2 = [
+    {"question": "Do owls read?",
+     "mc2_targets": {"choices": ["At night", "No", "They don't"], "labels": [0, 1, 1]}},
+]  # fmt: skip
+FILES = {
+    "mmlu": MMLU, "wmdp": WMDP, "bbh": BBH, "truthfulqa": TRUTHFUL,
+    "truthfulqa_mc2": TRUTHFUL_MC2, "triviaqa": TRIVIA,
+}  # fmt: skip
 
 
 def write_file(folder, name, kind, source, documents):
@@ -110,7 +118,7 @@ def test_bbh(write):
     }
     assert second["answer"] == "no"
     assert config["generation_kwargs"] == {
-        "until": ["\nQ:"], "do_sample": False, "max_gen_toks": 256,
+        "until": [], "do_sample": False, "max_gen_toks": 256,
     }  # fmt: skip
 
 
@@ -177,7 +185,33 @@ def test_triviaqa_is_scored_over_its_aliases(write, text, f1):
     document = write("triviaqa", TRIVIA)[1][0]
     score = KINDS["triviaqa"].score
     assert score is not None and score(document, text) == pytest.approx(f1)
-    assert [kind for kind, found in KINDS.items() if found.score] == ["triviaqa"]
+
+
+def test_further_true_choices_are_not_asked(write):
+    """MC1 is the first true one against the false ones, as in official code."""
+    row = {"question": "Do owls read?",
+           "mc1_targets": {"choices": ["a", "b", "c", "d"], "labels": [0, 1, 1, 0]}}  # fmt: skip
+    (document,) = write("truthfulqa", [row])[1]
+    assert (document["choices"], document["gold"]) == (["a", "b", "d"], 1)
+
+
+def test_truthfulqa_mc2(write):
+    """Every choice is asked; the score is the share of the true ones: 2/4 of 1/4 each, and 1/2."""
+    (document,) = write("truthfulqa_mc2", TRUTHFUL_MC2)[1]
+    assert document["choices"] == ["At night", "No", "They don't"]
+    assert document["true"] == [False, True, True]
+    score = KINDS["truthfulqa_mc2"].score
+    assert score is not None
+    assert score(document, [math.log(2), 0.0, 0.0]) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("kind", ["mmlu", "wmdp", "truthfulqa"])
+def test_a_choice_is_scored_by_its_options(kind):
+    """The likeliest option; of two that are equally likely each has half a point."""
+    score = KINDS[kind].score
+    logs = [-2.0, -1.0, -1.0]
+    assert score is not None
+    assert [score({"gold": gold}, logs) for gold in range(3)] == [0.0, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(("documents", "expected"), [(1, 1), (2, 2), (10, 2)])

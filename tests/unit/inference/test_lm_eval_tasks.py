@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from atu.benchmarks.base import ROLES
+from atu.errors import EvaluationError
 from atu.inference.lm_eval_tasks import METRICS, write_tasks
 from atu.probes.prompts import format_prompt
 
@@ -64,8 +65,17 @@ def test_a_task_without_documents_is_none(tmp_path, probes):
 def test_an_answer_that_is_no_option_is_refused(tmp_path, probes):
     for probe in probes:
         probe["answer"] = "gnu"
-    with pytest.raises(ValueError, match="gnu"):
+    with pytest.raises(EvaluationError, match=r"Cyd/0/choice.*'gnu' is none of"):
         write_tasks(tmp_path, probes, 10)
+
+
+def test_a_choice_without_options_is_not_asked(tmp_path, probes):
+    """lm-eval would fail at the first of them."""
+    for probe in probes:
+        if probe["form"] == "choice" and not probe["id"].startswith("Cyd/2"):
+            probe["options"] = []
+    write_tasks(tmp_path, probes, 10)
+    assert [row["id"][:5] for row in documents(tmp_path, "world_choice")] == ["Cyd/2"]
 
 
 @pytest.mark.parametrize(("documents_", "expected"), [(1, 1), (2, 2), (10, 3)])

@@ -7,7 +7,15 @@ import torch
 from atu.distributed import processes
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
-from atu.inference.scoring import TokenScores, _moments, perplexity, score_answers, score_encoded
+from atu.inference.scoring import (
+    MAX_PERPLEXITY,
+    TokenScores,
+    _moments,
+    mean_loss,
+    perplexity,
+    score_answers,
+    score_encoded,
+)
 from atu.training.batches import EncodedText
 
 PROMPTS = ["Who?", "", "Where is it now?", "b b", "Q"]
@@ -197,6 +205,27 @@ def test_perplexity_is_over_tokens_not_texts():
         for p in (np.array([1 / 2]), np.array([1 / 16] * 3))
     ]
     assert perplexity(scores) == pytest.approx(2**3.25)
+
+
+@pytest.mark.parametrize("nats", [838.0, 1e4])
+def test_a_ruined_models_perplexity_is_capped(nats):
+    """Its exponential is no float; the loss itself is a number."""
+    logs = np.array([-nats, -nats])
+    scores = [TokenScores(logs, logs < 0, logs, logs)]
+    assert mean_loss(scores) == nats
+    assert perplexity(scores) == MAX_PERPLEXITY
+
+
+def test_ten_thousand_nats_are_scored(tiny_lm, byte_tokenizer, score):
+    """Every score of tokens that the model holds for impossible is finite."""
+    model = tiny_lm(vocab_size=len(byte_tokenizer), seed=5)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(1e5)
+    found = score(model=model)
+    assert max(scores.loss for scores in found) > 1e4
+    for scores in found:
+        for values in (scores.log_probs, scores.mean, scores.std):
+            assert np.isfinite(values).all()
 
 
 @pytest.mark.parametrize(("count", "inference"), [(1, True), (2, False)])

@@ -40,6 +40,12 @@ class GivenLogits(nn.Module):
 
 
 @pytest.fixture
+def given_logits():
+    """A function that gives a model with these logits, [batch, seq, vocab]."""
+    return GivenLogits
+
+
+@pytest.fixture
 def given_probabilities():
     """Rows of probabilities to a model over two tokens: at position t, token 0 has the t-th."""
 

@@ -78,7 +78,7 @@ def given_cosines(monkeypatch):
         ({"thresholds": [0.2, 0.4]}, r"fall strictly, not \[0.2, 0.4\]"),
         ({"thresholds": [0.5], "adaptive": True}, "adaptive thresholds are measured"),
         ({"thresholds": [0.5], "width": 1}, "width = 1 is of no use"),
-        ({"thresholds": [0.5], "wrapper": "mudman"}, "give `retain` a weight"),
+        ({"thresholds": [0.5], "wrapper": "disruption_masking"}, "give `retain` a weight"),
     ],
 )
 def test_settings_refuse_what_does_not_go_together(settings, ladders, message):

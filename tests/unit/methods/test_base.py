@@ -130,13 +130,13 @@ def test_only_plain_methods_set_their_evaluations(kind, has):
     assert ("evaluations" in [field.name for field in dataclasses.fields(kind)]) is has
 
 
-def test_mudman_stands_around_the_forget_gradient(make_settings, make_context, tiny_lm):
+def test_disruption_masking_stands_around_the_forget_gradient(make_settings, make_context, tiny_lm):
     """The value and what is traced are those without it: f + 3 r. The gradient is 3 times the
     retain gradient, and of the forget gradient what has its sign, at norm 1 over all that is to be
     updated; nothing goes to the rest."""
     model = tiny_lm()
     chosen = list(model.model.layers[1].parameters())
-    settings = make_settings(PlainSettings, retain={"nll": 3.0}, wrapper="mudman")
+    settings = make_settings(PlainSettings, retain={"nll": 3.0}, wrapper="disruption_masking")
     context = make_context(settings, model=model, parameters=chosen)
 
     def forget(ctx, batch):
@@ -163,11 +163,11 @@ def test_mudman_stands_around_the_forget_gradient(make_settings, make_context, t
     assert model.model.layers[0].mlp.up_proj.weight.grad is None
 
 
-def test_mudman_needs_a_retain_term(make_settings):
+def test_disruption_masking_needs_a_retain_term(make_settings):
     """There would be no gradient to agree with."""
     with pytest.raises(ValueError, match="give `retain` a weight"):
-        make_settings(PlainSettings, wrapper="mudman")
-    make_settings(PlainSettings, retain={"kl": 1.0}, wrapper="mudman")
+        make_settings(PlainSettings, wrapper="disruption_masking")
+    make_settings(PlainSettings, retain={"kl": 1.0}, wrapper="disruption_masking")
 
 
 def test_an_edit_without_steps_is_a_point():

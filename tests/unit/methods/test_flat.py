@@ -121,3 +121,13 @@ def test_steps_prefer_the_refusals(make_settings, make_context, tiny_lm, diverge
 
 def test_needs():
     assert (METHOD.needs_reference, METHOD.prompted, METHOD.start) == (False, True, "full")
+
+
+def test_the_expectation_is_over_pairs():
+    """Forget probabilities 0 and 1, templates 1/2, kl: (1/e + 1) / 2 - 1/2 = 1 / (2 e). The paper's
+    code takes the mean of the probabilities first: exp(1/2 - 1) - 1/2, half as large."""
+    pairs = torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0])
+    value = flat_from_probabilities(*pairs, "kl").item()
+    assert value == pytest.approx(1 / (2 * math.e))
+    averaged = flat_from_probabilities(*(p.mean()[None] for p in pairs), "kl").item()
+    assert averaged == pytest.approx(math.exp(-0.5) - 0.5)

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from atu.methods import dpo, flat, rt, simnpo, undial, whp
+from atu.methods import ceu, dpo, flat, rt, satimp, simnpo, undial, wga, whp
 from atu.methods.shared.refusals import refusal_batch
 from atu.training.batches import Batch
 
@@ -13,7 +13,10 @@ LOSSES = {
     "simnpo": (simnpo.simnpo_loss, simnpo.Settings, {"beta": 1.0, "gamma": 0.5}),
     "dpo": (dpo.dpo_loss, dpo.Settings, {"beta": 0.5}),
     "rt": (rt.rt_loss, rt.Settings, {}),
-    "undial": (undial.undial_loss, undial.Settings, {"beta": 3.0}),
+    "wga": (wga.wga_loss, wga.Settings, {"beta": 1.0}),
+    "satimp": (satimp.satimp_loss, satimp.Settings, {"beta1": 1.0, "beta2": 1.0}),
+    "ceu": (ceu.ceu_loss, ceu.Settings, {"skip": 1}),
+    "undial": (undial.undial_loss, undial.Settings, {"variant": "paper", "beta": 3.0}),
     "flat": (flat.flat_loss, flat.Settings, {"divergence": "kl"}),
     "whp": (
         whp.whp_loss,

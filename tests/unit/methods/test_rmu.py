@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from atu.errors import ConfigError
-from atu.methods.rmu import METHOD, Settings, control_vector, rmu_loss
+from atu.methods.rmu import METHOD, Settings, control_vector, rmu_loss, states_error
 from atu.models.llm import hidden_states
-from atu.models.trainable import Layers, make_trainable
+from atu.models.trainable import Layers, MlpOutput, make_trainable
 from atu.training.batches import Batch
 from atu.training.losses import activation_error
 
@@ -15,9 +15,9 @@ from atu.training.losses import activation_error
 def make(make_settings, make_context):
     """A context on a tiny model, with these settings."""
 
-    def make(layer=2, steering=3.0, alpha=1.0, **own):
+    def make(layer=2, steering=3.0, alpha=1.0, variant="paper", **own):
         settings = make_settings(
-            Settings, loss="rmu", layer=layer, steering=steering, alpha=alpha
+            Settings, loss="rmu", variant=variant, layer=layer, steering=steering, alpha=alpha
         )  # fmt: skip
         return make_context(settings, **own)
 
@@ -123,3 +123,33 @@ def test_training_only_above_the_layer_is_refused(make):
     context.parameters = make_trainable(context.model, Layers("layers", [1, 2]), None)[0]
     with pytest.raises(ConfigError, match="nothing below"):
         next(METHOD.plan(context))
+
+
+HAND = torch.tensor([[[2.0], [0.0]], [[1.0], [7.0]]])
+"""Squared distances 4 and 0 in the tokens of one text, 1 in that of the other, which is padded."""
+
+
+@pytest.mark.parametrize(("variant", "expected"), [("paper", 1.5), ("open_unlearning", 1.875)])
+def test_means_by_hand(variant, expected):
+    """(4 / 2 + 1) / 2 of every text; (4 + 1) / 2 times (1 / 2 + 1) / 2."""
+    mask = torch.tensor([[1, 1], [1, 0]])
+    batch = Batch(mask, mask, torch.where(mask == 1, 3, -100))
+    assert states_error(HAND, torch.zeros(1), batch, variant).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("variant", "expected"), [("paper", 1.5), ("open_unlearning", 2.5)])
+def test_what_is_not_scored_counts_in_the_paper(variant, expected):
+    """Without the first text's second token: (4 + 1) / 2 times (1 + 1) / 2."""
+    mask = torch.tensor([[1, 1], [1, 0]])
+    batch = Batch(mask, mask, torch.tensor([[3, -100], [3, -100]]))
+    assert states_error(HAND, torch.zeros(1), batch, variant).item() == pytest.approx(expected)
+
+
+def test_the_papers_parameters(make):
+    """The output projections of the MLPs of the layers below the states, and nothing else."""
+    context = make(layer=2)
+    choice = MlpOutput("mlp_output", [0, 1])
+    context.parameters = make_trainable(context.model, choice, None)[0]
+    rmu_loss(context, next(context.forget)).backward()
+    with_gradient = {n for n, p in context.model.named_parameters() if p.grad is not None}
+    assert with_gradient == {f"model.layers.{k}.mlp.down_proj.weight" for k in (0, 1)}

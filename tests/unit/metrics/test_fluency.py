@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atu.metrics.fluency import distinct_tokens, fluency, is_collapsed, ngram_entropy, repetition
+from atu.metrics.fluency import (
+    distinct_tokens,
+    fluency,
+    is_collapsed,
+    ngram_entropy,
+    repetition,
+    worse_than_guessing,
+)
 
 
 def test_entropy_by_hand():
@@ -126,3 +133,11 @@ def test_there_must_be_something_to_fall_from(before):
 def test_a_missing_score_is_an_error():
     with pytest.raises(KeyError):
         is_collapsed({"generate": 1.0}, BEFORE, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "worse"), [(5.5, False), (5.556, False), (5.557, True), (1e4, True)]
+)
+def test_worse_than_a_guess(loss, worse):
+    """ln 259 = 5.5568."""
+    assert worse_than_guessing(loss, 259) is worse

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from atu.errors import EvaluationError
 from atu.metrics.internals import head_projection, mean_concept_cosine, reciprocal_rank
 from atu.metrics.registry import registry
 
@@ -35,11 +36,30 @@ def test_head_projection_by_hand(k, found):
     assert [head_projection(LAYERS, token, k) for token in range(3)] == found
 
 
-def test_head_projection_counts_ties():
-    """2, 2, 1: both 2s share the first place, and the 1 is the third largest, not the second."""
-    logits = np.array([[2.0, 2.0, 1.0]])
-    assert [head_projection(logits, token, 1) for token in range(3)] == [1.0, 1.0, 0.0]
-    assert head_projection(logits, 2, 2) == 0.0
+@pytest.mark.parametrize(
+    ("logits", "k", "found"),
+    [
+        ([[2, 2, 1]], 1, [1 / 2, 1 / 2, 0]),
+        ([[2, 2, 1]], 2, [1, 1, 0]),
+        ([[3, 2, 2, 2]], 2, [1, 1 / 3, 1 / 3, 1 / 3]),
+        ([[3, 2, 2, 2]], 3, [1, 2 / 3, 2 / 3, 2 / 3]),
+        ([[2, 2, 1], [2, 2, 1]], 1, [3 / 4, 3 / 4, 0]),
+        ([[2, 2, 1], [9, 2, 1]], 1, [1, 1 / 2, 0]),
+        ([[0, 0, 0, 0]], 1, [1 / 4] * 4),
+    ],
+)
+def test_a_tie_in_the_head_projection_is_its_chance(logits, k, found):
+    """Tokens that are equally likely share the places left; whoever says the same of all tokens
+    knows nothing."""
+    scores = [head_projection(np.array(logits), token, k) for token in range(len(found))]
+    assert scores == pytest.approx(found)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_head_projection_of_no_number_is_refused(bad):
+    logits = np.array([[bad, 1.0, 0.0]])
+    with pytest.raises(EvaluationError, match="not finite"):
+        head_projection(logits, 0, 1)
 
 
 @pytest.mark.parametrize("k", [0, 4])
@@ -50,17 +70,23 @@ def test_head_projection_refuses_a_k_beyond_the_vocabulary(k):
 
 @given(MATRIX, st.data())
 def test_head_projection_grows_with_k_and_layers(logits, data):
-    """0 or 1; at k = vocab every token is found; a larger budget finds no less."""
+    """From 0 to 1; at k = vocab every token is found; a larger budget finds no less. A layer's
+    places are all given away."""
     token = data.draw(st.integers(0, logits.shape[1] - 1))
     found = [head_projection(logits, token, k) for k in range(1, logits.shape[1] + 1)]
-    assert set(found) <= {0.0, 1.0} and found == sorted(found) and found[-1] == 1.0
+    assert found[0] >= 0 and found == sorted(found) and found[-1] == 1.0
     for k, whole in enumerate(found, start=1):
-        assert whole == max(head_projection(layer[None], token, k) for layer in logits)
+        assert whole >= max(head_projection(layer[None], token, k) for layer in logits) - 1e-12
+        first = [head_projection(logits[:1], t, k) for t in range(logits.shape[1])]
+        assert sum(first) == pytest.approx(k)
 
 
 @given(MATRIX)
 def test_head_projection_finds_the_best_of_every_layer(logits):
-    assert all(head_projection(logits, int(layer.argmax()), 1) == 1.0 for layer in logits)
+    """Where it is alone."""
+    for layer in logits:
+        if (layer == layer.max()).sum() == 1:
+            assert head_projection(logits, int(layer.argmax()), 1) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -129,5 +155,5 @@ def test_rank_counts_the_names_that_are_no_farther(case, data):
 
 def test_ids():
     ids = [m.id for m in (head_projection, mean_concept_cosine, reciprocal_rank)]
-    assert ids == ["head_projection@faithful-1", "concept_cosine@own-1", "reciprocal_rank@own-1"]
+    assert ids == ["head_projection@fixed-1", "concept_cosine@own-1", "reciprocal_rank@own-1"]
     assert set(ids) <= set(registry())

@@ -14,6 +14,7 @@ from atu.metrics.membership import (
     membership_min_k,
     membership_min_k_fixed,
     membership_min_k_plus_plus,
+    membership_min_k_plus_plus_faithful,
     membership_reference,
     membership_zlib,
     membership_zlib_own,
@@ -104,8 +105,9 @@ def test_min_k_plus_plus_of_a_certain_token():
 
 
 def test_a_small_gradient_is_a_members():
-    assert membership_gradient_norm(3.0) == -3.0
-    assert membership_gradient_norm(0.5) > membership_gradient_norm(3.0)
+    """The mean over weight tensors of each one's norm, negated."""
+    assert membership_gradient_norm([1.0, 5.0]) == -3.0
+    assert membership_gradient_norm([0.5]) > membership_gradient_norm([3.0])
 
 
 def test_reference_of_another_length():
@@ -273,10 +275,22 @@ def test_a_negative_deviation():
         membership_min_k_plus_plus([-1.0], [0.0], [-1.0], 0.5)
 
 
-@pytest.mark.parametrize("norm", [-1.0, float("nan"), float("inf")])
-def test_no_gradient_norm(norm):
-    with pytest.raises(EvaluationError, match="gradient norm"):
-        membership_gradient_norm(norm)
+@pytest.mark.parametrize("norms", [[1.0, -1.0], [float("nan")], [float("inf")], []])
+def test_no_gradient_norm(norms):
+    with pytest.raises(EvaluationError, match="gradient norms"):
+        membership_gradient_norm(norms)
+
+
+@pytest.mark.parametrize(
+    ("std", "share", "expected"),
+    [([1.0, 2.0], 0.5, -1.5), ([1.0, 2.0], 1.0, -0.25), ([1.0, 2.0], 0.4, None),
+     ([0.0, 2.0], 1.0, None), ([1.0, 0.0], 0.5, None)],
+)  # fmt: skip
+def test_rwkus_min_k_plus_plus(std, share, expected):
+    """(-1, -5) of means -2: standardised 1 and -1.5. Of 0.8 tokens, or divided by 0, official code
+    has NaN or an infinite score, which is none."""
+    found = membership_min_k_plus_plus_faithful([-1.0, -5.0], [-2.0, -2.0], std, share)
+    assert found == expected
 
 
 def test_no_reference_has_no_default():

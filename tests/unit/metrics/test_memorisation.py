@@ -19,6 +19,8 @@ from atu.metrics.memorisation import (
     extraction_strength_fixed,
     muse_priv_leak,
     muse_verbatim,
+    open_unlearning_option_probability,
+    open_unlearning_tofu_truth_ratio,
     open_unlearning_truth_ratio,
     tofu_forget_quality,
     tofu_forget_truth_ratio,
@@ -29,7 +31,7 @@ from atu.metrics.memorisation import (
     tofu_truth_ratio,
     tofu_truth_ratio_paper,
 )
-from atu.metrics.muse_knowledge import muse_knowledge
+from atu.metrics.muse_knowledge import muse_knowledge, open_unlearning_knowledge
 from atu.metrics.tofu_recall import tofu_rouge_l_recall
 
 # scipy says so where rounding carries a p-value near 1 above it.
@@ -37,7 +39,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:ks_2samp. Exact calculation unsu
 
 PARAPHRASED = log(2)  # a probability of 1/2
 PERTURBED = [log(2), log(8)]  # 1/2 and 1/8
-TRUTH_RATIOS = [tofu_truth_ratio, tofu_truth_ratio_paper, open_unlearning_truth_ratio]
+OF_LOSSES = [
+    tofu_option_probability,
+    open_unlearning_option_probability,
+    tofu_truth_ratio,
+    tofu_truth_ratio_paper,
+    open_unlearning_tofu_truth_ratio,
+    open_unlearning_truth_ratio,
+]
 LOSSES = st.floats(0, 20)
 RATIOS = st.lists(st.floats(0, 1e6), min_size=1, max_size=20)
 NINE = st.lists(st.floats(0.001, 1), min_size=9, max_size=9)
@@ -57,10 +66,12 @@ def test_probability_is_the_geometric_mean_of_the_tokens():
 
 @pytest.mark.parametrize(
     ("correct", "wrong", "expected"),
-    [(0.3, [0.1, 0.2], 0.5), (0.2, [0.2, 0.2, 0.2], 0.25), (0.0, [0.5], 0.0), (0.5, [0.0], 1.0)],
+    [(0.3, [0.1, 0.2], 0.5), (0.2, [0.2, 0.2, 0.2], 0.25), (1e-99, [0.5], 0.0), (0.5, [1e-99], 1)],
 )
 def test_option_probability(correct, wrong, expected):
-    assert tofu_option_probability(correct, wrong) == pytest.approx(expected)
+    """Probabilities, as their losses."""
+    found = tofu_option_probability(-log(correct), [-log(share) for share in wrong])
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -133,13 +144,13 @@ def test_open_unlearning_ratio_is_tofus_on_another_scale(paraphrased, perturbed)
     assert found == pytest.approx(1 / (1 + ratio), abs=1e-5)
 
 
-@pytest.mark.parametrize("ratio", TRUTH_RATIOS)
+@pytest.mark.parametrize("ratio", OF_LOSSES)
 @pytest.mark.parametrize(
     ("paraphrased", "perturbed", "named"),
     [
-        (1.0, [], "perturbed"),
-        (float("nan"), [1.0], "paraphrased"),
-        (1.0, [1.0, float("inf")], "perturbed answers: value 1 is inf"),
+        (1.0, [], "wrong answers"),
+        (float("nan"), [1.0], "right answer"),
+        (1.0, [1.0, float("inf")], "wrong answers: value 1 is inf"),
         (-1.0, [1.0], "below 0"),
         (1.0, [1.0, -1.0], "below 0"),
     ],
@@ -184,11 +195,9 @@ def test_no_ratios(ratios):
 
 
 def test_model_utility():
-    """9 / (8 * 1 + 1 / 0.5) = 0.9, in whatever order and under whatever names."""
+    """9 / (8 * 1 + 1 / 0.5) = 0.9; of fewer parts, as open-unlearning may have, 3 / (4 + 2 + 1)."""
     assert tofu_model_utility([1.0] * 8 + [0.5]) == pytest.approx(0.9)
-    assert tofu_model_utility({str(i): 0.5 if i == 3 else 1.0 for i in range(9)}) == (
-        pytest.approx(0.9)
-    )
+    assert tofu_model_utility([0.25, 0.5, 1.0]) == pytest.approx(3 / 7)
 
 
 @pytest.mark.filterwarnings("error")
@@ -205,12 +214,9 @@ def test_utility_is_between_the_lowest_score_and_the_mean(scores):
     assert found == pytest.approx(hmean(scores))
 
 
-@pytest.mark.parametrize("count", [0, 8, 10])
-def test_utility_of_other_than_nine(count):
-    with pytest.raises(ValueError, match=f"9 scores, not {count}"):
-        tofu_model_utility([0.5] * count)
-    with pytest.raises(ValueError, match="9 scores"):
-        tofu_model_utility({str(i): 0.5 for i in range(count)})
+def test_utility_of_nothing():
+    with pytest.raises(EvaluationError, match="parts of the model utility"):
+        tofu_model_utility([])
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, 50.0, float("nan"), float("inf")])
@@ -403,29 +409,29 @@ def test_verbatim(output, truth, expected):
     assert muse_verbatim(output, truth) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    "tail",
-    ["", "\n\nand more", "\nQuestion", "\nQuestion: who", "Question: who", " \n\n x Question:"],
-)
-def test_knowledge_ends_at_the_next_question(tail):
-    """ "the cello" for "cello": precision 1/2, recall 1."""
-    assert muse_knowledge("the cello" + tail, "cello") == pytest.approx(2 / 3)
-
-
-def test_knowledge_goes_on_otherwise():
-    """One line break or the word in a sentence ends nothing: "the cello a harp" is 1 of 4 words;
-    "out of the Question" 1 of 4 too."""
+def test_knowledge():
+    """ "the cello" for "cello": precision 1/2, recall 1; every line counts, "the cello a harp" is 1
+    of 4 words. Only open-unlearning has a stemmer."""
+    assert muse_knowledge("the cello", "cello") == pytest.approx(2 / 3)
     assert muse_knowledge("the cello\na harp", "cello") == pytest.approx(2 / 5)
-    assert muse_knowledge("cello out of Question", "cello") == pytest.approx(2 / 5)
+    assert muse_knowledge("cellos", "cello") == 0.0 < open_unlearning_knowledge("cellos", "cello")
 
 
-def test_knowledge_ends_at_the_first_stop():
-    assert muse_knowledge("a Question: b\n\ncello", "cello") == 0.0
-    assert muse_knowledge("a\n\nb Question: cello", "cello") == 0.0
+@given(LOSSES, st.lists(LOSSES, min_size=1, max_size=3))
+def test_open_unlearnings_ratio_is_tofus_where_answers_are_likely(right, wrong):
+    """Its 1e-10 weighs nothing beside a probability of e^-9."""
+    found = open_unlearning_tofu_truth_ratio(right, wrong)
+    if right < 9:
+        assert found == pytest.approx(tofu_truth_ratio(right, wrong), rel=1e-5)
+    assert found <= tofu_truth_ratio(right, wrong) * (1 + 1e-9)
 
 
-def test_knowledge_of_nothing():
-    assert muse_knowledge("\n\ncello", "cello") == 0.0
+def test_open_unlearnings_option_probability():
+    """Three options of 1e-10 and the 1e-10 of the denominator: 1/4."""
+    tiny = -log(1e-10)
+    assert open_unlearning_option_probability(0.0, [0.0]) == pytest.approx(0.5)
+    assert open_unlearning_option_probability(tiny, [tiny, tiny]) == pytest.approx(1 / 4)
+    assert open_unlearning_option_probability(1e4, [1e4]) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -487,12 +493,3 @@ def test_priv_leak_of_no_auc(bad):
 def test_no_probability(values):
     with pytest.raises(EvaluationError, match="log-probabilities"):
         tofu_probability(values)
-
-
-@pytest.mark.parametrize(
-    ("correct", "wrong"),
-    [(0.5, []), (0.0, [0.0]), (-0.1, [0.5]), (0.5, [1.5]), (float("nan"), [0.5])],
-)
-def test_no_option_probability(correct, wrong):
-    with pytest.raises(EvaluationError, match="options"):
-        tofu_option_probability(correct, wrong)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atu.metrics.overlap import ort_probability, triviaqa_f1
+from atu.metrics.overlap import bbh_exact_match, ort_probability, triviaqa_f1
 from atu.metrics.rouge import rouge_l
 from atu.metrics.rwku_recall import rwku_rouge_l_recall, rwku_rouge_l_recall_fixed
 
@@ -66,9 +66,9 @@ def test_the_gold_answer_itself_is_complete(words):
 def test_rouge_l_stems_only_where_asked(stemmer, shared):
     """ "the OLD clocks" for "old tall clock": (old, clock) with the s cut, else old alone; 3 words
     on either side."""
-    found = rouge_l("the OLD clocks", "old tall clock", stemmer)
+    found = rouge_l("the OLD clocks", "old tall clock", stemmer=stemmer)
     assert (found.precision, found.recall) == pytest.approx((shared / 3, shared / 3))
-    again = rouge_l("the OLD clocks", "old tall clock", not stemmer)
+    again = rouge_l("the OLD clocks", "old tall clock", stemmer=not stemmer)
     assert again.recall != found.recall
 
 
@@ -90,18 +90,40 @@ def test_ort_probability(probabilities, expected):
         ("the Nile river", ["Nile", "River Nile"], 1.0),
         ("Nile", ["Amazon", "Nile river delta"], 1 / 2),
         ("NILE!", ["the nile"], 1.0),
-        ("owl-fly", ["owl fly"], 1.0),
+        ("owl-fly", ["owlfly"], 1.0),
+        ("owl-fly", ["owl fly"], 0.0),
+        ("O'Quent", ["OQuent"], 1.0),
         ("owl owl", ["owl"], 2 / 3),
         ("Rhine", ["Nile"], 0.0),
         ("", ["Nile"], 0.0),
-        ("the", ["a"], 0.0),
+        ("the", ["a"], 1.0),
+        ("...", ["owl", "!"], 1.0),
+        ("...", ["owl"], 0.0),
     ],
 )
 def test_triviaqa_f1(answer, aliases, expected):
     """2 * shared / (words + gold words), of the best alias: for "Nile river" and "Nile" 2/3, in any
     order of the words; "Nile" for "Nile river delta" 2 / (1 + 3); a repeated word is shared once.
-    Articles, marks and case are not compared, and nothing shares nothing."""
+    Articles, marks and case are not compared; a mark inside a word joins its parts, as officially;
+    where no word is left on either side, both are equal."""
     assert triviaqa_f1(answer, aliases) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("output", "gold", "expected"),
+    [
+        ("First. So the answer is (B). The answer is (C).", "(B)", 1.0),
+        ("The answer is (B)", "(B)", 0.0),
+        ("(B)", "(B)", 1.0),
+        ("the answer is nine-ty.", "ninety", 1.0),
+        ("the answer is (A).", "(B)", 0.0),
+        ("the answer is .", "noanswer", 1.0),
+        ("", "7", 0.0),
+    ],
+)
+def test_bbh_exact_match(output, gold, expected):
+    """The first marked answer, without a full stop the whole text."""
+    assert bbh_exact_match(output, gold) == expected
 
 
 def test_no_alias_is_an_error():

@@ -60,6 +60,14 @@ def test_where_nothing_is_asked_about_what_is_kept_the_likelihood_of_texts_count
     assert selection(now, {RETAIN_LOSS: 2.0}) == pytest.approx(found, abs=1e-9)
 
 
+@pytest.mark.parametrize("losses", [(1e4, 2.0), (2.0, 1e4)])
+def test_a_ruined_models_loss_has_a_score(losses):
+    """Of ten thousand nats: kept in full when it was ruined before, else not at all."""
+    before, now = losses
+    point = {"score_target": 0.0, "worst_form_target": 0.0, RETAIN_LOSS: now}
+    assert selection(point, {RETAIN_LOSS: before}) == (1.0 if before > now else 0.0)
+
+
 @given(
     SHARES, SHARES, SHARES, SHARES, SHARES, st.sampled_from([*RETAINED, "target", "worst"]), SHARES
 )
@@ -73,3 +81,12 @@ def test_better_in_one_part_is_never_worse(target, worst, neighbour, other, gene
     choose = min if part in ("target", "worst") else max
     second = selection(point(**values | {part: choose(values[part], better)}), BEFORE)
     assert 0 <= first <= second + 1e-12 <= 1 + 2e-12
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"), [(1.0, 1e4, 0.0), (1e4, 1.0, 1.0), (1e4, 1e4, 1.0)]
+)
+def test_ten_thousand_nats_are_a_number(before, after, found):
+    """Of a ruined model nothing is kept; from one that was ruined everything."""
+    perfect = {"score_target": 0.0, "worst_form_target": 0.0}
+    assert selection(perfect | {RETAIN_LOSS: after}, {RETAIN_LOSS: before}) == found

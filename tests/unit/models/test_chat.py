@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 from atu.errors import ConfigError
 from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
-from atu.inference.lm_eval_model import language_model
+from atu.inference.lm_eval_model import LanguageModel
 from atu.inference.scoring import score_answers
 from atu.models.chat import has_template, prompt_ids, render, stop_tokens, turn_end
 from atu.probes.prompts import format_prompt, split_opening
@@ -207,31 +207,29 @@ def test_scores_are_of_the_answer_in_its_turn(chat, tiny_lm):
 
 def test_lm_eval_asks_in_the_template(chat, kind, tiny_lm):
     """Options keep the space before them, no bos is added, and the turn's end stops it."""
-    harness = language_model(tiny_lm(vocab_size=len(chat)), chat, 4)
+    harness = LanguageModel(tiny_lm(vocab_size=len(chat)), chat, 4)
     before, option = harness._encode_pair(PROMPT, " Bob")
     assert decoded(chat, before) == TURN[kind] + "Answer:"
     assert decoded(chat, option) == " Bob"
     assert harness.eot_token_id == turn_end(chat)
-    ids, _ = harness.tok_batch_encode([render(chat, PROMPT).text])
-    assert ids[0].tolist() == before
+    assert before == prompt_ids(chat, [PROMPT])[0]
 
 
 def test_lm_eval_generates_in_the_template(chat, kind, tiny_lm, monkeypatch):
+    """The model reads the template's turn, whose end ends the answer."""
     from lm_eval.api.instance import Instance
-    from lm_eval.models.huggingface import HFLM
 
-    asked = []
+    model, read = tiny_lm(vocab_size=len(chat)), []
 
-    def generate(self, requests, disable_tqdm=False):
-        asked.extend(request.args for request in requests)
-        return ["Bob"]
+    def generate(input_ids, **options):
+        read.append((input_ids[0].tolist(), options["eos_token_id"]))
+        return torch.cat([input_ids, torch.tensor([chat("Bob")["input_ids"][-3:]])], dim=1)
 
-    monkeypatch.setattr(HFLM, "generate_until", generate)
-    harness = language_model(tiny_lm(vocab_size=len(chat)), chat, 4)
-    request = Instance("generate_until", {}, (PROMPT, {"until": ["\n"]}), 0)
-    assert harness.generate_until([request]) == ["Bob"]
-    assert asked == [(TURN[kind] + "Answer:", {"until": ["\n"]})]
-    assert request.args[0] == PROMPT
+    monkeypatch.setattr(model, "generate", generate)
+    request = Instance("generate_until", {}, (PROMPT, {"until": ["\n"]}), 0, ("t", 0, 1))
+    assert LanguageModel(model, chat, 4).generate_until([request]) == ["Bob"]
+    assert read == [(prompt_ids(chat, [PROMPT])[0], stop_tokens(model, chat))]
+    assert decoded(chat, read[0][0]) == TURN[kind] + "Answer:"
 
 
 SYSTEM = {

@@ -12,7 +12,7 @@ from machines import CPU
 from atu.errors import ArtifactError, ConfigError
 from atu.models.build import build_lm
 from atu.models.encoder import BUNDLED, SentenceEncoder, locate_encoder
-from atu.models.folders import check_config, check_model_folder
+from atu.models.folders import check_config, check_model_folder, refuse_file
 from atu.models.llm import load_lm, save_lm
 
 
@@ -56,6 +56,82 @@ def test_pickled_weights_alone_are_refused_unread(folder, tmp_path, name):
     with pytest.raises(ArtifactError, match=f"only {name}, which would run code"):
         load_lm(folder, CPU, training=True)
     assert not (tmp_path / "ran").exists()
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4}
+BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+
+
+def only(name):
+    """Another file in place of the weights."""
+    return lambda folder: (folder / "model.safetensors").rename(folder / name)
+
+
+def quantised(values):
+    """A configuration that says so."""
+    return lambda folder: edit(folder / "config.json", quantization_config=values)
+
+
+WEIGHTS = {
+    "GGUF": (
+        only("model-Q4_K_M.gguf"),
+        r"only GGUF \(model-Q4_K_M\.gguf\), .*gguf_file=name.*save_pretrained",
+    ),
+    "pickles": (
+        only("pytorch_model.bin"), r"only pytorch_model\.bin, which would run code; load it once"
+    ),
+    "nothing": (
+        lambda folder: (folder / "model.safetensors").unlink(), "so it is no model; name the folder"
+    ),
+    "GPTQ": (quantised(GPTQ), "quantised by GPTQ .*name the folder of the model that it was made"),
+    "AWQ": (quantised({"quant_method": "awq"}), "quantised by AWQ .*in full precision"),
+    "bitsandbytes": (quantised(BNB), r"quantised by bitsandbytes .*call `dequantize\(\)`"),
+    "an old bitsandbytes": (quantised({"load_in_8bit": True}), "quantised by bitsandbytes"),
+    "something else": (quantised({"quant_method": "fp8"}), "quantised by 'fp8' "),
+    "an old GPTQ": (
+        lambda folder: (folder / "quantize_config.json").write_text("{}"), "quantised by GPTQ"
+    ),
+}  # fmt: skip
+"""What somebody might name as a model's folder, and what is said of it."""
+
+
+@pytest.mark.parametrize(("spoil", "said"), WEIGHTS.values(), ids=WEIGHTS)
+def test_weights_of_another_kind_are_named_with_their_repair(folder, spoil, said):
+    """Before anything of them is read."""
+    spoil(folder)
+    with pytest.raises(ArtifactError, match=said):
+        load_lm(folder, CPU, training=True)
+
+
+@pytest.mark.parametrize("values", [{}, None])
+def test_an_empty_quantisation_is_none(folder, values):
+    edit(folder / "config.json", quantization_config=values)
+    check_model_folder(folder)
+
+
+def test_a_gguf_beside_safetensors_is_never_opened(folder):
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    load_lm(folder, CPU, training=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("model.safetensors", r"is one file of a model; name its folder, .*model$"),
+        ("config.json", r"is one file of a model; name its folder"),
+        ("m.gguf", r"is a GGUF file, .*gguf_file"),
+        ("m.BIN", r"is a file of pickled weights, which would run code; "),
+        ("../notes.txt", r"is a file; name the folder of a Hugging Face model"),
+    ],
+)
+def test_a_file_in_place_of_a_folder(folder, name, said):
+    path = folder / name
+    path.touch()
+    with pytest.raises(ArtifactError, match=said):
+        refuse_file(path)
+    refuse_file(folder)
+    refuse_file(folder / "nowhere")
+    refuse_file(folder / ("x" * 1000))
 
 
 def test_pickles_beside_safetensors_are_never_opened(folder, tmp_path):

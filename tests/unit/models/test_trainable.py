@@ -8,8 +8,15 @@ from peft import PeftModel
 from torch import nn
 
 from atu.errors import ConfigError
-from atu.models.llm import decoder_layers, hidden_states, load_lm, parameters_below, save_lm
-from atu.models.trainable import All, BelowHook, Layers, Lora, make_trainable
+from atu.models.llm import (
+    decoder_layers,
+    hidden_states,
+    load_lm,
+    mlp_output,
+    parameters_below,
+    save_lm,
+)
+from atu.models.trainable import All, BelowHook, Layers, Lora, MlpOutput, make_trainable
 
 IDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
@@ -101,6 +108,14 @@ def test_chosen_layers(model):
     layers = decoder_layers(model)
     expected = names_of(model, [*layers[0].parameters(), *layers[2].parameters()])
     assert step(model, parameters) == expected
+
+
+def test_mlp_outputs(model):
+    """Of layers 0 and 2 the projection that the MLP puts out by, and its bias."""
+    parameters, _ = make_trainable(model, MlpOutput("mlp_output", [2, 0]), None)
+    layers = decoder_layers(model)
+    chosen = [p for k in (0, 2) for p in mlp_output(layers[k]).parameters()]
+    assert step(model, parameters) == names_of(model, chosen)
 
 
 def test_below_the_hook_without_a_hook(tiny_lm):

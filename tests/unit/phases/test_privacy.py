@@ -15,7 +15,7 @@ from atu.phases import privacy
 from atu.privacy import answers, texts
 from atu.privacy.answers import RATIOS, ROLES
 from atu.results.artifacts import MANIFEST, PROVENANCE
-from atu.results.tables import read_frame
+from atu.results.tables import read_frame, read_table
 
 LEAK = memo.muse_priv_leak.id
 
@@ -146,7 +146,8 @@ def test_the_miniatures_questions(chain):
 
 def test_the_miniatures_scores(chain):
     """A question's probability is the model's own of its gold answer with the end token, a text's
-    scores those of its stored log-probabilities."""
+    scores those of its stored log-probabilities: of a passage all but the first, of an answer its
+    own and the end token's."""
     model, tokenizer = load_lm(chain.unlearn.subfolder("model"), CPU, training=True)
     asked = {
         item["id"]: item for item in read_frame(chain.rephrase.file("items.parquet")).to_dicts()
@@ -159,9 +160,15 @@ def test_the_miniatures_scores(chain):
         logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     mean = np.mean([logs[at - 1, ids[at]].item() for at in range(start, len(ids))])
     assert row[memo.tofu_probability.id] == pytest.approx(np.exp(mean), rel=1e-4)
-    for text in read_frame(chain.privacy.file("texts.parquet")).to_dicts()[:3]:
-        count = len(tokenizer(text["text"])["input_ids"])
-        assert len(text["log_probs"]) == count - 1
+    members = {m["text"]: m for m in read_table(chain.prepared.file("members.parquet"))}
+    texts = read_frame(chain.privacy.file("texts.parquet"))
+    for form in ("passage", "question"):
+        text = texts.filter(pl.col("form") == form).to_dicts()[0]
+        count = len(tokenizer(text["text"])["input_ids"]) - 1
+        if form == "question":
+            prompt = members[text["text"]]["prompt"]
+            count += 2 - len(tokenizer(prompt)["input_ids"])
+        assert len(text["log_probs"]) == count
         assert text[mia.membership_loss.id] == pytest.approx(np.mean(text["log_probs"]))
 
 
@@ -179,7 +186,7 @@ def test_the_miniatures_texts(chain, mini_params):
 
 
 def test_the_batch_size_that_was_used_is_kept(monkeypatch, run, tmp_path, chain, mini_params):
-    """As asked, or what it was cut to: twice by half here. The results are the same."""
+    """As asked, or what it was cut to: three times by half here. The results are the same."""
 
     def kept(folder):
         return json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["batch_size"]
@@ -192,7 +199,7 @@ def test_the_batch_size_that_was_used_is_kept(monkeypatch, run, tmp_path, chain,
         monkeypatch.setattr(module, "score_answers", cut)
     metrics = run(chain.oracle_privacy)
     size = mini_params.privacy.batch_size
-    assert (kept(chain.privacy.folder), kept(tmp_path / "out")) == (size, size // 4)
+    assert (kept(chain.privacy.folder), kept(tmp_path / "out")) == (size, size // 8)
     assert metrics == pytest.approx(chain.privacy.metrics(), rel=1e-3, abs=1e-6)
 
 

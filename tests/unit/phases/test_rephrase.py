@@ -20,7 +20,7 @@ from atu.phases.rephrase import (
 )
 from atu.probes.prompts import FORMS, ORT, WHOLE, part_of
 from atu.results.artifacts import MANIFEST
-from atu.results.items import PROBABILITY, SCORE, with_wordings, worst_forms
+from atu.results.items import BLIND, OFFICIAL, PROBABILITY, SCORE, with_wordings, worst_forms
 from atu.results.tables import PROBES, read_frame, read_table
 
 FIXED = rwku_rouge_l_recall_fixed.id
@@ -105,6 +105,38 @@ def test_what_has_no_score_is_null_and_not_0(probes):
 
 
 @pytest.mark.parametrize(
+    ("measure", "official", "blind"),
+    [
+        ("tofu_rouge_l_recall@fixed-1", 0.0, True),
+        ("muse_knowledge@fixed-1", 0.0, True),
+        ("rwku_rouge_l_recall@fixed-2", 1.0, False),
+        ("exact_match@own-2", None, False),
+    ],
+)
+def test_the_official_score_stands_beside_the_one_that_counts(make_item, measure, official, blind):
+    """Of a Cyrillic answer TOFU's and MUSE's read nothing; RWKU's does, and exact match is ours."""
+    probe = probe_of(make_item(measure=measure, answer="Ольга"))
+    items = score_items([probe, probe | {"answer": "owl"}], ["Ольга", "owl"])
+    assert items[SCORE].to_list() == [1.0, 1.0]
+    assert items[OFFICIAL].to_list() == [official, None if official is None else 1.0]
+    assert items[BLIND].to_list() == [blind, False]
+
+
+def test_how_many_answers_the_official_score_cannot_read(make_item):
+    """Held-out ones; its own mean is reported beside the repaired one's."""
+    shared = {"measure": "tofu_rouge_l_recall@fixed-1"}
+    rows = [
+        make_item(**shared, **{SCORE: 1.0, OFFICIAL: 0.0, BLIND: True}),
+        make_item("Ada/food", **shared, **{SCORE: 0.5, OFFICIAL: 0.5}),
+        make_item("Ada/car", seen=True, **shared, **{SCORE: 1.0, OFFICIAL: 0.0, BLIND: True}),
+    ]
+    found = reported(summarise(frame(*rows, *(row | {"split": "select"} for row in rows))))
+    assert found["tofu_rouge_l_recall@faithful-1.blind"] == 1
+    assert found["question.tofu_rouge_l_recall@fixed-1"] == 0.75
+    assert found["question.tofu_rouge_l_recall@faithful-1"] == 0.25
+
+
+@pytest.mark.parametrize(
     ("output", "first", "second"),
     [("owl; plum", 1.0, 1.0), ("plum; owl", 0.0, 0.0), ("owl", 1.0, 0.0), ("; plum", 0.0, 1.0)],
 )
@@ -122,7 +154,7 @@ def test_a_pair_is_scored_by_its_part(make_item, output, first, second):
 def test_a_single_answer_is_scored_whole(make_item):
     """A semicolon in it parts nothing."""
     items = score_items([probe_of(make_item(part=WHOLE))], ["owl; plum"])
-    assert items.select(EXACT_MATCH, "contains@own-1").row(0) == (0.0, 1.0)
+    assert items.select(EXACT_MATCH, "contains@own-2").row(0) == (0.0, 1.0)
 
 
 def test_an_empty_answer_is_scored_as_wrong(probes):
@@ -293,7 +325,7 @@ def test_summary(whole):
 def test_the_metrics_are_named_by_name_and_version(whole):
     """As they stand in `metrics.json`."""
     metrics = summarise(frame(*whole))
-    assert metrics["rephrase/target.question.exact_match@own-1/report"] == pytest.approx(1 / 3)
+    assert metrics["rephrase/target.question.exact_match@own-2/report"] == pytest.approx(1 / 3)
     assert metrics["rephrase/target.worst_ort.ort_probability@faithful-1/report"] == 0.875
     rouge = "rephrase/target.all.rwku_rouge_l_recall@faithful-1.rwku_forget_all@faithful-1/report"
     assert rouge in metrics

@@ -26,8 +26,9 @@ from atu.reporting.privacy import TITLES
 from atu.reporting.robustness import REPHRASED, shown_columns
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import write_json
+from atu.results.tables import read_frame
 
-EXACT_MATCH = "exact_match@own-1"
+EXACT_MATCH = "exact_match@own-2"
 KNOWN = dict.fromkeys(["known_question", "general_question"], 0.9)
 
 
@@ -181,6 +182,23 @@ def test_a_collapsed_method_is_flagged(reported, make_inputs, collapsed):
     assert artifact.metrics()["report/m.ga.collapsed/report"] == collapsed
 
 
+def test_a_task_whose_prompts_were_cut_is_invalid_everywhere(reported, make_inputs):
+    """GA's alone: on the page with the number of prompts, in the Markdown and CSV, and not among
+    the metrics. A perplexity at its cap is a bound."""
+    cut = {"generate_truncated": 6.0, "generate_invalid": 1.0, "perplexity": 1e6}
+    fine = {"generate_truncated": 0.0, "generate_invalid": 0.0}
+    artifact = reported(make_inputs(scores=fine | cut))
+    text = page(artifact)
+    assert text.count("INVALID<span") == 1 and "n = 12, 6 prompts cut" in text
+    assert "≥ 1e+06" in text
+    assert "| INVALID | no |" in artifact.file("table.md").read_text(encoding="utf-8")
+    table = pl.read_csv(artifact.file("table.csv"))
+    assert table["generate"].to_list() == [0.9, None]
+    metrics = artifact.metrics()
+    assert "report/m.none.generate/report" in metrics
+    assert "report/m.ga.generate/report" not in metrics
+
+
 def test_the_headline_says_what_it_cost(reported, make_inputs):
     """Against the original, and against the oracle where there is one."""
     text = page(reported(make_inputs()))
@@ -201,6 +219,18 @@ def test_what_there_is_not_is_not_explained(reported, make_inputs):
     with_one = page(reported(make_inputs("o", methods=("none", "oracle", "ga")), "o/report"))
     assert "Compare each method with the oracle" in with_one
     assert "where the oracle is" in with_one
+
+
+def test_the_page_says_how_many_answers_official_code_cannot_read(reported, make_inputs, make_item):
+    """Of both methods; where it reads all of them nothing is said."""
+    text = page(reported(make_inputs()))
+    assert "cannot read the script" not in text
+    extra = [make_item("Ada/name", blind=True), make_item("Ada/name", split="select", blind=True)]
+    inputs = make_inputs("other", extra=extra)
+    asked = sum((read_frame(a.file("items.parquet"))["split"] == "report").sum()
+                for a in inputs.rephrase)  # fmt: skip
+    text = page(reported(inputs, "other/report"))
+    assert f"cannot read the script of 2 of the {asked} answers" in " ".join(text.split())
 
 
 def test_answers_cannot_inject_html(reported, make_inputs):

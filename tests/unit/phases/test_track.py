@@ -51,7 +51,7 @@ def test_a_record_holds_everything_of_its_cell(make_cell):
     assert record.metrics["align/layer_2.skill/held_out"] == 0.5
     assert record.metrics["unlearn/step/select"] == 4
     assert record.metrics["utility/generate/report"] == 0.9
-    assert record.metrics["rephrase/target.worst.exact_match@own-1/report"] == 0.5
+    assert record.metrics["rephrase/target.worst.exact_match@own-2/report"] == 0.5
     assert record.metrics[f"privacy/{REFERENCE_AUC}/report"] == 0.25
     assert record.files == []
 

@@ -1,29 +1,36 @@
 import json
 import math
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from machines import CPU
 
 from atu.benchmarks.base import sentence_row
 from atu.config.sections import BenchmarkSource
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
-from atu.inference.scoring import TokenScores
+from atu.inference.scoring import TokenScores, perplexity
 from atu.metrics.fluency import distinct_tokens, fluency, repetition
+from atu.models.llm import decoder_layers, open_lm, save_lm
 from atu.phases import utility
 from atu.phases.utility import (
     GENERATION_BASED,
     UtilityTask,
     continuations,
     fluency_prompts,
-    neutral_perplexity,
+    neutral_scores,
     prepare_tasks,
     run_lm_eval,
     text_scores,
 )
+from atu.probes.prompts import until
 from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.files import write_json
+from atu.results.jobs import write_folder
 from atu.results.tables import TEXTS, read_table, write_table
 
 HEALTHY = {"generate": 0.9, "fluency": 7.27, "distinct_tokens": 0.6, "choice": 0.778}
@@ -93,9 +100,15 @@ def make_tasks(chain, tmp_path):
 @pytest.fixture
 def given_scores(monkeypatch):
     """A function that replaces lm-eval: document i of a task scores 1 where i is in `right`; the
-    samples come in reverse order, without `lost` of each task's documents."""
+    samples come in reverse order, without `lost` of each task's documents, and the prompts of
+    `truncated` were cut."""
 
-    def given(right=(), lost=0):
+    def responses(doc, right):
+        count = len(doc.get("options") or doc.get("choices") or ())
+        chosen = doc["gold"] if right else (doc.get("gold", 0) + 1) % max(count, 1)
+        return [(-float(i != chosen), False) for i in range(count)] or ["nothing"]
+
+    def given(right=(), lost=0, truncated=()):
         def evaluate(model, tokenizer, tasks, section):
             samples, results = {}, {}
             for task in tasks:
@@ -106,14 +119,14 @@ def given_scores(monkeypatch):
                         "doc": json.loads(line),
                         "doc_id": i,
                         "filter": kind,
-                        "filtered_resps": ["nothing"],
+                        "filtered_resps": responses(json.loads(line), i in right),
                         metric: float(i in right),
                     }
                     for i, line in enumerate(lines)
                 ]
                 samples[task.task] = rows[lost:][::-1]
                 results[task.task] = {task.metric: sum(r[metric] for r in rows) / len(rows)}
-            return {"samples": samples, "results": results}
+            return {"samples": samples, "results": results, "truncated": truncated}
 
         monkeypatch.setattr(utility, "_evaluate", evaluate)
 
@@ -137,12 +150,15 @@ def scripted(monkeypatch):
     """A model for lm-eval that says what `SAID` says, up to the stop it is asked to heed, likes the
     letter B and short options; what it is asked is kept, by kind of request."""
     from lm_eval.api.model import LM
-    from lm_eval.models import huggingface
+
+    from atu.inference import lm_eval_model
 
     asked = {"options": [], "generated": []}
 
     class Scripted(LM):
-        def __init__(self, pretrained, tokenizer, batch_size):
+        truncated = frozenset()
+
+        def __init__(self, model, tokenizer, batch_size):
             super().__init__()
 
         def loglikelihood(self, requests):
@@ -155,15 +171,12 @@ def scripted(monkeypatch):
 
         def _say(self, prompt, how):
             last = prompt.split("Q: ")[-1].split("Question: ")[-1].split("\n")[0]
-            text = SAID.get(last, "nothing")
-            for stop in how["until"]:
-                text = text.split(stop)[0]
-            return text
+            return until(SAID.get(last, "nothing"), how["until"])
 
         def loglikelihood_rolling(self, requests):
             raise AssertionError("no task asks for it")
 
-    monkeypatch.setattr(huggingface, "HFLM", Scripted)
+    monkeypatch.setattr(lm_eval_model, "LanguageModel", Scripted)
     return asked
 
 
@@ -175,7 +188,10 @@ def test_scores_and_samples(make_tasks, section, given_scores):
     folder, tasks = make_tasks(section)
     given_scores(right={0, 3})
     scores, samples = run_lm_eval(None, None, folder, tasks, section)
-    assert scores == {"choice": 0.4, "choice_n": 5.0, "generate": 0.4, "generate_n": 5.0}
+    how = {"n": 5.0, "truncated": 0.0, "invalid": 0.0}
+    assert scores == {"choice": 0.4, "generate": 0.4} | {
+        f"{name}_{key}": value for name in ("choice", "generate") for key, value in how.items()
+    }
     for name in ("choice", "generate"):
         lines = (folder / f"world_{name}.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [row for row in samples if row["task"] == name]
@@ -194,7 +210,7 @@ def test_tasks(make_tasks, with_files):
         ("generate", "world_generate", "exact_match,none", True, 5),
         ("my_mmlu", "local_my_mmlu", "acc,none", False, 3),
         ("my_truthfulqa", "local_my_truthfulqa", "acc,none", False, 4),
-        ("my_bbh", "local_my_bbh", "exact_match,answer", True, 3),
+        ("my_bbh", "local_my_bbh", "exact_match,none", True, 3),
         ("my_triviaqa", "local_my_triviaqa", "exact_match,none", True, 3),
         ("my_hub", "arc_easy", None, False, None),
     ]
@@ -203,16 +219,19 @@ def test_tasks(make_tasks, with_files):
 def test_local_benchmarks_through_lm_eval(make_tasks, with_files, scripted):
     """By hand, of the scripted answers. MMLU: B is right in two of three. TruthfulQA: the short
     option in three of four. BBH: the pattern finds (B), which is right, (A), which is not, and the
-    first of two answers, "plum", right whatever its case. TriviaQA: "the Wyst river" is all of an
-    alias, "Red Plum tree" has 2 of 3 words for 2, so 2 * 2 / 5; nothing has nothing.
+    first of two answers, "plum", right whatever its case. TriviaQA: "Wyst river
+    question and" has 4 words for an alias of 2, so 2 * 2 / 6; "Red Plum tree" 3 for 2, so
+    2 * 2 / 5; nothing has nothing.
     """
     folder, tasks = make_tasks(with_files)
     scores, samples = run_lm_eval(None, None, folder, tasks, with_files)
-    mine = {name: value for name, value in scores.items() if name.startswith("my_")}
+    endings = ("_truncated", "_invalid")
+    assert not any(value for name, value in scores.items() if name.endswith(endings))
+    mine = {k: v for k, v in scores.items() if k.startswith("my_") and not k.endswith(endings)}
     assert mine == pytest.approx(
         {
             "my_mmlu": 2 / 3, "my_mmlu_n": 3, "my_truthfulqa": 3 / 4, "my_truthfulqa_n": 4,
-            "my_bbh": 2 / 3, "my_bbh_n": 3, "my_triviaqa": 1.8 / 3, "my_triviaqa_n": 3,
+            "my_bbh": 2 / 3, "my_bbh_n": 3, "my_triviaqa": (2 / 3 + 0.8) / 3, "my_triviaqa_n": 3,
         }
     )  # fmt: skip
     by_task = {
@@ -223,7 +242,7 @@ def test_local_benchmarks_through_lm_eval(make_tasks, with_files, scripted):
         "my_mmlu": [(0, 1), (1, 0), (2, 1)],
         "my_truthfulqa": [(0, 1), (1, 0), (2, 1), (3, 1)],
         "my_bbh": [(0, 1), (1, 0), (2, 1)],
-        "my_triviaqa": [(0, 1), (1, pytest.approx(0.8)), (2, 0)],
+        "my_triviaqa": [(0, pytest.approx(2 / 3)), (1, pytest.approx(0.8)), (2, 0)],
     }
 
 
@@ -240,9 +259,9 @@ def test_the_model_is_asked_as_the_files_say(make_tasks, with_files, scripted):
     assert sorted(truthful) == [" owl", " the great owl"]
     how = dict(scripted["generated"])
     river = how["Question: Which river?\nAnswer:"]
-    assert (river["max_gen_toks"], river["do_sample"], river["until"][0]) == (30, False, "\n")
+    assert (river["max_gen_toks"], river["do_sample"], river["until"]) == (30, False, [])
     first = next(how[prompt] for prompt in how if "Q: first?" in prompt)
-    assert (first["max_gen_toks"], first["do_sample"], first["until"][0]) == (256, False, "\nQ:")
+    assert (first["max_gen_toks"], first["do_sample"], first["until"]) == (256, False, [])
 
 
 def test_a_random_model_through_lm_eval(make_tasks, with_files, byte_tokenizer):
@@ -276,7 +295,7 @@ def test_a_task_with_missing_documents_is_refused(make_tasks, section, given_sco
 def test_a_benchmark_with_missing_documents_is_refused(make_tasks, with_files, monkeypatch):
     """A file's own task as well as the world's."""
     folder, tasks = make_tasks(with_files)
-    rows = [{"doc": {"id": 0}, "doc_id": 0, "filter": "answer", "exact_match": 1.0}]
+    rows = [{"doc": {"id": 0}, "doc_id": 0, "filter": "none", "exact_match": 1.0}]
     result = {"samples": {"local_my_bbh": rows}, "results": {}}
     monkeypatch.setattr(utility, "_evaluate", lambda *_: result)
     bbh = [task for task in tasks if task.name == "my_bbh"]
@@ -337,16 +356,25 @@ def test_only_hub_tasks_need_lm_evals_own(monkeypatch, section, hub, limit):
     """Its index is read, and documents are counted by it, where a task of the hub is asked for."""
     import lm_eval
     from lm_eval import tasks as lm_eval_tasks
-    from lm_eval.models import huggingface
 
-    seen = {}
-    monkeypatch.setattr(huggingface, "HFLM", lambda **_: "model")
+    from atu.inference import lm_eval_model
+
+    seen, asked = {}, SimpleNamespace(truncated={("arc_easy", 3)})
+
+    def evaluate(**how):
+        seen.update(how)
+        return {"results": 1}
+
+    monkeypatch.setattr(lm_eval_model, "LanguageModel", lambda *_: asked)
     monkeypatch.setattr(lm_eval_tasks, "TaskManager", lambda **how: how)
-    monkeypatch.setattr(lm_eval, "simple_evaluate", lambda **how: seen.update(how))
+    monkeypatch.setattr(
+        lm_eval, "simple_evaluate", lambda **how: seen.update(how) or {"results": 1}
+    )
     tasks = [UtilityTask("choice", "world_choice", "acc,none", False, 5)]
     tasks += [UtilityTask("arc", "arc_easy", None, False, None)] if hub else []
-    utility._evaluate(None, None, tasks, section)
-    assert seen["limit"] == limit
+    result = utility._evaluate(None, None, tasks, section)
+    assert result == {"results": 1, "truncated": {("arc_easy", 3)}}
+    assert seen["model"] is asked and seen["limit"] == limit
     assert seen["task_manager"] == {"include_path": ".", "include_defaults": hub}
     assert seen["tasks"] == [task.task for task in tasks]
 
@@ -465,8 +493,8 @@ def test_perplexity_is_of_plain_sentences(monkeypatch, store, section):
     monkeypatch.setattr(utility, "score_answers", score)
     section = section.model_copy(update={"documents": 2})
     prepared = store("prepared", "prepare", files=files)
-    found = neutral_perplexity(None, None, prepared, section, BatchSize(2))
-    assert found == pytest.approx(math.exp(3))
+    found = neutral_scores(None, None, prepared, section, BatchSize(2))
+    assert perplexity(found) == pytest.approx(math.exp(3))
     assert asked == [("", "first", False), ("", "second", False)]
 
 
@@ -482,7 +510,8 @@ def test_without_plain_sentences_answers_are_scored(store, section, monkeypatch)
     row = sentence_row("Q? A.", kind="qa", prompt="Q?", answer="A.", names=["Ada"])
     files = {"retain.parquet": lambda path: write_table(path, [row], TEXTS)}
     prepared = store("prepared", "prepare", files=files)
-    assert neutral_perplexity(None, None, prepared, section, BatchSize(2)) == pytest.approx(math.e)
+    found = neutral_scores(None, None, prepared, section, BatchSize(2))
+    assert perplexity(found) == pytest.approx(math.e)
     assert asked == [("Q?", "A.")]
 
 
@@ -490,7 +519,7 @@ def test_without_retain_texts_there_is_no_perplexity(store, section):
     files = {"retain.parquet": lambda path: write_table(path, [], TEXTS)}
     prepared = store("prepared", "prepare", files=files)
     with pytest.raises(EvaluationError, match="retain corpus is empty"):
-        neutral_perplexity(None, None, prepared, section, BatchSize(2))
+        neutral_scores(None, None, prepared, section, BatchSize(2))
 
 
 def test_continuations_are_of_people_never_targeted(chain, mini_params, monkeypatch):
@@ -572,25 +601,37 @@ def test_an_original_without_a_score_is_refused(store, finish, given_scores, wit
         ({"fluency": 0.001}, 1.0),
         ({"generate": 0.1}, 1.0),
         ({"my_mmlu": 0.0, "choice": 0.0, "my_truthfulqa": 0.0}, 0.0),
-        ({"perplexity": 1e6, "repetition": 0.0}, 0.0),
+        ({"loss": 3.0, "repetition": 0.0}, 0.0),
+        ({"loss": 838.0}, 1.0),
     ],
-    ids=["healthy", "BBH", "TriviaQA", "fluency", "questions", "choices", "what is not watched"],
+    ids=[
+        "healthy",
+        "BBH",
+        "TriviaQA",
+        "fluency",
+        "questions",
+        "choices",
+        "what is not watched",
+        "worse than a guess",
+    ],
 )
 def test_collapse_watches_what_is_generated(
     monkeypatch, store, finish, with_files, after, collapsed
 ):
     """The published case kept MMLU .778 while BBH fell from .38 to 0 and fluency from 7.27 to .001:
-    each of them alone is enough, and multiple choice neither hides nor makes a collapse."""
+    each of them alone is enough, and multiple choice neither hides nor makes a collapse. So is a
+    model to which text is less likely than to a guess among its tokens."""
     scores = HEALTHY | {
         "my_bbh": 0.38, "my_triviaqa": 0.4, "my_mmlu": 0.778, "my_truthfulqa": 0.5,
-        "repetition": 0.1, "perplexity": 5.0,
+        "repetition": 0.1, "nats_per_token": 1.6,
     }  # fmt: skip
     metrics = {f"utility/{name}/report": value for name, value in scores.items()}
-    now = scores | after
+    now = scores | {"loss": 1.7} | after
     monkeypatch.setattr(utility, "run_lm_eval", lambda *_: (dict(now), []))
     texts = {name: now[name] for name in ("fluency", "distinct_tokens", "repetition")}
     monkeypatch.setattr(utility, "text_scores", lambda _: texts)
-    monkeypatch.setattr(utility, "neutral_perplexity", lambda *_: now["perplexity"])
+    logs = np.array([-now["loss"]])
+    monkeypatch.setattr(utility, "neutral_scores", lambda *_: [TokenScores(*[logs] * 4)])
     found = finish(store("before", "utility", metrics=metrics), with_files)
     assert found["utility/collapsed/report"] == collapsed
 
@@ -624,3 +665,137 @@ def test_fluency_is_the_mean_over_continuations(chain, mini_params):
 def test_an_almost_untrained_models_perplexity(chain):
     """Better than a guess among the vocabulary's tokens, by not much."""
     assert 10 < chain.utility.metrics()["utility/perplexity/report"] < 400
+
+
+# --- models that are ruined, and models that are small
+
+
+@pytest.fixture
+def changed(chain, tmp_path):
+    """A function that gives the miniature's unlearned model after `change` was applied to it."""
+
+    def change_it(change):
+        model, tokenizer = open_lm(chain.unlearn, CPU, training=False)
+        with torch.no_grad():
+            change(model)
+        manifest = tmp_path / "changed" / MANIFEST
+        with write_folder(
+            manifest, "unlearn", cell=chain.unlearn.cell, params={}, inputs={}
+        ) as job:
+            save_lm(model, tokenizer, job.path("model"))
+        return Artifact.open(manifest, "unlearn")
+
+    return change_it
+
+
+def scale(model):
+    """Every matrix 10,000 times as large."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.mul_(1e4)
+
+
+def test_a_ruined_model_is_reported(chain, changed, tmp_path, mini_params):
+    """Its loss is hundreds of nats, whose exponential is no float: the loss itself is reported, and
+    the perplexity as far as its cap. No text is likely to it any more, so it is collapsed."""
+    manifest = tmp_path / "utility" / MANIFEST
+    utility.run(
+        manifest, mini_params.utility, CPU, changed(scale), chain.prepared, chain.utility
+    )  # fmt: skip
+    metrics = Artifact.open(manifest, "utility").metrics()
+    assert metrics["utility/nats_per_token/report"] > 500
+    assert metrics["utility/perplexity/report"] == 1e6
+    assert metrics["utility/collapsed/report"] == 1.0
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert chain.utility.metrics()["utility/nats_per_token/report"] < math.log(400)
+
+
+def test_a_model_of_nan_is_not_reported(chain, changed, tmp_path, mini_params):
+    """It would be right wherever the first option is; nothing is written."""
+    manifest = tmp_path / "utility" / MANIFEST
+    ruined = changed(
+        lambda model: [p.fill_(math.nan) for p in decoder_layers(model)[0].parameters()]
+    )
+    with pytest.raises(EvaluationError, match=r"world_choice, document \d+, .*layer 1 of"):
+        utility.run(manifest, mini_params.utility, CPU, ruined, chain.prepared, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["changed"]
+
+
+def test_a_model_that_says_the_same_of_all_options_guesses(chain, changed, tmp_path, mini_params):
+    """Its score is a guess's, not that of a model that knows where the first option is right."""
+    manifest = tmp_path / "utility" / MANIFEST
+    alike = changed(lambda model: model.get_output_embeddings().weight.zero_())
+    bytes_alone = mini_params.utility.model_copy(update={"documents": 12})
+    utility.run(manifest, bytes_alone, CPU, alike, chain.prepared, None)
+    found = Artifact.open(manifest, "utility")
+    scores = [r["score"] for r in found.read_jsonl("samples.jsonl") if r["task"] == "choice"]
+    assert found.metrics()["utility/choice/report"] == pytest.approx(sum(scores) / len(scores))
+    assert set(scores) <= {0.0, 1 / 4, 1 / 3, 1 / 2, 1.0} and set(scores) - {0.0, 1.0}
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["a file", "with the target"])
+def test_answers_that_leave_no_room_are_refused_before_the_model_is_loaded(
+    chain, changed, tmp_path, mini_params, with_files, store, monkeypatch, given
+):
+    """BBH asks for 256 tokens; the context holds as many."""
+
+    def small(model):
+        model.config.max_position_embeddings = 256
+
+    ruined, prepared, section = changed(small), chain.prepared, with_files
+    if given:
+        files = {
+            name: lambda path, name=name: shutil.copy(chain.prepared.file(name), path)
+            for name in ("probes.parquet", "retain.parquet")
+        }
+        task = {"kind": "bbh", "rows": BENCHMARKS["bbh"]}
+        files["tasks/my_bbh.json"] = lambda path: write_json(path, task)
+        prepared, section = store("prepared", "prepare", files=files), mini_params.utility
+    monkeypatch.setattr(utility, "open_lm", lambda *_, **__: pytest.fail("the model was loaded"))
+    manifest = tmp_path / "utility" / MANIFEST
+    with pytest.raises(
+        EvaluationError, match="my_bbh: asks for 256 new tokens, but the model's context holds 256"
+    ):
+        utility.run(manifest, section, CPU, ruined, prepared, None)
+    assert not manifest.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("cut", "invalid"), [(0, 0.0), (1, 0.0), (2, 1.0), (5, 1.0)], ids=["none", "few", "many", "all"]
+)
+def test_a_task_is_invalid_past_a_share_of_cut_prompts(
+    make_tasks, section, given_scores, cut, invalid
+):
+    """One in five is a fifth, which is allowed here; the other task's prompts are its own."""
+    section = section.model_copy(update={"invalid_above": 0.2})
+    folder, tasks = make_tasks(section)
+    given_scores(truncated={("world_choice", number) for number in range(cut)})
+    scores = run_lm_eval(None, None, folder, tasks, section)[0]
+    assert (scores["choice_truncated"], scores["choice_invalid"]) == (cut, invalid)
+    assert (scores["generate_truncated"], scores["generate_invalid"]) == (0.0, 0.0)
+
+
+def test_a_groups_cut_prompts_are_those_of_its_members():
+    """And of no other task."""
+    result = hub_result(cola=logged(1.0), sst2=logged(0.0), rte=logged(1.0))
+    result["group_subtasks"] = {"glue": ["cola", "sst2"]}
+    result["truncated"] = {("cola", 0), ("cola", 1), ("sst2", 0), ("rte", 0)}
+    assert utility._truncated(result, hub_task("glue")) == 3
+    assert utility._truncated(result, hub_task("rte")) == 1
+
+
+def test_mmlu_prompts_that_are_cut(make_tasks, with_files, byte_tokenizer, tiny_lm):
+    """Examples of 600 letters do not fit a context of 512: all six are cut, and the score says
+    so."""
+    path = with_files.benchmarks["my_mmlu"].path
+    shot = SHOT | {"question": "Which owl swims? " + "x" * 600}
+    rows = [row | {"examples": [shot]} for row in BENCHMARKS["mmlu"] * 2]
+    Path(path).write_text(json.dumps(rows), encoding="utf-8")
+    section = with_files.model_copy(
+        update={"documents": 6, "benchmarks": {"my_mmlu": with_files.benchmarks["my_mmlu"]}}
+    )
+    folder, tasks = make_tasks(section)
+    mmlu = [task for task in tasks if task.name == "my_mmlu"]
+    scores, _ = run_lm_eval(tiny_lm(vocab_size=259), byte_tokenizer, folder, mmlu, section)
+    how = {name: scores[f"my_mmlu_{name}"] for name in ("n", "truncated", "invalid")}
+    assert how == {"n": 6.0, "truncated": 6.0, "invalid": 1.0}

@@ -5,14 +5,21 @@ import pytest
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
 from atu.metrics import memorisation as memo
-from atu.metrics.muse_knowledge import muse_knowledge
-from atu.metrics.tofu_recall import tofu_rouge_l_recall
+from atu.metrics.muse_knowledge import muse_knowledge_fixed
+from atu.metrics.tofu_recall import tofu_rouge_l_recall_fixed
 from atu.privacy import answers as module
-from atu.privacy.answers import RATIOS, ROLES, answer_scores, answer_table, memorisation_metrics
+from atu.privacy.answers import (
+    FAITHFUL,
+    RATIOS,
+    ROLES,
+    answer_scores,
+    answer_table,
+    memorisation_metrics,
+)
 from atu.probes.prompts import WHOLE
 
-CODE, PAPER, SHARE = RATIOS
-"""TOFU's ratio by its code and by its paper, and open-unlearning's."""
+CODE, PAPER, PLUS, SHARE = RATIOS
+"""TOFU's ratio by its code and by its paper, and open-unlearning's two."""
 
 
 def test_answer_scores(tokens):
@@ -31,16 +38,57 @@ def test_answer_scores(tokens):
         {
             CODE: 1.0,
             PAPER: 5 / 4,
+            PLUS: 1.0,
             SHARE: 1 / 2,
             "tofu_probability@faithful-1": 1 / 4,
-            "tofu_option_probability@faithful-1": 2 / 7,
+            "tofu_option_probability@faithful-2": 2 / 7,
+            "open_unlearning_option_probability@faithful-1": 2 / 7,
             "tofu_rouge_l_recall@faithful-1": 2 / 3,
+            "tofu_rouge_l_recall@fixed-1": 2 / 3,
             "muse_knowledge@faithful-2": 1 / 3,
+            "muse_knowledge@fixed-1": 1 / 3,
+            "open_unlearning_knowledge@faithful-1": 2 / 3,
             "exact_memorisation@faithful-1": 1 / 2,
             "extraction_strength@faithful-1": 1 / 2,
             "extraction_strength@fixed-1": 0.0,
+            "blind": False,
         }
     )
+
+
+def test_answers_that_the_official_scores_cannot_read(tokens):
+    """Of "Ольга" they read nothing, and the repaired ones everything."""
+    probe = {"output": "Ольга", "part": WHOLE, "answer": "Ольга"}
+    right = tokens([-1.0, -1.0])
+    found = answer_scores(probe, right, right, [])
+    assert found["tofu_rouge_l_recall@faithful-1"] == found["muse_knowledge@faithful-2"] == 0.0
+    assert found["tofu_rouge_l_recall@fixed-1"] == found["muse_knowledge@fixed-1"] == 1.0
+    assert found["blind"] is True
+    table = pl.DataFrame([{"id": "1", "fact": "f", "role": "target", "answer": "a", "output": "o"}
+                          | answer_scores(probe | {"output": text}, right, right, [])
+                          for text in ("Ольга", "Olga", "Ольга")])  # fmt: skip
+    metrics = memorisation_metrics(table, None)
+    assert metrics["target.tofu_rouge_l_recall@faithful-1.blind"] == 3
+    plain = table.with_columns(pl.Series("blind", [True, False, False]))
+    assert memorisation_metrics(plain, None)["target.muse_knowledge@faithful-2.blind"] == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_ruined_model_has_every_number(tokens):
+    """Ten thousand nats per token, of right and wrong answers alike, or of one of them."""
+    probe = {"output": "", "part": WHOLE, "answer": "owl"}
+    ruined, sure = tokens([-1e4, -1e4]), tokens([0.0, 0.0])
+    rows = [
+        {"id": f"{role}{i}", "fact": "f", "role": role, "answer": "owl", "output": ""}
+        | answer_scores(probe, right, right, [wrong, wrong])
+        for role in ROLES
+        for i, (right, wrong) in enumerate([(ruined, ruined), (ruined, sure), (sure, ruined)])
+    ]
+    table = pl.DataFrame(rows)
+    metrics = memorisation_metrics(table, table)
+    assert all(np.isfinite(value) for value in metrics.values())
+    name = "target.tofu_option_probability@faithful-2"
+    assert metrics[name] == pytest.approx((1 / 3 + 0 + 1) / 3)
 
 
 def test_answer_scores_of_a_part(tokens):
@@ -48,7 +96,7 @@ def test_answer_scores_of_a_part(tokens):
     probe = {"output": "elk; owl", "part": 1, "answer": "owl"}
     right = tokens([-1.0, -1.0])
     found = answer_scores(probe, right, right, [tokens([-1.0])])
-    assert found[tofu_rouge_l_recall.id] == found[muse_knowledge.id] == 1.0
+    assert found[tofu_rouge_l_recall_fixed.id] == found[muse_knowledge_fixed.id] == 1.0
 
 
 @pytest.fixture
@@ -91,7 +139,7 @@ def test_every_question_keeps_its_own_answers(make_item, scored_by_length):
     assert table.columns[:5] == ["id", "fact", "role", "answer", "output"]
     assert table[memo.tofu_probability.id].to_list() == pytest.approx(np.exp([-2, -4]))
     assert table[CODE].to_list() == pytest.approx(np.exp([2 - 3, 4 - 1]))
-    assert table[tofu_rouge_l_recall.id].to_list() == [1.0, 0.0]
+    assert table[tofu_rouge_l_recall_fixed.id].to_list() == [1.0, 0.0]
 
 
 def test_truth_ratios_stand_on_the_paraphrase(make_item, scored_by_length):
@@ -110,12 +158,16 @@ def test_truth_ratios_stand_on_the_paraphrase(make_item, scored_by_length):
 def answers(*rows):
     """A table of `(role, probability, share of options, rouge, ratio)`, the paper's ratio twice and
     open-unlearning's half the code's."""
-    names = [memo.tofu_probability.id, memo.tofu_option_probability.id, tofu_rouge_l_recall.id]
+    names = [
+        memo.tofu_probability.id,
+        memo.tofu_option_probability.id,
+        tofu_rouge_l_recall_fixed.id,
+    ]
     return pl.DataFrame(
         [
             {"id": f"q{i}", "fact": f"f{i}", "role": role, "answer": "a", "output": "o"}
             | dict(zip(names, scores, strict=True))
-            | {CODE: ratio, PAPER: 2 * ratio, SHARE: ratio / 2}
+            | {CODE: ratio, PAPER: 2 * ratio, PLUS: ratio, SHARE: ratio / 2, "blind": False}
             for i, (role, *scores, ratio) in enumerate(rows)
         ]
     )
@@ -155,9 +207,10 @@ def test_memorisation_by_hand():
             f"{role}.n": count,
             f"{role}.{memo.tofu_probability.id}": probability,
             f"{role}.{memo.tofu_option_probability.id}": option,
-            f"{role}.{tofu_rouge_l_recall.id}": rouge,
+            f"{role}.{tofu_rouge_l_recall_fixed.id}": rouge,
             f"{role}.{name}": ratio,
-        }
+            f"{role}.{PLUS}.{name}": ratio,
+        } | {f"{role}.{faithful}.blind": 0 for faithful in FAITHFUL}
     rest = {k: v for k, v in metrics.items() if "forget_quality" not in k and "all." not in k}
     assert rest == pytest.approx(expected)
 
@@ -177,7 +230,7 @@ def test_without_wrong_answers_there_is_no_truth_ratio(tokens):
     probe = {"output": "owl", "part": WHOLE, "answer": "owl"}
     right = tokens([-1.0, -1.0])
     scores = answer_scores(probe, right, right, [])
-    assert [scores[name] for name in RATIOS] == [None] * 3
+    assert [scores[name] for name in RATIOS] == [None] * 4
     assert scores[memo.tofu_option_probability.id] is None
     assert scores[memo.tofu_probability.id] == pytest.approx(np.exp(-1))
 

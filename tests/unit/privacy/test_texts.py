@@ -1,3 +1,4 @@
+import math
 import zlib
 
 import polars as pl
@@ -13,47 +14,110 @@ from atu.metrics import memorisation as memo
 from atu.privacy import texts as module
 from atu.privacy.texts import (
     ATTACKS,
+    TOKENWISE,
+    VERBATIM,
+    Continuation,
     choose_texts,
     continuations,
     corpus_auc,
     first_tokens,
     gradient_norms,
     membership_metrics,
+    score_texts,
     text_metrics,
     text_scores,
+    verbatim_scores,
 )
 from atu.results.tables import MEMBERS, write_table
 
 LEAK = memo.muse_priv_leak.id
 
 
+PASSAGE = {"form": "passage", "prompt": "", "answer": "", "text": "a text about an owl"}
+ANSWER = {"form": "question", "prompt": "Who?", "answer": "an owl", "text": "Who? an owl"}
+
+
 def test_text_scores(tokens):
     """Log-probabilities (-1, -5, -3, -2): mean -2.75, the lower half -4. Standardised with means -2
-    and deviations (1, 2, 1, 1) they are (1, -1.5, -1, 0), whose lower half is -1.25. Of the matches
-    (yes, no, yes, yes) three of four are right and the last two in a row."""
-    text = "a text about an owl"
-    scores = tokens([-1, -5, -3, -2], [True, False, True, True], [-2.0] * 4, [1.0, 2.0, 1.0, 1.0])
-    assert text_scores(text, scores, 0.5, 3.0) == {
+    and deviations (1, 2, 1, 1) they are (1, -1.5, -1, 0), whose lower half is -1.25."""
+    scores = tokens([-1, -5, -3, -2], None, [-2.0] * 4, [1.0, 2.0, 1.0, 1.0])
+    assert text_scores(PASSAGE, scores, 0.5, [1.0, 5.0]) == {
         "log_probs": [-1, -5, -3, -2],
         "membership_loss@faithful-1": -2.75,
-        "membership_zlib@faithful-1": -2.75 / len(zlib.compress(text.encode())),
+        "membership_zlib@faithful-1": -2.75 / len(zlib.compress(PASSAGE["text"].encode())),
         "membership_min_k@faithful-1": -4.0,
         "membership_min_k@fixed-1": -4.0,
+        "membership_min_k_plus_plus@faithful-1": -1.25,
         "membership_min_k_plus_plus@fixed-1": -1.25,
-        "membership_gradient_norm@faithful-1": -3.0,
-        "exact_memorisation@faithful-1": 0.75,
-        "extraction_strength@faithful-1": 0.5,
-        "extraction_strength@fixed-1": 0.5,
+        "membership_gradient_norm@faithful-2": -3.0,
     }
 
 
-def test_text_scores_that_are_not_defined(tokens):
-    """A fifth of four tokens is none for MUSE, the lowest one when repaired; without a backward
-    pass there is no norm."""
-    found = text_scores("x", tokens([-1, -5, -3, -2]), 0.2, None)
-    assert found["membership_min_k@faithful-1"] is None
+def test_text_scores_of_an_answer(tokens):
+    """The end token's -9 counts in the loss (-18 / 4) and not in the lower third of the others."""
+    scores = tokens([-1, -5, -3, -9], None, [-2.0] * 4, [1.0] * 4)
+    found = text_scores(ANSWER, scores, 0.34, None)
+    assert found["membership_loss@faithful-1"] == -4.5
+    assert found["membership_zlib@faithful-1"] == -4.5 / len(zlib.compress(b"an owl"))
     assert found["membership_min_k@fixed-1"] == -5.0
-    assert found["membership_gradient_norm@faithful-1"] is None
+    assert found["membership_min_k_plus_plus@fixed-1"] == -3.0
+
+
+def test_text_scores_that_are_not_defined(tokens):
+    """A fifth of four tokens is none for MUSE and RWKU, the lowest one when repaired; without a
+    backward pass there is no norm."""
+    found = text_scores(PASSAGE, tokens([-1, -5, -3, -2]), 0.2, None)
+    assert found["membership_min_k@faithful-1"] is None
+    assert found["membership_min_k_plus_plus@faithful-1"] is None
+    assert found["membership_min_k@fixed-1"] == -5.0
+    assert found["membership_gradient_norm@faithful-2"] is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_ruined_models_text_has_every_score(tokens):
+    """Ten thousand nats per token, and no deviation."""
+    found = text_scores(PASSAGE, tokens([-1e4] * 5, None, [-1.0] * 5, [0.0] * 5), 0.4, [1e4])
+    rest = {name: value for name, value in found.items() if name != "log_probs"}
+    assert rest.pop("membership_min_k_plus_plus@faithful-1") is None
+    assert all(math.isfinite(value) for value in rest.values())
+
+
+def test_answers_are_scored_after_their_question(monkeypatch, tokens):
+    """With the end token; passages whole and without, also where a prompt says how they begin."""
+    asked = []
+
+    def score(model, tokenizer, prompts, answers, *, batch_size, end, label):
+        asked.extend((prompt, answer, end) for prompt, answer in zip(prompts, answers, strict=True))
+        return [tokens([-float(len(answer))]) for answer in answers]
+
+    monkeypatch.setattr(module, "score_answers", score)
+    verbatim = PASSAGE | {"prompt": "a text", "answer": "about an owl"}
+    rows = [ANSWER, PASSAGE, ANSWER | {"answer": "elk"}, verbatim]
+    found = score_texts(None, None, rows, BatchSize(2))
+    assert [scores.loss for scores in found] == [6, 19, 3, 19]
+    assert sorted(asked) == sorted(
+        [("Who?", "an owl", True), ("Who?", "elk", True), *[("", PASSAGE["text"], False)] * 2]
+    )
+
+
+def test_verbatim_scores(tokens):
+    """Of five tokens the last four continue the beginning: three of them match, two at the end.
+    "a b" for "a b c" has F 4/5."""
+    scores = tokens([-1.0] * 5, [False, True, False, True, True])
+    assert verbatim_scores(scores, Continuation("a b", "a b c", 4)) == pytest.approx(
+        {
+            "muse_verbatim@faithful-2": 0.8,
+            "muse_verbatim@fixed-1": 0.8,
+            "exact_memorisation@faithful-1": 0.75,
+            "extraction_strength@faithful-1": 0.5,
+            "extraction_strength@fixed-1": 0.5,
+            "blind": False,
+        }
+    )
+    found = verbatim_scores(scores, Continuation("青い川", "青い川", 4))
+    assert (found["muse_verbatim@faithful-2"], found["muse_verbatim@fixed-1"]) == (0.0, 1.0)
+    assert found["blind"] is True
+    assert set(verbatim_scores(scores, None).values()) == {None}
 
 
 @pytest.fixture
@@ -85,12 +149,16 @@ def test_as_many_retain_texts_as_asked(prepared, asked, retain):
     assert {r["text"] for r in rows} <= more
 
 
-def by_hand(model, ids):
-    """The norm of the gradient of the mean next-token loss over all weights, by autograd alone."""
+def by_hand(model, tokenizer, text, prompt=""):
+    """The norms of the gradient of the mean next-token loss, of what follows the prompt without
+    the last token, by autograd alone."""
+    ids = tokenizer(text)["input_ids"]
+    before = len(tokenizer(prompt)["input_ids"]) if prompt else 1
+    end = len(ids) if prompt else len(ids) - 1
     logits = model(torch.tensor([ids])).logits[0]
-    loss = F.cross_entropy(logits[:-1], torch.tensor(ids[1:]))
+    loss = F.cross_entropy(logits[before - 1 : end - 1], torch.tensor(ids[before:end]))
     found = torch.autograd.grad(loss, list(model.parameters()))
-    return torch.cat([gradient.flatten() for gradient in found]).norm().item()
+    return [gradient.norm().item() for gradient in found]
 
 
 def test_gradient_norms(tiny_lm, byte_tokenizer):
@@ -98,74 +166,101 @@ def test_gradient_norms(tiny_lm, byte_tokenizer):
     none; and the model is left without gradients."""
     model = tiny_lm(vocab_size=259)
     rows = [
-        {"corpus": corpus, "text": f"{corpus} {i}"}
+        PASSAGE | {"corpus": corpus, "text": f"{corpus} {i}"}
         for i in range(4)
         for corpus in ("forget", "holdout", "retain")
     ]
     norms = gradient_norms(model, byte_tokenizer, rows, 2)
     chosen = [row for row, norm in zip(rows, norms, strict=True) if norm is not None]
     assert sorted(row["corpus"] for row in chosen) == ["forget"] * 2 + ["holdout"] * 2
-    assert [norm for norm in norms if norm is not None] == pytest.approx(
-        [by_hand(model, byte_tokenizer(row["text"])["input_ids"]) for row in chosen], rel=1e-4
-    )
+    for row, norm in zip(rows, norms, strict=True):
+        if norm is not None:
+            expected = by_hand(model, byte_tokenizer, row["text"])
+            assert norm == pytest.approx(expected, rel=1e-4)
     assert all(p.grad is None for p in model.parameters())
     again = gradient_norms(model, byte_tokenizer, rows[::-1], 2)[::-1]
     assert [n is None for n in again] == [n is None for n in norms]
+
+
+def test_the_gradient_of_an_answer(tiny_lm, byte_tokenizer):
+    """Is of its own tokens, without the question and the end."""
+    model = tiny_lm(vocab_size=259)
+    (norms,) = gradient_norms(model, byte_tokenizer, [ANSWER | {"corpus": "forget"}], 1)
+    expected = by_hand(model, byte_tokenizer, ANSWER["text"], ANSWER["prompt"])
+    assert norms == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_text_of_one_token_has_no_gradient(tiny_lm, byte_tokenizer):
+    """It is the last one, which the loss leaves out."""
+    rows = [PASSAGE | {"corpus": "forget", "text": "a"}]
+    assert gradient_norms(tiny_lm(vocab_size=259), byte_tokenizer, rows, 1) == [None]
 
 
 def test_a_gradient_that_is_no_number_is_refused(tiny_lm, byte_tokenizer):
     model = tiny_lm(vocab_size=259)
     with torch.no_grad():
         next(model.parameters())[:] = float("inf")
-    rows = [{"corpus": "forget", "text": "an owl"}]
+    rows = [PASSAGE | {"corpus": "forget", "text": "an owl"}]
     with pytest.raises(EvaluationError, match="gradient of 'an owl' is not finite"):
         gradient_norms(model, byte_tokenizer, rows, 1)
 
 
 @pytest.mark.parametrize(
-    ("share", "starts"), [(0.5, ["a b", "a"]), (0.75, ["a b c", "a"]), (0.01, ["a", "a"])]
+    ("share", "starts", "truths"),
+    [
+        (0.5, ["a b", "青い", "a"], ["c d", "川2", "y"]),
+        (0.75, ["a b\nc", "青い川", "a"], ["d", "2", "y"]),
+        (0.01, ["a", "青", "a"], ["b\nc d", "い川2", "y"]),
+    ],
 )
-def test_passages_are_continued(monkeypatch, byte_tokenizer, section, share, starts):
-    """From that share of their words, at least one; the rest is the truth. The first continuation
-    is the true one, the second not."""
+def test_passages_are_continued(monkeypatch, byte_tokenizer, section, share, starts, truths):
+    """From that share of their words, at least one; the rest is the truth, and its bytes are the
+    passage's last. A passage of one word has no continuation."""
     asked = []
 
-    def answer(model, tokenizer, prompts, *, max_new_tokens, **how):
+    def answer(model, tokenizer, prompts, *, max_new_tokens, templated, **how):
         asked.extend(prompts)
-        assert max_new_tokens == section.verbatim_tokens and "stops" not in how
-        return ["a b c d".removeprefix(prompts[0]), "x"]
+        assert max_new_tokens == section.verbatim_tokens and not templated
+        assert not how.get("stops")
+        return ["they do n't"] * len(prompts)
 
     monkeypatch.setattr(module, "greedy_answers", answer)
-    rows = [
-        {"form": "passage", "text": "a b c d", "prompt": ""},
-        {"form": "question", "text": "a b c d", "prompt": ""},
-        {"form": "passage", "text": "a y", "prompt": ""},
-    ]
-    section = section.model_copy(update={"verbatim_prompt": share})
-    assert continuations(None, byte_tokenizer, rows, section, BatchSize(1)) == [1.0, None, 0.0]
+    texts = ["a b\nc d", "青い川2", "a y", "word"]
+    rows = [PASSAGE | {"text": text} for text in texts] + [ANSWER]
+    section = section.model_copy(update={"verbatim_prompt": share, "verbatim_tokens": 128})
+    found = continuations(None, byte_tokenizer, rows, section, BatchSize(1))
     assert asked == starts
+    assert found[3:] == [None, None]
+    for text, start, truth, one in zip(texts, starts, truths, found, strict=False):
+        rest = text.removeprefix(start)
+        assert one == Continuation("they don't", truth, len(rest.encode()))
+        assert rest.strip() == truth
 
 
-def test_only_as_much_of_the_truth_counts_as_may_be_written(monkeypatch, byte_tokenizer, section):
-    """Of "b c d e" 3 bytes behind the token that begins a text: "b c" is all of it."""
-    section = section.model_copy(update={"verbatim_prompt": 0.2, "verbatim_tokens": 4})
-    monkeypatch.setattr(module, "greedy_answers", lambda *_, **__: ["b c"])
-    rows = [{"form": "passage", "text": "a b c d e", "prompt": ""}]
-    assert continuations(None, byte_tokenizer, rows, section, BatchSize(1)) == [1.0]
+def test_the_benchmark_says_where_a_passage_begins(monkeypatch, byte_tokenizer, section):
+    """MUSE's: however long; nothing behind it is no continuation."""
+    monkeypatch.setattr(module, "greedy_answers", lambda *a, **_: ["x"] * len(a[2]))
+    rows = [PASSAGE | {"prompt": "a text about an", "answer": "owl"},
+            PASSAGE | {"prompt": PASSAGE["text"], "answer": ""}]  # fmt: skip
+    found = continuations(None, byte_tokenizer, rows, section, BatchSize(1))
+    assert found == [Continuation("x", "owl", len(" owl")), None]
+
+
+def test_only_as_much_of_the_truth_counts_as_may_be_written(byte_tokenizer):
+    """Of "b c d e" 3 bytes behind the token that begins a text: "b c"."""
     assert first_tokens(byte_tokenizer, "b c d e", 4) == "b c"
 
 
 def texts(*rows):
-    """A table of `(corpus, form, log-probabilities, score of every attack)`."""
-    memorised = (
-        memo.muse_verbatim.id, memo.exact_memorisation.id, memo.extraction_strength.id,
-        memo.extraction_strength_fixed.id,
-    )  # fmt: skip
+    """A table of `(corpus, form, log-probabilities, score of every attack)`; the official
+    verbatim score can read passages whose score is below 2."""
+    memorised = (*VERBATIM, *TOKENWISE)
     return pl.DataFrame(
         [
             {"corpus": corpus, "form": form, "text": f"t{i}", "log_probs": logs}
             | dict.fromkeys((*ATTACKS, mia.membership_min_k.id), score)
             | dict.fromkeys(memorised, score / 10 if form == "passage" else None)
+            | {"blind": score >= 2 if form == "passage" else None}
             for i, (corpus, form, logs, score) in enumerate(rows)
         ],
         infer_schema_length=None,
@@ -235,10 +330,8 @@ def test_memorised_passages_by_hand():
     found = text_metrics(texts(*rows))
     assert found == pytest.approx(
         {
-            f"passage.{memo.muse_verbatim.id}": 0.2,
-            f"passage.{memo.exact_memorisation.id}": 0.2,
-            f"passage.{memo.extraction_strength.id}": 0.2,
-            f"passage.{memo.extraction_strength_fixed.id}": 0.2,
+            **{f"passage.{name}": 0.2 for name in (*VERBATIM, *TOKENWISE)},
+            f"passage.{memo.muse_verbatim.id}.blind": 1,
             "passage.n": 2,
             f"forget.{mia.rwku_familiarity.id}": 300.0,
             f"retain.{mia.rwku_familiarity.id}": 700.0,

@@ -5,7 +5,7 @@ import pytest
 from atu.errors import ArtifactError
 from atu.reporting.frames import results
 
-WORST = "rephrase/target.worst.exact_match@own-1/report"
+WORST = "rephrase/target.worst.exact_match@own-2/report"
 
 
 @pytest.fixture

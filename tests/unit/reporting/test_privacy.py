@@ -97,6 +97,19 @@ def test_a_number_that_a_cell_does_not_have_is_not_valid(make_privacy, report_se
     assert (found.valid, found.n, found.n_scored) == (False, 2, 1)
 
 
+def test_texts_that_official_code_cannot_read_are_shown_where_there_are_any(
+    make_privacy, report_section
+):
+    """Two of Ada's answers; no passage, so passages have no line."""
+    folder = make_privacy("p", {}, 0.5)
+    answers, passages = (name for name in SUMMARIES if name.endswith(".blind"))
+    found = folder.metrics() | {f"privacy/{answers}/report": 2, f"privacy/{passages}/report": 0}
+    cell = SimpleNamespace(cell=folder.cell, file=folder.file, metrics=lambda: found)
+    (row,) = privacy_table([cell], report_section, ["none"])
+    assert row[answers].mean == 2
+    assert passages not in row
+
+
 def test_rows_are_of_their_own_method(tabulated):
     """GA's cell changes nothing of the original's row."""
     first = tabulated({("none", 0): 0.5, ("ga", 0): 0.25})[0]

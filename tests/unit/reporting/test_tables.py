@@ -14,8 +14,11 @@ from atu.reporting.tables import (
     main_table,
     markdown_robustness,
     markdown_table,
+    shown_perplexity,
+    task_score,
     trajectory_table,
     utility_means,
+    valid_scores,
 )
 from atu.results.items import SCORE
 
@@ -210,6 +213,24 @@ def test_utility_is_averaged_and_one_collapse_is_enough(make_cell):
     assert (found["m", "ga"]["collapsed"], found["m", "none"]["collapsed"]) == (1.0, 0.0)
 
 
+def test_one_invalid_task_is_enough(make_cell):
+    """Of two seeds one cut too many prompts: the mean over both would hide it."""
+    how = {"choice_truncated": 4.0, "choice_invalid": 1.0}
+    fine = {"choice_truncated": 0.0, "choice_invalid": 0.0}
+    cells = [make_cell("ga", scores=fine), make_cell("ga", 1, scores=how)]
+    scores = utility_means([cell["utility"] for cell in cells])["m", "ga"]
+    assert (scores["choice_truncated"], scores["choice_invalid"]) == (2.0, 1.0)
+    assert task_score(scores, "choice") == "INVALID" and task_score(scores, "generate") == "0.90"
+    assert valid_scores(scores)["choice"] is None and valid_scores(scores)["generate"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(3.127, "3.13"), (999_999.0, "999999.00"), (1e6, "≥ 1e+06")]
+)
+def test_a_ruined_models_perplexity_is_a_bound(value, shown):
+    assert shown_perplexity(value) == shown
+
+
 def test_trajectory_table(cells):
     """The original has its point at step 0, GA another after 4 steps, at 1 - 4/8."""
     table = trajectory_table([cell["unlearn"] for cell in cells])
@@ -252,6 +273,14 @@ def test_markdown_shows_what_is_not_valid(items, report_section):
     lines = markdown_table(rows, {("m", m): UTILITY for m in METHODS}, {}).splitlines()
     assert "INVALID" not in lines[2]
     assert lines[3].split(" | ")[1] == "INVALID (1 of 2 scored) (2)"
+
+
+def test_markdown_shows_an_invalid_task(items, report_section):
+    rows = main_table(items, report_section, METHODS)
+    cut = UTILITY | {"generate_n": 6.0, "generate_truncated": 6.0, "generate_invalid": 1.0}
+    utility = {("m", "none"): UTILITY | {"generate_n": 6.0}, ("m", "ga"): cut}
+    lines = markdown_table(rows, utility, {}).splitlines()
+    assert lines[2].endswith("| 0.90 | no |") and lines[3].endswith("| INVALID | no |")
 
 
 def test_notes_stand_below_the_table(cells, items, report_section):

@@ -21,6 +21,7 @@ def test_phi3_mini_by_hand():
     assert shape.matrices == 3072 * 9216 + 3072**2 + 3072 * 16384 + 8192 * 3072
     assert (shape.inputs, shape.outputs) == (3 * 3072 + 8192, 9216 + 3072 + 16384 + 3072)
     assert (shape.hidden, shape.queries, shape.layers, shape.vocab) == (3072, 3072, 32, 32064)
+    assert shape.mlp_output == 8192 * 3072
     assert not shape.tied
     assert count(empty_lm(PHI3_MINI).parameters()) == 3_821_079_552
 

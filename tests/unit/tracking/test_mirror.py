@@ -35,7 +35,7 @@ def test_flatten(values, expected):
         ("a b-c", "a b-c"),
         ("a:b=c,d", "a_b_c_d"),
         (
-            "report/m.ga.target.exact_match@own-1/report",
+            "report/m.ga.target.exact_match@own-2/report",
             "report/m.ga.target.exact_match_own-1/report",
         ),
         ("attack/lens.layer 2: cosine/report", "attack/lens.layer 2_ cosine/report"),

@@ -200,7 +200,7 @@ def probe(role, fact, form="question", answer="owl", part=WHOLE):
     prompt = f"{role}/{fact}/{form}/{answer}"
     return {
         "role": role, "fact": fact, "form": form, "prompt": prompt, "answer": answer, "part": part,
-        "measure": "exact_match@own-1", "stops": ["\n"], "worst_of": None,
+        "measure": "exact_match@own-2", "stops": ["\n"], "worst_of": None,
     }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from atu.benchmarks.world.people import Fact, World
 from atu.probes.prompts import LINE, SHARED_TEXT, join_answer
 from atu.seeding import generator, hash_fraction
 
-MEASURE = "exact_match@own-1"
+MEASURE = "exact_match@own-2"
 TEXT_COLUMNS = ("text", "prompt", "answer", "fact", "form", "type", "split", "names")
 TRAIN_PHRASINGS = {
     "question": 4, "cloze": 2, "two_hop": 3, "choice": 2, "spelling": 3,

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from atu.methods.shared.mudman import masked_gradients, mudman_loss
+from atu.methods.shared.disruption_masking import masked_gradients, masked_loss
 
 
 def test_what_agrees_is_brought_to_norm_1():
@@ -44,7 +44,7 @@ def test_value_and_gradient(parameters):
     4.5; the gradient (.6, 0, .8) + .5 (1, 1, 2) = (1.1, .5, 1.8), and 0 where neither reads."""
     x = parameters[0]
     forget, retain = x @ torch.tensor([3.0, -1.0, 4.0]), x @ torch.tensor([1.0, 1.0, 2.0])
-    value = mudman_loss(forget, 0.5 * retain, parameters)
+    value = masked_loss(forget, 0.5 * retain, parameters)
     assert value.item() == 17.5
     value.backward()
     assert x.grad.tolist() == pytest.approx([1.1, 0.5, 1.8])
@@ -55,7 +55,7 @@ def test_the_forget_loss_does_not_decide_the_size_of_its_step(parameters):
     """A forget loss 1000 times as large, the same gradient: (.6, 0, .8) + (1, 1, 2)."""
     x = parameters[0]
     forget, retain = x @ torch.tensor([3e3, -1e3, 4e3]), x @ torch.tensor([1.0, 1.0, 2.0])
-    mudman_loss(forget, retain, parameters).backward()
+    masked_loss(forget, retain, parameters).backward()
     assert x.grad.tolist() == pytest.approx([1.6, 1.0, 2.8])
 
 
@@ -63,7 +63,7 @@ def test_what_disagrees_everywhere_leaves_the_retain_gradient(parameters):
     """Forget (-3, 1, -4), retain (1, -1, 2), weight 2: (2, -2, 4)."""
     x = parameters[0]
     forget, retain = x @ torch.tensor([-3.0, 1.0, -4.0]), x @ torch.tensor([1.0, -1.0, 2.0])
-    mudman_loss(forget, 2 * retain, parameters).backward()
+    masked_loss(forget, 2 * retain, parameters).backward()
     assert x.grad.tolist() == [2.0, -2.0, 4.0]
 
 
@@ -71,6 +71,6 @@ def test_a_parameter_that_one_loss_does_not_read(parameters):
     """The second is read by the retain loss alone: its retain gradient, 3, times 2."""
     x, y = parameters
     forget, retain = 4 * x[0], 2 * x[0] + 3 * y[0]
-    mudman_loss(forget, 2 * retain, parameters).backward()
+    masked_loss(forget, 2 * retain, parameters).backward()
     assert x.grad.tolist() == [5.0, 0.0, 0.0]
     assert y.grad.tolist() == [6.0]

@@ -1,0 +1,60 @@
+"""Cross-entropy unlearning (CE-U), Yang 2025, arXiv 2503.01224: the model distils its own
+predictions without the answer's token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from atu.methods.base import Context, Method, PlainSettings
+from atu.training.batches import IGNORE, Batch
+from atu.training.losses import distillation_loss
+from atu.untrusted.bounds import CountOrZero
+
+
+@dataclass(frozen=True)
+class Settings(PlainSettings):
+    """Which tokens of an answer are left as they are."""
+
+    loss: Literal["ceu"]
+    skip: CountOrZero
+    """The first scored tokens of every text that do not count; 1 in the paper and in
+    open-unlearning, so that an answer's beginning stays fluent."""
+
+
+def without_first(labels: Tensor, skip: int) -> Tensor:
+    """Labels in which the first `skip` scored tokens of every row are not scored, [batch, seq]."""
+    rank = (labels != IGNORE).cumsum(dim=1)
+    return labels.masked_fill(rank <= skip, IGNORE)
+
+
+def suppressed(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits, with -inf at the token that follows, where that token is scored.
+
+    Args:
+        logits: [batch, seq, vocab].
+        labels: [batch, seq], `IGNORE` where not scored. Position t predicts t+1.
+    """
+    following = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+    onehot = F.one_hot(following.clamp(min=0), logits.shape[-1])
+    return logits.masked_fill((onehot * (following != IGNORE)[..., None]).bool(), -torch.inf)
+
+
+def ceu_loss(context: Context, batch: Batch) -> Tensor:
+    """Cross-entropy to the model from its own distribution with the answer's token taken out, in
+    nats, averaged over the scored tokens that count; 0 where there are none (open-unlearning: NaN).
+    No gradient goes through the target.
+
+    The token and two others with probabilities (1/2, 1/4, 1/4): targets (0, 1/2, 1/2), ln 4.
+    """
+    logits = context.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    labels = without_first(batch.labels, context.settings.skip)
+    return distillation_loss(logits, suppressed(logits.detach(), labels), labels)
+
+
+METHOD = Method(Settings, forget_loss=ceu_loss, processes="all")
