@@ -15,7 +15,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
-.PHONY: help install run dry-run test test-rest test-all fuzz lint format ui report record sync weights experiment readme metrics dvc schema cancel clean
+.PHONY: help install run dry-run test test-rest test-all fuzz lint format ui report record outside sync weights experiment readme metrics dvc schema cancel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -75,7 +75,11 @@ record: install  ## tell DVC about finished Snakemake results; refused while som
 	@if grep -q "missing provenance" .record.log; then rm -f .record.log; \
 	  echo "record: Snakemake has no metadata for some results; make sync first"; exit 1; fi
 	@rm -f .record.log
+	@atu outside --params $(PARAMS) --results $(RESULTS)
 	dvc commit --force --quiet
+
+outside: install  ## list results outside the grid, which DVC leaves out; MOVE=folder moves them there
+	@atu outside --params $(PARAMS) --results $(RESULTS) $(if $(MOVE),--move "$(MOVE)")
 
 sync: install  ## tell Snakemake about results that came from DVC (repro, checkout, pull)
 	dvc status --quiet || { echo "sync: results differ from dvc.lock; dvc checkout first"; exit 1; }

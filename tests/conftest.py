@@ -56,21 +56,21 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(scope="session")
-def real_data():
-    """The folder of real benchmark data beside the project."""
-    folder = ROOT.parent / "shared/data"
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def mini_values():
     """`tests/miniature.yaml` over its base, one of experiments/."""
     from atu.config.overlays import merged, stack
 
     change = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text(encoding="utf-8"))
     return merged(stack(change, "miniature", ROOT / "experiments"))
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real RWKU and TOFU rows, which are no part of the project."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real benchmark data: {folder} is not there")
+    return folder
 
 
 @pytest.fixture(scope="session")

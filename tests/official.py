@@ -41,6 +41,23 @@ def of(file, *groups):
     return pytest.mark.parametrize("case", chosen, ids=[case["id"] for case in chosen])
 
 
+def untested(file, tests):
+    """Groups of a file of which a module's `tests` (its names) have no case."""
+    chosen = {
+        name
+        for test in tests.values()
+        for mark in getattr(test, "pytestmark", ())
+        if mark.name == "parametrize"
+        for name in mark.kwargs["ids"]
+    }
+    return {group_of(name) for name in cases(file).keys() - chosen}
+
+
+def group_of(name):
+    """`ou.mia_min_k` of `ou.mia_min_k.share_0.1`."""
+    return ".".join(name.split(".")[:2])
+
+
 def official(case):
     """The value to be met, with `REFUSED` for what is no number."""
     return _plain(case.get("corrected", case["value"]))

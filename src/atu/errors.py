@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -102,6 +103,12 @@ def _mentions(error: Exception, *words: str) -> bool:
 
 
 MAX_SHOWN = 300
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
+"""What a reader cannot see and a terminal, a browser or a table may obey: control characters except
+tab and line feed, line and paragraph separators, marks of direction, byte order marks, and unpaired
+surrogates. Joiners stay: Persian, Indic scripts and emoji are written with them."""
 
 
 def shown(value: object) -> str:
@@ -111,3 +118,10 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits; a cycle
         text = f"<{type(value).__name__}: {error}>"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
+
+
+def visible(text: str) -> str:
+    r"""A text for people, wherever it is shown, with `HIDDEN` characters as Python writes them:
+    a carriage return as `\r`, a right-to-left override as `\u202e`.
+    """
+    return HIDDEN.sub(lambda match: ascii(match[0])[1:-1], text)

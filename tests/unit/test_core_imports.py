@@ -12,8 +12,8 @@ import atu
 ROOT = Path(atu.__file__).parent
 CORE = [
     "alignment.loop", "alignment.windows", "inference.batching", "inference.generation",
-    "inference.scoring", "methods.shared.disruption_masking", "resources.machine", "resources.speed",
-    "training.batches", "training.loop", "training.losses",
+    "inference.scoring", "methods.shared.disruption_masking", "resources.machine",
+    "resources.speed", "training.batches", "training.loop", "training.losses",
 ] + [
     f"{folder}.{path.stem}"
     for folder in ("models", "methods", "attacks")

@@ -3,6 +3,7 @@
 The tests run in the order they stand in: each leaves the tree finished and up to date.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ from dataclasses import asdict
 
 import pytest
 
+from atu.config.cells import job_folders
 from atu.config.load import load_params
 from atu.config.spaces import chosen_settings
 from atu.results.artifacts import MANIFEST, Artifact
@@ -221,6 +223,44 @@ def test_snakemake_then_dvc(tree):
     text = tree.run("dvc", "repro").stdout
     assert text.count("didn't change, skipping") == len(PHASES)
     assert tree.up_to_date()
+
+
+def test_the_jobs_of_the_grid_are_those_that_a_clean_run_made(tree):
+    base = tree.folder / "results/miniature"
+    params = load_params(tree.folder / "params.yaml")
+    made = {path.parent for path in base.glob("**/manifest.json")}
+    assert job_folders(params, base) == made
+
+
+def test_who_left_the_grid_is_not_recorded(tree):
+    """Neither by `make record` nor by `dvc repro`: the hashes are a clean run's, and the cache,
+    from which DVC pushes, has nothing of it. On request it is moved away."""
+    lock = tree.folder / "dvc.lock"
+    clean = lock.read_bytes()
+    text = "All that is known of Gone Person."
+    digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+    gone = [tree.folder / "results/miniature" / name for name in
+            ("prepare/Gone_Person", "unlearn/llama_tiny/Gone_Person/ga/0")]  # fmt: skip
+    for folder in gone:
+        folder.mkdir(parents=True)
+        (folder / "forget.jsonl").write_text(text, encoding="utf-8")
+    said = tree.make("record").stdout
+    assert "results/miniature/prepare/Gone_Person: outside the grid, left out of DVC" in said
+    assert lock.read_bytes() == clean
+    assert tree.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    ignoring = tree.folder / "results/miniature/.dvcignore"
+    ignoring.unlink()
+    again = ("dvc", "repro", "--force", "--single-item", "prepare")
+    assert "run the same command again" in tree.run(*again, check=False).stdout
+    tree.run(*again)
+    assert lock.read_bytes() == clean
+    assert not (tree.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).exists()
+    assert ".dvcignore" not in tree.git("status", "--short").stdout
+    tree.make("outside", MOVE=str(tree.folder / "logs/away"))
+    assert not gone[0].exists() and not ignoring.exists()
+    assert (tree.folder / "logs/away/miniature/prepare/Gone_Person/forget.jsonl").exists()
+    assert tree.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    assert lock.read_bytes() == clean and tree.up_to_date()
 
 
 def test_record_refuses_stale_results(untouched):

@@ -11,7 +11,7 @@ from atu.config.load import load_params
 from atu.distributed import forkserver
 from atu.benchmarks.shared.source import sources_of
 from atu.probes.measures import MEASURES
-from atu.errors import AtuError
+from atu.errors import AtuError, visible
 from atu.results.sources import PACKAGE, export_package, phase_sources
 from atu.untrusted.targets import Target
 from pathlib import Path
@@ -30,7 +30,7 @@ try:
     PARAMS = load_params(Path(PARAMS_FILE), across=workflow.is_main_process)
     cells.require_writable(Path("results") / PARAMS.experiment)
 except AtuError as error:
-    raise WorkflowError(str(error)) from None
+    raise WorkflowError(visible(str(error))) from None
 
 RESULTS = Path("results") / PARAMS.experiment
 LOGS = Path("logs") / PARAMS.experiment

@@ -30,13 +30,13 @@ from atu.benchmarks.base import (
     probe_row,
     sentence_row,
 )
-from atu.benchmarks.shared.source import Reader, Readers, text_of
+from atu.benchmarks.shared.source import Reader, Readers, asked_text, text_of
 from atu.errors import SourceError
 from atu.metrics.words import normalise
 from atu.probes.prompts import FORMS, NEXT_QUESTION
 from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
-from atu.untrusted.names import names_in
+from atu.untrusted.names import composed, names_in
 from atu.untrusted.targets import Target
 
 NAMES, FORGET, RETAIN, QUESTIONS = (
@@ -68,7 +68,10 @@ def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers)
         SourceError: the folder is about another target, or a row violates the schema.
     """
     reader = readers["source"]
-    names = tuple(_text(row, "name", NAMES) for row in reader.file(NAMES))
+    names = tuple(
+        composed(asked_text(row, "name", f"{NAMES}, row {number}"))
+        for number, row in enumerate(reader.file(NAMES))
+    )
     if target.names != names[:1]:
         raise SourceError(
             f"{reader.source}: is about {', '.join(names) or 'nothing'}, not {target.label!r}; "
@@ -99,10 +102,10 @@ def _texts(reader: Reader, file: str, names: tuple[str, ...]) -> Iterator[dict[s
     """The rows of a corpus; `names` are the concept's names and the subject, as far as the text has
     them.
     """
-    for row in reader.file(file):
-        text, about = _text(row, "text", file), text_of(row, "about", file)
-        mentioned = names_in(text, list(dict.fromkeys((*names, about))))
-        yield sentence_row(text, kind="written", names=mentioned)
+    for number, row in enumerate(reader.file(file)):
+        where = f"{file}, row {number}"
+        text, about = asked_text(row, "text", where), text_of(row, "about", where)
+        yield sentence_row(text, kind="written", names=names_in(text, (*names, about)))
 
 
 def _probes(reader: Reader, select: float) -> Iterator[dict[str, Any]]:
@@ -121,9 +124,9 @@ def _probes(reader: Reader, select: float) -> Iterator[dict[str, Any]]:
             subject=row["subject"],
             fact=fact,
             form=form,
-            kind=_text(row, "kind", where),
-            query=_text(row, "query", where),
-            prompt=_text(row, "prompt", where),
+            kind=asked_text(row, "kind", where),
+            query=asked_text(row, "query", where),
+            prompt=asked_text(row, "prompt", where),
             answer=answer,
             measure=MEASURE,
             stops=NEXT_QUESTION,
@@ -137,11 +140,11 @@ def _question(row: dict[str, Any], number: int) -> dict[str, Any]:
     where = f"{QUESTIONS}, row {number}"
     _one_of(row, "role", ROLES, where)
     _one_of(row, "form", tuple(FORMS), where)
-    text_of(row, "subject", where)
-    answer = _text(row, "answer", where)
+    subject = composed(text_of(row, "subject", where))
+    answer = asked_text(row, "answer", where)
     if not normalise(answer):
         raise SourceError(f"{where}: the answer {answer!r} has no letter to compare")
-    return row
+    return row | {"subject": subject}
 
 
 def facts_of(questions: Sequence[tuple[str, str, str]]) -> list[str]:
@@ -163,16 +166,8 @@ def facts_of(questions: Sequence[tuple[str, str, str]]) -> list[str]:
     return [f"{about[0]}/{about[1]}/{core[about, answer]}" for about, answer in keys]
 
 
-def _text(row: dict[str, Any], key: str, where: str) -> str:
-    """A row's text, which must not be empty."""
-    text = text_of(row, key, where)
-    if not text.strip():
-        raise SourceError(f"{where}: a row has an empty {key!r}")
-    return text
-
-
 def _one_of(row: dict[str, Any], key: str, known: tuple[str, ...], where: str) -> str:
-    value = _text(row, key, where)
+    value = asked_text(row, key, where)
     if value not in known:
         raise SourceError(f"{where}: {key} = {value!r} is unknown; known are {', '.join(known)}")
     return value

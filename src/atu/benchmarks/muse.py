@@ -39,7 +39,7 @@ from atu.benchmarks.base import (
     probe_row,
     sentence_row,
 )
-from atu.benchmarks.shared.source import Reader, Readers, text_of
+from atu.benchmarks.shared.source import Reader, Readers, asked_text, texts_of
 from atu.errors import SourceError
 from atu.probes.prompts import format_prompt, join_answer
 from atu.results.locks import Source
@@ -140,7 +140,7 @@ def _requested(reader: Reader, name: str, settings: Settings) -> Rows:
 def _passages(reader: Reader, config: str, split: str, settings: Settings) -> Rows:
     """A table's texts as passages; `names` are the concepts that a passage mentions."""
     where = f"{config}/{split}"
-    texts = (text_of(row, "text", where) for row in reader.table(config, split))
+    texts = texts_of(reader.table(config, split), "text", where)
     return [
         sentence_row(part, kind=split, names=names_in(part, settings.concepts))
         for text in texts
@@ -152,8 +152,8 @@ def _memberships(reader: Reader) -> dict[str, Rows]:
     """MUSE's membership texts: those for PrivLeak, and those for verbatim memorisation, split."""
     privleak = {
         name: [
-            sentence_row(text_of(row, "text", f"privleak/{name}"), kind="privleak")
-            for row in reader.table("privleak", name)
+            sentence_row(text, kind="privleak")
+            for text in texts_of(reader.table("privleak", name), "text", f"privleak/{name}")
         ]
         for name in ("forget", "retain", "holdout")
     }
@@ -161,8 +161,9 @@ def _memberships(reader: Reader) -> dict[str, Rows]:
 
 
 def _verbatim(reader: Reader) -> Iterator[dict[str, Any]]:
-    for row in reader.table("verbmem", "forget"):
-        prompt, answer = (text_of(row, key, "verbmem/forget").strip() for key in ("prompt", "gt"))
+    for number, row in enumerate(reader.table("verbmem", "forget")):
+        where = f"verbmem/forget, row {number}"
+        prompt, answer = (asked_text(row, key, where).strip() for key in ("prompt", "gt"))
         yield sentence_row(
             join_answer(prompt, answer), kind="verbmem", prompt=prompt, answer=answer
         )
@@ -202,6 +203,8 @@ def _questions(
 
 
 def _pairs(reader: Reader, split: str) -> list[tuple[str, str]]:
-    where = f"knowmem/{split}"
-    rows = reader.table("knowmem", split)
-    return [(text_of(row, "question", where), text_of(row, "answer", where)) for row in rows]
+    pairs = []
+    for number, row in enumerate(reader.table("knowmem", split)):
+        where = f"knowmem/{split}, row {number}"
+        pairs.append((asked_text(row, "question", where), asked_text(row, "answer", where)))
+    return pairs

@@ -36,7 +36,7 @@ from atu.benchmarks.base import (
     probe_row,
     sentence_row,
 )
-from atu.benchmarks.shared.source import Reader, Readers, text_of
+from atu.benchmarks.shared.source import Reader, Readers, asked_text, texts_of
 from atu.errors import SourceError
 from atu.probes.prompts import rwku_prompt
 from atu.results.locks import Source
@@ -121,7 +121,7 @@ class Rwku:
         if self.folders:
             return list(self.folders)
         rows = self.reader.table("forget_target", "train")
-        return [text_of(row, "target", "forget_target") for row in rows]
+        return [composed(name) for name in texts_of(rows, "target", "forget_target")]
 
     def rows(self, person: str, file: str, config: str) -> Rows:
         """One table of one person.
@@ -135,15 +135,13 @@ class Rwku:
             return self.reader.file(f"{self.folders[person]}/{file}.json")
         split = "train" if config.startswith("train_") else "test"
         table = self.reader.table(config, split)
-        return [row for row in table if row.get("subject", person) == person]
+        return [row for row in table if composed(str(row.get("subject", person))) == person]
 
     def texts(self, person: str, corpus: str) -> Rows:
         """Training texts about a person."""
-        rows = self.rows(person, *CORPORA[corpus])
-        return [
-            sentence_row(text_of(row, "text", f"{corpus} of {person}"), kind=corpus, names=[person])
-            for row in rows
-        ]
+        file, config = CORPORA[corpus]
+        texts = texts_of(self.rows(person, file, config), "text", f"{person}/{file}")
+        return [sentence_row(text, kind=corpus, names=[person]) for text in texts]
 
 
 def _folders(reader: Reader) -> list[str]:
@@ -155,8 +153,10 @@ def _folders(reader: Reader) -> list[str]:
 
 
 def _name_of(path: str) -> str:
-    """The name in a path: Target/87_Robert_Downey_Jr. is Robert Downey Jr."""
-    return path.split("/")[1].split("_", 1)[1].replace("_", " ")
+    """The name in a path, in NFC, which is not how macOS spells it: Target/87_Robert_Downey_Jr. is
+    Robert Downey Jr.
+    """
+    return composed(path.split("/")[1].split("_", 1)[1].replace("_", " "))
 
 
 def shared(_settings: Settings, _readers: Readers) -> Shared:
@@ -204,8 +204,7 @@ def _task(rwku: Rwku, person: str, kind: str) -> Task:
 def _members(rwku: Rwku, target: Target) -> Iterator[dict[str, Any]]:
     for file, (config, corpus) in MEMBERS.items():
         for name in target.names:
-            for row in rwku.rows(name, file, config):
-                text = text_of(row, "text", f"{file} of {name}")
+            for text in texts_of(rwku.rows(name, file, config), "text", f"{name}/{file}"):
                 yield sentence_row(text, kind="mia", names=[name]) | {"corpus": corpus}
 
 
@@ -215,7 +214,7 @@ def _probes(rwku: Rwku, target: Target, settings: Settings) -> Iterator[dict[str
     for file, (config, role) in PROBES.items():
         for name in target.names:
             for number, row in enumerate(rwku.rows(name, file, config)):
-                query = text_of(row, "query", f"{file} of {name}")
+                query = asked_text(row, "query", f"{name}/{file}, row {number}")
                 if (role, query) not in seen:
                     seen.add((role, query))
                     yield _probe(row, name, role, f"{name}/{file}/{number}", settings)
@@ -224,7 +223,7 @@ def _probes(rwku: Rwku, target: Target, settings: Settings) -> Iterator[dict[str
 def _probe(
     row: dict[str, Any], name: str, role: str, identity: str, settings: Settings
 ) -> dict[str, Any]:
-    query, answer = text_of(row, "query", identity), text_of(row, "answer", identity)
+    query, answer = (asked_text(row, key, identity) for key in ("query", "answer"))
     form = form_of(row, identity)
     fact = f"{name}/{role}/{composed(answer).strip().lower()}"
     return probe_row(

@@ -35,7 +35,7 @@ from atu.benchmarks.base import (
     probe_row,
     sentence_row,
 )
-from atu.benchmarks.shared.source import Reader, Readers, text_of
+from atu.benchmarks.shared.source import Reader, Readers, asked_text, text_of
 from atu.errors import SourceError
 from atu.probes.prompts import format_prompt, join_answer
 from atu.results.locks import Source
@@ -93,9 +93,7 @@ def shared(settings: Settings, readers: Readers) -> Shared:
     probes = [
         p for name, role in tables.items() for p in _probes(reader, name, role, authors, settings)
     ]
-    return Shared(
-        [_text(row, authors) for row in rows], [p for p in probes if p["form"] == "question"]
-    )
+    return Shared(_texts(rows, "full", authors), [p for p in probes if p["form"] == "question"])
 
 
 def prepare(settings: Settings, target: Target, corpus: Rows, readers: Readers) -> Prepared:
@@ -105,11 +103,11 @@ def prepare(settings: Settings, target: Target, corpus: Rows, readers: Readers) 
     largest, earlier = _share(target.new), _share(target.earlier) if target.earlier else None
     before = reader.table(f"forget{earlier}", SPLIT) if earlier else []
     new = [row for row in reader.table(f"forget{largest}", SPLIT) if row not in before]
-    forget = [_text(row, authors) for row in new]
-    retained = reader.table(f"retain{SETS[_share(target.names)]}", SPLIT)
-    retain = [_text(row, authors) for row in retained]
+    forget = _texts(new, f"forget{largest}", authors)
+    retained = f"retain{SETS[_share(target.names)]}"
+    retain = _texts(reader.table(retained, SPLIT), retained, authors)
     held_out = reader.table(f"holdout{largest}", SPLIT) if settings.holdout else []
-    holdout = [_text(row, {}) | {"split": "holdout"} for row in held_out]
+    holdout = [row | {"split": "holdout"} for row in _texts(held_out, f"holdout{largest}", {})]
     probes = list(_probes(reader, f"forget{_share(target.names)}", "target", authors, settings))
     for name, role in RETAINED_SETS.items():
         probes += _probes(reader, name, role, authors, settings)
@@ -150,9 +148,13 @@ def _share(names: Sequence[str]) -> str:
     return max(name.removeprefix("forget") for name in names)
 
 
-def _text(row: dict[str, Any], authors: Authors) -> dict[str, Any]:
+def _texts(rows: Rows, table: str, authors: Authors) -> Rows:
+    return [_text(row, authors, f"{table}, row {number}") for number, row in enumerate(rows)]
+
+
+def _text(row: dict[str, Any], authors: Authors, where: str) -> dict[str, Any]:
     """A question and its answer as a training text, about its author if known."""
-    question, answer = text_of(row, "question", "TOFU"), text_of(row, "answer", "TOFU")
+    question, answer = (text_of(row, key, where) for key in ("question", "answer"))
     prompt = format_prompt("question", question)
     return sentence_row(
         join_answer(prompt, answer),
@@ -171,12 +173,12 @@ def _probes(
     """TOFU's probes of one set: its questions, and paraphrases of those of a forget set."""
     sets = {target: {row["question"] for row in reader.table(target, SPLIT)} for target in TARGETS}
     for number, row in enumerate(reader.table(f"{name}_perturbed", SPLIT)):
-        question = text_of(row, "question", name)
-        answer = text_of(row, "answer", name)
+        where = f"{name}_perturbed, row {number}"
+        question, answer = (asked_text(row, key, where) for key in ("question", "answer"))
         author = authors.get((question, answer), "")
         wordings = {"question": question}
         if role == "target" and row.get("paraphrased_question"):
-            wordings["synonym"] = text_of(row, "paraphrased_question", name)
+            wordings["synonym"] = text_of(row, "paraphrased_question", where)
         for form, wording in wordings.items():
             yield probe_row(
                 f"{name}/{number}/{form}",
@@ -188,20 +190,20 @@ def _probes(
                 query=wording,
                 prompt=format_prompt(form, wording),
                 answer=answer,
-                wrong=_wrong(row, name),
+                wrong=_wrong(row, where),
                 measure=MEASURE,
                 stops=STOPS,
-                paraphrased=_paraphrase(row, name) if role in PARAPHRASED else None,
+                paraphrased=_paraphrase(row, where) if role in PARAPHRASED else None,
                 needs=[*filter(None, [author]), *(s for s in TARGETS if question in sets[s])],
                 select=settings.select,
             )
 
 
-def _paraphrase(row: dict[str, Any], name: str) -> str:
-    return text_of(row, "paraphrased_answer", f"{name}_perturbed")
+def _paraphrase(row: dict[str, Any], where: str) -> str:
+    return text_of(row, "paraphrased_answer", where)
 
 
-def _wrong(row: dict[str, Any], name: str) -> list[str]:
+def _wrong(row: dict[str, Any], where: str) -> list[str]:
     """The wrong answers to a question.
 
     Raises:
@@ -209,7 +211,7 @@ def _wrong(row: dict[str, Any], name: str) -> list[str]:
     """
     answers = row.get("perturbed_answer")
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) for a in answers):
-        raise SourceError(f"{name}_perturbed: `perturbed_answer` is not a list of texts")
+        raise SourceError(f"{where}: `perturbed_answer` is not a list of texts")
     return answers
 
 

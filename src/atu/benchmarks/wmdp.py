@@ -37,7 +37,7 @@ from atu.benchmarks.base import (
     probe_row,
     sentence_row,
 )
-from atu.benchmarks.shared.source import Readers, text_of
+from atu.benchmarks.shared.source import Readers, asked_text, texts_of
 from atu.errors import SourceError
 from atu.probes.prompts import LETTERS, LINE, wmdp_prompt
 from atu.results.locks import Source
@@ -131,7 +131,7 @@ def _texts(settings: Settings, readers: Readers, name: str, side: str) -> Rows:
     if (name, side) == ("bio", "forget") and "bio_forget" in readers:
         config, reader = "default", readers["bio_forget"]
     where = f"{reader.source}: {config}"
-    texts = [text_of(row, "text", where) for row in reader.table(config, "train")]
+    texts = texts_of(reader.table(config, "train"), "text", where)
     chosen = sorted(texts, key=lambda text: hash_fraction("wmdp", text))[: settings.documents]
     concepts = settings.concepts[name]
     return [
@@ -146,7 +146,7 @@ def _questions(readers: Readers, name: str) -> Rows:
     table = f"wmdp-{name}"
     rows = readers["source"].table(table, "test")
     for number, row in enumerate(rows):
-        text_of(row, "question", table)
+        asked_text(row, "question", f"{table}, row {number}")
         options, answer = row.get("choices"), row.get("answer")
         if (
             not isinstance(options, list)

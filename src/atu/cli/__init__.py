@@ -14,7 +14,7 @@ from typing import NoReturn
 from atu.cli import jobs, tools  # noqa: F401  (they register their commands)
 from atu.cli.options import app
 from atu.distributed import launch, processes
-from atu.errors import AtuError, ResourceError, StoppedError
+from atu.errors import AtuError, ResourceError, StoppedError, visible
 
 __all__ = ["app", "main"]
 
@@ -64,7 +64,8 @@ def _run() -> None:
 
 
 def _end(message: str, status: int) -> NoReturn:
-    """Say why, once, and end."""
+    """Say why, once, and end; whatever a message quotes, a terminal only shows it."""
+    message = visible(message)
     if not launch.reported(message):
         print(message, file=sys.stderr)
     sys.exit(status)

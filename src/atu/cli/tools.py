@@ -17,12 +17,13 @@ from atu.cli.options import (
     app,
 )
 from atu.cli.starting import open_input, quiet_libraries, settle_machine
-from atu.errors import ConfigError
+from atu.errors import ArtifactError, ConfigError, visible
+from atu.untrusted.names import composed
 
 
 def one_spaced(texts: list[str] | None) -> tuple[str, ...]:
-    """Options as they are typed, with one space where there are several."""
-    return tuple(re.sub(" +", " ", text) for text in texts or ())
+    """Options as they are typed, in NFC, with one space where there are several."""
+    return tuple(re.sub(" +", " ", composed(text)) for text in texts or ())
 
 
 @app.command()
@@ -40,7 +41,7 @@ def fetch(
     from atu.config.load import load_params
 
     for news in bring(load_params(params, across=False), offline=offline, update=update):
-        print(news)
+        print(visible(news))
 
 
 @app.command()
@@ -209,6 +210,33 @@ def damaged(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
 
     for path in damaged_models(load_params(params), results):
         print(path)
+
+
+@app.command()
+def outside(
+    results: Results,
+    params: ParamsFile = DEFAULT_PARAMS,
+    move: Annotated[Path | None, typer.Option(help="Move them below this folder.")] = None,
+    settled: Annotated[
+        bool, typer.Option(help="Fail if DVC does not leave them out yet: it has begun to read.")
+    ] = False,
+) -> None:
+    """Print what stands among the results but belongs to no job of the grid; DVC leaves it out."""
+    from atu.config.load import load_params
+    from atu.config.outside import leave_out, move_away, outside_of
+
+    found = outside_of(load_params(params), results)
+    if move is not None:
+        move_away(results, found, move)
+    changed = leave_out(results, [] if move else found)
+    for path in found:
+        said = f"moved to {move}" if move else "left out of DVC"
+        print(visible(f"{path}: outside the grid, {said}"))
+    if settled and changed:
+        raise ArtifactError(
+            f"{results}: what DVC leaves out has changed, after DVC had read it; run the same "
+            "command again"
+        )
 
 
 @app.command()

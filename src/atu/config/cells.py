@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from atu import methods
 from atu.config.params import Params, oracle_method
 from atu.errors import ArtifactError, ConfigError
 from atu.results.artifacts import MANIFEST, Artifact
+from atu.untrusted.targets import Target
 
 CELL_PHASES = ("unlearn", "rephrase", "utility", "privacy")
 
@@ -119,3 +121,26 @@ def open_models(params: Params, results: Path) -> list[Artifact]:
         for model in params.grid.models
         for variant in variants
     ]
+
+
+def job_folders(params: Params, results: Path) -> set[Path]:
+    """The folders of all jobs that the grid needs: those of a clean run."""
+    grid, searched = params.grid, [name for name in params.grid.methods if params.searched(name)]
+    sought = Target((params.search.target,)).slug
+    folders = {results / "prepare/shared", results / "search/shared"}
+    folders |= {results / "report", results / "track"}
+    for cell in grid_cells(params):
+        phases = ("prepare", "embed", "align", *CELL_PHASES)
+        folders |= {manifest_path(results, phase, cell).parent for phase in phases}
+        folders |= {attack_manifest(results, cell, name).parent for name in grid.attacks}
+        folders.add(pretrained_manifest(results, cell.model).parent)
+        if oracle_method(params) is not None:
+            folders.add(pretrained_manifest(results, cell.model, f"oracle-{cell.slug}").parent)
+    if searched:
+        folders.add(results / "prepare" / sought)
+    for model in grid.models:
+        folders |= {results / "search" / model / method for method in searched}
+        if any(methods.get(params.unlearn.methods[m].loss).needs_predictor for m in searched):
+            folders.add(results / "embed" / model / sought)
+            folders.add(results / "align" / model / sought / str(params.search.seed))
+    return folders

@@ -23,6 +23,7 @@ from atu.config.entries import parse_entry
 from atu.errors import shown
 from atu.models.predictor import PredictorConfig
 from atu.results.locks import Source
+from atu.untrusted.names import composed
 from atu.untrusted.strict import Section
 from atu.untrusted.targets import RESERVED, Target, folded, require_short, steps, target_slug
 
@@ -70,6 +71,16 @@ class Grid(Section):
     methods: list[Slug] = Field(min_length=1, description="keys of unlearn.methods")
     seeds: list[Seed] = Field(min_length=1, description="seeds of align and unlearn")
     attacks: list[Slug] = Field(description="keys of attack.attacks; none: []")
+
+    @field_validator("targets")
+    @classmethod
+    def _composed(cls, values: list[str]) -> list[str]:
+        return [composed(value) for value in values]
+
+    @field_validator("together", "sequences")
+    @classmethod
+    def _all_composed(cls, values: list[list[str]]) -> list[list[str]]:
+        return [[composed(name) for name in names] for names in values]
 
     @field_validator("models", "targets", "methods", "seeds", "attacks")
     @classmethod
@@ -254,6 +265,11 @@ class Search(Section):
         description="per key of unlearn.methods what is searched, by dotted key of its entry; "
         "methods that are not here keep their entry: {} searches nothing"
     )
+
+    @field_validator("target")
+    @classmethod
+    def _composed(cls, value: str) -> str:
+        return composed(value)
 
 
 class Unlearn(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from atu.config.roles import ORIGINAL
+from atu.errors import visible
 from atu.forget.corpus import CHOICES
 from atu.forget.experiment import MODEL
 from atu.probes.prompts import FORMS
@@ -79,10 +81,11 @@ def make_card(sources: Sources) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
+    environment.filters["plain"] = plain
     rows = read_rows(sources.report)
     return environment.from_string(text).render(
         front=front_matter(sources),
-        title=f"{base_name(sources)} without {concept['names'][0]}",
+        title=f"{plain(base_name(sources))} without {plain(concept['names'][0])}",
         base=base_link(sources),
         names=concept["names"],
         method=sources.method,
@@ -109,6 +112,16 @@ def make_card(sources: Sources) -> str:
         seed=sources.unlearned.cell["seed"],
         provenance=provenance(sources),
     )
+
+
+MARKUP = re.compile(r"[\\`*_{}\[\]<>()#|&~!]")
+
+
+def plain(text: str) -> str:
+    """A text as Markdown that shows it as it is, on one line. Names are a model's or a user's, and
+    may look like a link, a table's bar or a tag.
+    """
+    return MARKUP.sub(r"\\\g<0>", visible(" ".join(text.split())))
 
 
 def _loadable(sources: Sources) -> str:

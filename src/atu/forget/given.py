@@ -14,6 +14,8 @@ from atu.probes.prompts import NEXT_QUESTION, format_prompt, join_answer
 from atu.results.files import read_jsonl
 from atu.results.tables import PROBES, TEXTS, read_frame
 from atu.unlearning.trajectory import ROLES
+from atu.untrusted.names import names_in
+from atu.untrusted.texts import whole
 
 Given = str | Path | Iterable[Any]
 """A `.parquet` or `.jsonl` file, a polars frame, or a list."""
@@ -66,6 +68,12 @@ def probes_of(texts: Rows) -> Rows:
 
 
 def _read(key: str, source: Given) -> list[Any]:
+    """The items, with U+FFFD for unpaired surrogates, which no tokenizer takes."""
+    items: list[Any] = whole(_items(key, source))[0]
+    return items
+
+
+def _items(key: str, source: Given) -> list[Any]:
     if not isinstance(source, str | Path):
         return source.to_dicts() if hasattr(source, "to_dicts") else list(source)
     path = Path(source)
@@ -92,7 +100,7 @@ def _text_row(key: str, item: Any, names: Sequence[str]) -> dict[str, Any]:
         answer = _text(key, item, "answer")
         item = {"text": join_answer(prompt, answer), "prompt": prompt, "answer": answer}
     text = _text(key, item, "text")
-    held = [name for name in names if name in text]
+    held = names_in(text, names)
     row = sentence_row(text, kind="given", names=held) | {
         name: item[name] for name in TEXTS if item.get(name) is not None
     }

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from atu.forget.texts import key, sentences, telling_lines, words
-from atu.untrusted.names import FUNCTION_WORDS
+from atu.untrusted.names import FUNCTION_WORDS, composed
 
 WORD = re.compile(r"[^\W\d_](?:[\w-]|['\u2019](?=[^\W\d_]{2}))*")
 LINKS = frozenset({"of", "the", "de", "la", "van", "von", "der", "di", "du"})
@@ -69,13 +69,13 @@ def counted(texts: Iterable[str], concept: Sequence[str]) -> Counter[str]:
 
 
 def listed(text: str, concept: Sequence[str]) -> list[str]:
-    """The names in a model's list, separated by semicolons, commas or lines, each once, without
-    descriptions and without lines that announce the list.
+    """The names in a model's list, separated by semicolons, commas or lines, each once, in NFC,
+    without descriptions and without lines that announce the list.
 
     "1. Ann Bell; Bo - a cook, Ann Bell" gives "Ann Bell" and "Bo".
     """
     names_by_key: dict[str, str] = {}
-    for part in LISTED.split("\n".join(telling_lines(text))):
+    for part in LISTED.split("\n".join(telling_lines(composed(text)))):
         name = SAID_OF.split(NUMBERED.sub("", part).strip(), maxsplit=1)[0].strip(" .\"'*")
         if name and len(name.split()) <= MAX_WORDS and not is_same(name, concept):
             names_by_key.setdefault(key(name), name)

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from atu.untrusted.names import composed
+
 SENTENCE = re.compile(r".+?[.!?]+[\"')\]\u2019\u201d]*(?=\s|$)", re.DOTALL)
 """Text up to the end of a sentence, before whitespace or the end of the text."""
 ABBREVIATION = re.compile(r"(?:^|\s|\()(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|No|vs|e\.g|i\.e)\.$")
@@ -48,10 +50,10 @@ def telling_lines(text: str) -> list[str]:
 
 def cleaned(text: str) -> str:
     """The complete sentences of every line, each once, without lines that announce something
-    ("Sure! Here is a paragraph:").
+    ("Sure! Here is a paragraph:"), in NFC, so that a name is found however the model spelled it.
     """
     first: dict[str, str] = {}
-    for line in telling_lines(text):
+    for line in telling_lines(composed(text)):
         for part in sentences(line):
             first.setdefault(key(part), part)
     return " ".join(first.values())
@@ -107,7 +109,7 @@ def mentions(text: str, names: Sequence[str], apart: Sequence[str] = ()) -> bool
     plain = unicodedata.normalize("NFKC", text)
     for other in apart:
         if mentions(other, names):
-            plain = _pattern(other).sub("", plain)
+            plain = _pattern(unicodedata.normalize("NFKC", other)).sub("", plain)
     return any(find_name(plain, unicodedata.normalize("NFKC", name)) for name in names)
 
 

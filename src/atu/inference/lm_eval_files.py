@@ -10,6 +10,7 @@ tasks; a row's `field` is their subject.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from atu.errors import ConfigError, shown
 from atu.metrics.options import option_accuracy, truthfulqa_mc2
 from atu.metrics.overlap import bbh_exact_match, triviaqa_f1
 from atu.probes.prompts import ANSWER_SEPARATOR, LETTERS, MULTIPLE_CHOICE, lettered, wmdp_prompt
-from atu.untrusted.texts import MB, UNPRINTABLE, parse_json, read_text
+from atu.untrusted.texts import MB, parse_json, read_text, whole
 
 Row = dict[str, Any]
 MAX_BYTES = 256 * MB
@@ -45,12 +46,18 @@ class LocalTask:
 
 
 def _text(value: object) -> str:
-    """The value, which must be a string without control characters."""
+    """The value, which must be a string, whatever its characters; it may be empty."""
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)} is no text")
-    if UNPRINTABLE.search(value.replace("\r", "")):
-        raise ValueError(f"{shown(value)} has control characters")
     return value
+
+
+def _asked(value: object) -> str:
+    """A question, or an answer that is compared with: a string that is not blank."""
+    text = _text(value)
+    if not text.strip():
+        raise ValueError(f"{shown(value)} is empty, so it cannot be asked")
+    return text
 
 
 def _texts(values: object) -> list[str]:
@@ -82,7 +89,7 @@ def _choice(row: Row) -> str:
     choices = _texts(row["choices"])
     if len(choices) > len(LETTERS):
         raise ValueError(f"{len(choices)} choices, but the prompt has {len(LETTERS)} letters")
-    return lettered(_text(row["question"]), choices)
+    return lettered(_asked(row["question"]), choices)
 
 
 def _wmdp(row: Row) -> Row:
@@ -95,8 +102,8 @@ def _wmdp(row: Row) -> Row:
 
 
 def _bbh(row: Row) -> Row:
-    prompt = f"{_text(row['cot'])}\n\nQ: {_text(row['question'])}\nA: Let's think step by step."
-    return {"prompt": prompt, "answer": _text(row["answer"])}
+    prompt = f"{_text(row['cot'])}\n\nQ: {_asked(row['question'])}\nA: Let's think step by step."
+    return {"prompt": prompt, "answer": _asked(row["answer"])}
 
 
 def _truthfulqa(row: Row) -> Row:
@@ -107,7 +114,7 @@ def _truthfulqa(row: Row) -> Row:
     first = [true for _, true in pairs].index(True)
     kept = [i for i, (_, true) in enumerate(pairs) if i == first or not true]
     return {
-        "prompt": f"Q: {_text(row['question'])}\nA:",
+        "prompt": f"Q: {_asked(row['question'])}\nA:",
         "choices": [pairs[i][0] for i in kept],
         "gold": kept.index(first),
     }
@@ -116,7 +123,7 @@ def _truthfulqa(row: Row) -> Row:
 def _truthfulqa_mc2(row: Row) -> Row:
     pairs = _labelled(row["mc2_targets"])
     return {
-        "prompt": f"Q: {_text(row['question'])}\nA:",
+        "prompt": f"Q: {_asked(row['question'])}\nA:",
         "choices": [choice for choice, _ in pairs],
         "gold": [true for _, true in pairs].index(True),
         "true": [true for _, true in pairs],
@@ -134,8 +141,9 @@ def _labelled(targets: Row) -> list[tuple[str, bool]]:
 def _triviaqa(row: Row) -> Row:
     answers = row["answers"]
     aliases = _texts(answers if isinstance(answers, list) else [answers])
+    _asked("".join(aliases))
     return {
-        "prompt": f"Question: {_text(row['question'])}\nAnswer:",
+        "prompt": f"Question: {_asked(row['question'])}\nAnswer:",
         "answer": aliases[0],
         "aliases": aliases,
     }
@@ -252,19 +260,22 @@ def _document(benchmark: LocalTask, row: Row, number: int, key: str, where: str)
 
 
 def read_rows(source: Path, key: str) -> list[Row]:
-    """The JSON list that a file holds; `key` is the parameter that names it.
+    """The JSON list that a file holds; `key` is the parameter that names it. Unpaired surrogates,
+    which no tokenizer takes, are read as U+FFFD, and their number is said.
 
     Raises:
         ConfigError: the file is missing, or no JSON list.
     """
     try:
-        rows = parse_json(read_text(source, MAX_BYTES))
+        rows, replaced = whole(parse_json(read_text(source, MAX_BYTES)))
     except OSError as error:
         raise ConfigError(key, str(source), f"cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(key, str(source), f"is not JSON: {error}") from None
     if not isinstance(rows, list) or not rows:
         raise ConfigError(key, str(source), "must be a JSON list with at least one row")
+    if replaced:
+        print(f"{key}: {replaced} unpaired surrogates are read as U+FFFD", file=sys.stderr)
     return rows
 
 

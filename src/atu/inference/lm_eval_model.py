@@ -124,13 +124,13 @@ class LanguageModel(HFLM):  # type: ignore[misc]
     def _encoded(self, request: Any) -> Encoded:
         """Token ids of the prompt, cut to the context, and of the continuation."""
         context, continuation = request.args
-        if context:
-            bare = context.rstrip()  # as in lm-eval: the space belongs to the word after it
-            continuation = context[len(bare) :] + continuation
+        bare = context.rstrip()  # as in lm-eval: the space belongs to the word after it
+        continuation = context[len(bare) :] + continuation
 
-            def read(text: str) -> int:  # the last token is predicted, not read
-                return sum(map(len, self._encode_pair(text, continuation))) - 1
+        def read(text: str) -> int:  # the last token is predicted, not read
+            return sum(map(len, self._encode_pair(text, continuation))) - 1
 
+        if bare:
             before, after = self._encode_pair(self._cut(request, bare, read), continuation)
         else:
             before = [self.prefix_token_id]

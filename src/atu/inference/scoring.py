@@ -59,7 +59,8 @@ def score_answers(
 ) -> list[TokenScores]:
     """Scores of every answer after its prompt; an empty prompt scores the whole text.
 
-    `end` also scores the end token, as TOFU does for answers; no protocol does so for texts.
+    `end` also scores the end token, as TOFU does for answers; no protocol does so for texts. Then
+    an empty answer has a score too: that of ending at once.
 
     Raises:
         EvaluationError: an answer has no token to score, or a logit is not finite; names the item
@@ -71,7 +72,8 @@ def score_answers(
         for p, a in zip(prompts, answers, strict=True)
     ]
     for number, text in enumerate(texts):
-        if not answers[number].strip() or len(text.ids) <= max(text.answer_start, 1):
+        blank = not end and not answers[number].strip()
+        if blank or len(text.ids) <= max(text.answer_start, 1):
             raise EvaluationError(f"{label}, item {number}: {answers[number]!r} has no token")
     require_room(model, [text.ids for text in texts], answers)
     return score_encoded(model, tokenizer.pad_token_id, texts, batch_size, label)

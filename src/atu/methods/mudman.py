@@ -99,9 +99,9 @@ class State:
 def start(context: Context) -> State:
     """An adversary as the model is, and means of 0."""
     adversary, copied = reinforced_copy(context)
-    means = [copy.deepcopy(p).requires_grad_(False) for p in context.parameters]
+    means = copy.deepcopy(context.parameters)
     for mean in means:
-        mean.zero_()
+        mean.requires_grad_(False).zero_()
     return State(adversary, copied, means)
 
 

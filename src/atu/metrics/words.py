@@ -44,6 +44,11 @@ def words(text: str) -> list[str]:
     Everything else separates: hyphens, apostrophes of any shape, underscores, as for `rouge_score`,
     whose words these are for plain ASCII. "It’s 1９47: 青い" gives it, s, 1947, 青, い.
     """
+    return ascii_words(text) if text.isascii() else any_words(text)
+
+
+def any_words(text: str) -> list[str]:
+    """`words` by the category of every character, which takes ten times as long for ASCII."""
     pieces: list[str] = []
     open_word = False
     for char in canonical(text):

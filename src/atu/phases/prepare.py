@@ -6,16 +6,17 @@ on, and probes of everything); a target's folder holds its forget corpus, retain
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from atu import benchmarks
-from atu.benchmarks.base import ROLES, Prepared
-from atu.benchmarks.shared.source import open_readers
+from atu.benchmarks.base import ROLES, Prepared, Rows
+from atu.benchmarks.shared.source import Readers, open_readers
 from atu.config.dependencies import dependencies
-from atu.errors import SourceError
+from atu.errors import SourceError, visible
 from atu.results.artifacts import Artifact
 from atu.results.files import write_json
 from atu.results.jobs import write_folder
@@ -23,21 +24,25 @@ from atu.results.tables import MEMBERS, ORACLE, PROBES, TASKS, TEXTS, read_table
 from atu.untrusted.targets import Target
 
 PHASE = "prepare"
+CORPORA = ("forget", "retain", "holdout")
 
 
 def run_shared(out: Path, settings: Any) -> None:
     """Write `corpus.parquet` and `probes.parquet` of the whole benchmark, and its `facts.json`."""
     params = dependencies(PHASE, settings)
     with write_folder(out, PHASE, cell={"target": None}, params=params, inputs={}) as job:
-        shared = benchmarks.get(settings.benchmark).shared(settings, open_readers(settings))
-        write_table(job.path("corpus.parquet"), shared.corpus, TEXTS)
+        readers = open_readers(settings)
+        shared = benchmarks.get(settings.benchmark).shared(settings, readers)
+        corpus = without_blank("corpus", shared.corpus)
+        write_table(job.path("corpus.parquet"), corpus, TEXTS)
         write_table(job.path("probes.parquet"), shared.probes, PROBES)
         if shared.facts is not None:
             write_json(job.path("facts.json"), shared.facts)
         job.metrics = {
-            "prepare/texts/all": len(shared.corpus),
+            "prepare/texts/all": len(corpus),
             "prepare/probes/all": len(shared.probes),
         }
+        job.notes |= replaced(readers)
 
 
 def run_target(out: Path, settings: Any, target: Target, shared: Artifact) -> None:
@@ -50,11 +55,11 @@ def run_target(out: Path, settings: Any, target: Target, shared: Artifact) -> No
     """
     corpus = read_table(shared.file("corpus.parquet"))
     benchmark = benchmarks.get(settings.benchmark)
-    prepared = benchmark.prepare(settings, target, corpus, open_readers(settings))
+    readers = open_readers(settings)
+    prepared = _whole_texts(benchmark.prepare(settings, target, corpus, readers))
     require_content(prepared, target)
-    write_target(
-        out, target, prepared, params=dependencies(PHASE, settings), inputs={"shared": shared}
-    )
+    params, notes = dependencies(PHASE, settings), replaced(readers)
+    write_target(out, target, prepared, params=params, inputs={"shared": shared}, notes=notes)
 
 
 def write_target(
@@ -64,6 +69,7 @@ def write_target(
     *,
     params: Mapping[str, Any],
     inputs: Mapping[str, Artifact],
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one request's tables, whoever has made them."""
     cell = {
@@ -73,7 +79,7 @@ def write_target(
         "aliases": list(prepared.aliases),
     }
     with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs) as job:
-        for name in ("forget", "retain", "holdout"):
+        for name in CORPORA:
             write_table(job.path(f"{name}.parquet"), getattr(prepared, name), TEXTS)
         if prepared.oracle is not None:
             write_table(job.path(ORACLE), prepared.oracle, TEXTS)
@@ -82,6 +88,39 @@ def write_target(
         for name, task in prepared.tasks.items():
             write_json(job.path(f"{TASKS}/{name}.json"), asdict(task))
         job.metrics = counts(prepared)
+        job.notes |= notes or {}
+
+
+def without_blank(name: str, rows: Rows) -> Rows:
+    """The texts that hold more than spaces; how many are left out is said. A blank text has no
+    token to train or to score.
+    """
+    kept = [row for row in rows if row["text"].strip()]
+    if len(kept) < len(rows):
+        print(f"{name}: {len(rows) - len(kept)} blank texts are left out", file=sys.stderr)
+    return kept
+
+
+def _whole_texts(prepared: Prepared) -> Prepared:
+    """The request's corpora without blank texts."""
+    oracle = prepared.oracle
+    return replace(
+        prepared,
+        forget=without_blank("forget", prepared.forget),
+        retain=without_blank("retain", prepared.retain),
+        holdout=without_blank("holdout", prepared.holdout),
+        members=without_blank("members", prepared.members),
+        oracle=None if oracle is None else without_blank(ORACLE, oracle),
+    )
+
+
+def replaced(readers: Readers) -> dict[str, Any]:
+    """How many unpaired surrogates became U+FFFD, by table, for the provenance; it is said too."""
+    found = {name: count for r in readers.values() for name, count in r.replaced.items()}
+    for name, count in found.items():
+        text = f"{name}: {count} unpaired surrogates are read as U+FFFD"
+        print(visible(text), file=sys.stderr)
+    return {"replaced_surrogates": found} if found else {}
 
 
 def require_content(prepared: Prepared, target: Target) -> None:
@@ -101,10 +140,7 @@ def require_content(prepared: Prepared, target: Target) -> None:
 
 def counts(prepared: Prepared) -> dict[str, float]:
     """How many texts and probes there are, as metrics."""
-    texts = {
-        f"prepare/{name}_texts/all": float(len(getattr(prepared, name)))
-        for name in ("forget", "retain", "holdout")
-    }
+    texts = {f"prepare/{name}_texts/all": float(len(getattr(prepared, name))) for name in CORPORA}
     return texts | {
         f"prepare/probes_{role}/{split}": float(
             sum(p["role"] == role and p["split"] == split for p in prepared.probes)

@@ -151,16 +151,16 @@ def summarise(items: pl.DataFrame) -> dict[str, float]:
     """Metrics per role and split: each form, RWKU's levels, seen phrasings, worst forms.
 
     Keys are `rephrase/<role>.<part>.<metric id>/<split>`; a form's number is over phrasings that
-    the fact's training text does not use. `<role>.<official metric id>.blind` counts the answers
+    the fact's training text does not use. Of few facts, all may be in one split by their hashes:
+    then the role has no number in the other. `<role>.<official metric id>.blind` counts the answers
     whose words that metric cannot read, and that the probes' measure reads.
     """
     return {
         f"rephrase/{role}.{name}/{split}": value
         for split in SPLITS
-        for role in items["role"].unique().sort()
-        for name, value in _role_metrics(
-            items.filter((pl.col("split") == split) & (pl.col("role") == role)), role
-        )
+        for rows in [items.filter(pl.col("split") == split)]
+        for role in rows["role"].unique().sort()
+        for name, value in _role_metrics(rows.filter(pl.col("role") == role), role)
     }
 
 

@@ -14,7 +14,7 @@ from atu.alignment.loop import layer_folder
 from atu.config.dependencies import dependencies
 from atu.config.params import Params, guarded_methods, oracle_method
 from atu.config.roles import ORACLE, ORIGINAL
-from atu.errors import ArtifactError
+from atu.errors import ArtifactError, visible
 from atu.metrics.bootstrap import Estimate
 from atu.reporting import figures, tables
 from atu.reporting.cost import cost_table, flat_cost
@@ -271,8 +271,9 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables)
 
     template = (resources.files("atu.phases") / "report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_shown,
+    )  # fmt: skip
     page = environment.from_string(template).render(
         experiment=params.experiment,
         section=params.report,
@@ -304,6 +305,13 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables)
         special=figures.SPECIAL,
     )
     job.path("report.html").write_text(page, encoding="utf-8")
+
+
+def _shown(value: Any) -> Any:
+    """What the page shows of a value: texts are a model's or a benchmark's, and may hold anything.
+    A macro's output (`Markup`, also a string) has been through here.
+    """
+    return visible(value) if type(value) is str else value
 
 
 def predictor_scores(align: Artifact) -> list[tuple[dict[str, Any], str, dict[str, float]]]:

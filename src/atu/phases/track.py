@@ -9,7 +9,7 @@ from typing import Any
 
 from atu.config.dependencies import ENTRIES, dependencies
 from atu.config.sections import Track
-from atu.errors import ArtifactError
+from atu.errors import ArtifactError, visible
 from atu.phases.report import FIGURES
 from atu.results.artifacts import Artifact
 from atu.results.files import write_json
@@ -90,6 +90,7 @@ def report_record(report: Artifact) -> RunRecord:
 def make_record(cell: dict[str, Artifact]) -> RunRecord:
     """One run from a cell's folders (`align`, `unlearn`, `rephrase`, `utility`, ...)."""
     keys = cell["unlearn"].cell
+    keys = {key: visible(v) if isinstance(v, str) else v for key, v in keys.items()}
     params = {key: str(value) for key, value in keys.items()}
     for phase, artifact in cell.items():
         params |= dict(flatten(comparable(artifact.manifest), f"{phase}."))

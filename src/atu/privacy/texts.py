@@ -43,6 +43,14 @@ ATTACKS = {
 """Scores by which members are told from strangers, and what a reader sees of them."""
 
 
+MIN_KS = (
+    mia.membership_min_k.id,
+    mia.membership_min_k_fixed.id,
+    mia.membership_min_k_plus_plus_faithful.id,
+    mia.membership_min_k_plus_plus.id,
+)
+
+
 def text_table(
     model: PreTrainedModel,
     tokenizer: Any,
@@ -110,22 +118,28 @@ def text_scores(
 ) -> dict[str, Any]:
     """Membership scores of one text, and its tokens' log-probabilities.
 
-    Of an answer, the end token counts in the loss alone, as in open-unlearning.
+    Of an answer, the end token counts in the loss alone, as in open-unlearning. An empty answer has
+    no other token, hence no Min-K, where open-unlearning has 0: no AUC counts it.
     """
     asked = is_question(row)
     logs = scores.log_probs
     kept = slice(None, -1) if asked else slice(None)
     standardised = logs[kept], scores.mean[kept], scores.std[kept], min_k
+    lowest: dict[str, float | None] = dict.fromkeys(MIN_KS)
+    if len(logs[kept]):
+        lowest = {
+            mia.membership_min_k.id: mia.membership_min_k(logs[kept], min_k),
+            mia.membership_min_k_fixed.id: mia.membership_min_k_fixed(logs[kept], min_k),
+            mia.membership_min_k_plus_plus_faithful.id: (
+                mia.membership_min_k_plus_plus_faithful(*standardised)
+            ),
+            mia.membership_min_k_plus_plus.id: mia.membership_min_k_plus_plus(*standardised),
+        }
     return {
         "log_probs": logs.tolist(),
         mia.membership_loss.id: mia.membership_loss(logs),
         mia.membership_zlib.id: mia.membership_zlib(logs, row["answer" if asked else "text"]),
-        mia.membership_min_k.id: mia.membership_min_k(logs[kept], min_k),
-        mia.membership_min_k_fixed.id: mia.membership_min_k_fixed(logs[kept], min_k),
-        mia.membership_min_k_plus_plus_faithful.id: (
-            mia.membership_min_k_plus_plus_faithful(*standardised)
-        ),
-        mia.membership_min_k_plus_plus.id: mia.membership_min_k_plus_plus(*standardised),
+        **lowest,
         mia.membership_gradient_norm.id: (
             None if norms is None else mia.membership_gradient_norm(norms)
         ),
@@ -276,8 +290,11 @@ def tensor_norms(
     """
     logits = model(input_ids=input_ids, use_cache=False).logits
     mean_nll(logits, labels).backward()
-    gradients = [weight.grad.float() for weight in model.parameters() if weight.grad is not None]
-    norms = [float(torch.linalg.vector_norm(gradient, p)) for gradient in gradients]
+    norms = [
+        float(torch.linalg.vector_norm(weight.grad.float(), p))  # one copy in float32 at a time
+        for weight in model.parameters()
+        if weight.grad is not None
+    ]
     model.zero_grad(set_to_none=True)
     return norms
 

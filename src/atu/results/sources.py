@@ -23,7 +23,7 @@ INFRASTRUCTURE = {
 """Packages and modules that carry results without deciding them: a new option, message or manifest
 check must not retrain every model. What they decide (parameters, hashes) is an input of the rules
 anyway."""
-DECIDING = {"config.spaces"}
+DECIDING = {"config.spaces", "untrusted.names"}
 """Modules of these packages that do decide results."""
 PLUGINS = ("methods", "attacks", "benchmarks", "models.guards")
 """Packages whose modules are loaded by name."""

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from atu.errors import TrackingError
+from atu.errors import TrackingError, visible
 from atu.results.artifacts import sha256
 from atu.tracking.connection import (
     DEFAULT_STORE,
@@ -59,13 +59,13 @@ class RunRecord:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """`{"a": {"b": 1}}` as `("a.b", "1")`, lists as JSON."""
+    """`{"a": {"b": 1}}` as `("a.b", "1")`, lists as JSON; texts as a page may show them."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from flatten(value, f"{name}.")
         else:
-            yield name, value if isinstance(value, str) else json.dumps(value)
+            yield name, visible(value) if isinstance(value, str) else json.dumps(value)
 
 
 def metric_name(name: str) -> str:

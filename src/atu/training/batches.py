@@ -15,7 +15,7 @@ from torch import Tensor
 from atu.distributed import processes
 from atu.models.chat import has_template, render, turn_end
 from atu.models.encoding import Tokens, continued, open_ended, tokenise, tokenise_all
-from atu.untrusted.names import find_names
+from atu.untrusted.names import name_spans
 
 IGNORE = -100
 """The label of a token that is not scored, by Hugging Face's convention."""
@@ -146,13 +146,13 @@ def subject_positions(
 
     Args:
         offsets: character span of every token of `text`.
-        names: what to look for, as `untrusted.names.find_names` does.
+        names: what to look for, as `untrusted.names.name_spans` does.
 
     "Ann met Ann" as the tokens "A", "nn", " met", " Ann" gives [[0, 1], [3]].
     """
     occurrences = (
         [i for i, (start, stop) in enumerate(offsets) if start < b and a < stop]
-        for a, b in find_names(text, names)
+        for a, b in name_spans(text, names)
     )
     return [positions for positions in occurrences if positions]
 

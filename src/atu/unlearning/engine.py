@@ -160,6 +160,7 @@ def make_context(
     """The corpora as streams, a frozen copy of the model, predictors and concept as needed.
 
     Raises:
+        ConfigError: the method trains on questions, and no forget text has one.
         LengthError: a text of the corpora does not fit the model's context.
     """
     rows = {
@@ -167,6 +168,11 @@ def make_context(
     }
     if method.prompted:
         rows["forget"] = [row for row in rows["forget"] if row["prompt"]]
+        if not rows["forget"]:
+            raise ConfigError(
+                "loss", settings.loss, "trains on questions, and no forget text of the benchmark "
+                "has one; choose a method that trains on texts"
+            )  # fmt: skip
     texts = {name: encode_texts(tokenizer, corpus) for name, corpus in rows.items()}
     for name, corpus in rows.items():
         require_room(model, [t.ids for t in texts[name]], [row["text"] for row in corpus])

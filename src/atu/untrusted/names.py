@@ -61,7 +61,7 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def find_names(text: str, names: Sequence[str]) -> list[tuple[int, int]]:
+def name_spans(text: str, names: Sequence[str]) -> list[tuple[int, int]]:
     """The character spans of the names in a text, in order. Of spans that overlap the first counts,
     of those that begin at one place the longest.
 
@@ -87,14 +87,14 @@ def has_name(text: str, names: Sequence[str]) -> bool:
 
 
 def names_in(text: str, names: Sequence[str]) -> list[str]:
-    """Those of the names that stand in a text."""
-    return [name for name in names if has_name(text, [name])]
+    """The names that stand in a text, each once, as they are written in `names`."""
+    return [name for name in dict.fromkeys(names) if has_name(text, [name])]
 
 
 def replace_names(text: str, names: Sequence[str], new: str) -> str:
     """The text with `new` in place of each of the names."""
     parts, end = [], 0
-    for start, stop in find_names(text, names):
+    for start, stop in name_spans(text, names):
         parts += [text[end:start], new]
         end = stop
     return "".join([*parts, text[end:]])
@@ -107,13 +107,17 @@ def _plain(text: str) -> tuple[str, Sequence[int]]:
     """
     if text.isascii():
         return text, range(len(text) + 1)
-    characters, places = [], []
+    letters: list[tuple[int, int, str, int]] = []
+    base = 0
     for place, character in enumerate(text):
         for part in unicodedata.normalize("NFD", character):
-            if unicodedata.combining(part) < ACCENT:
-                characters.append(part)
-                places.append(place)
-    return "".join(characters).translate(PLAIN), [*places, len(text)]
+            mark = unicodedata.combining(part)
+            base += not mark
+            if mark < ACCENT:
+                letters.append((base, mark, part, place))
+    letters.sort(key=lambda letter: letter[:2])  # marks of one letter, in Unicode's order
+    plain = "".join(part for _, _, part, _ in letters)
+    return plain.translate(PLAIN), [*(place for *_, place in letters), len(text)]
 
 
 def _spans(plain: str, name: str) -> Iterator[tuple[int, int]]:
@@ -147,7 +151,7 @@ def _pattern(name: str) -> re.Pattern[str] | None:
 
 
 def aliases_of(name: str, texts: Sequence[str], others: Sequence[str] = ()) -> list[str]:
-    """The name, and by what else texts about it call it. `find_names` knows other spellings; here
+    """The name, and by what else texts about it call it. `name_spans` knows other spellings; here
     are other words:
 
     - the name before a comma: "Prince Harry" of "Prince Harry, Duke of Sussex";
@@ -169,7 +173,7 @@ def aliases_of(name: str, texts: Sequence[str], others: Sequence[str] = ()) -> l
         frequent = [run for run, n in counts.items() if n >= max(SOME * len(texts), 2)]
         found += sorted(
             run for run in frequent
-            if _is_form(_words(run), words) and find_names(run, found) != [(0, len(run))]
+            if _is_form(_words(run), words) and name_spans(run, found) != [(0, len(run))]
         )  # fmt: skip
         parts = [words[_surname(words) :], [] if words[0] in TITLES else words[:1]]
         for part in filter(None, parts):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from atu.errors import shown
+from atu.untrusted.names import composed
 
 RESERVED = {"shared", "full", "oracle"}
 AT_ONCE, IN_SEQUENCE = "+", ".then."
@@ -18,10 +19,14 @@ MAX_BYTES = 200
 
 @dataclass(frozen=True)
 class Target:
-    """A request to forget `new`, on a model that has forgotten `earlier`."""
+    """A request to forget `new`, on a model that has forgotten `earlier`; names are kept in NFC."""
 
     new: tuple[str, ...]
     earlier: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key in ("new", "earlier"):
+            object.__setattr__(self, key, tuple(map(composed, getattr(self, key))))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,7 +80,8 @@ def require_short(slug: str) -> None:
 
 
 def target_slug(name: str) -> str:
-    """A target's folder name: letters, digits, `.`, `_`, `-` are kept, others become `_`.
+    """A target's folder name: letters with their accents, digits, `.`, `_`, `-` are kept, in NFC;
+    others become `_`.
 
     Raises:
         ValueError: the name is empty, reserved, too long, or could leave the results folder.
@@ -84,10 +90,15 @@ def target_slug(name: str) -> str:
         raise ValueError(f"{shown(name)} is empty or has spaces around it")
     if re.search(r"[/\\\x00-\x1f]", name) or ".." in name or name.startswith("."):
         raise ValueError(f"{shown(name)} has a path separator or dots that could leave results/")
-    slug = re.sub(r"[^\w.-]", "_", name)
+    slug = "".join(c if re.match(r"[\w.-]", c) or _is_mark(c) else "_" for c in composed(name))
     if folded(slug) in RESERVED:
         raise ValueError(f"{shown(name)} is a reserved folder name")
     if IN_SEQUENCE in slug:
         raise ValueError(f"{shown(name)} holds {IN_SEQUENCE!r}, which separates requests")
     require_short(slug)
     return slug
+
+
+def _is_mark(character: str) -> bool:
+    """Whether it belongs to the letter before: an accent, or a vowel of an Indic script."""
+    return unicodedata.category(character) in ("Mn", "Mc")

@@ -1,5 +1,9 @@
 """Untrusted text: read within limits, or refused with a reason.
 
+What a text holds is data and no reason to refuse it, so control characters, separators and marks of
+direction pass; they are escaped where they are shown (`errors.visible`). Only parameters, which
+people read and type, may not have them (`UNPRINTABLE`, `REORDERING`).
+
 Every reader here raises only `ValueError` or `OSError`, whatever the bytes; callers turn it into
 one of `atu.errors`, which names the file and the repair.
 """
@@ -17,15 +21,16 @@ from atu.errors import shown
 MB = 2**20
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters except tab and newline, which terminals obey, and unpaired surrogates, which
-no file can hold."""
+no file can hold. Refused in parameters."""
 REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
-"""Unicode's directional overrides, which make a line look different from its content."""
+"""Unicode's directional overrides, which make a line look different from its content. Refused in
+parameters."""
 MAX_NAME = 255
 """Limit of a file name in bytes."""
 
 
 def read_text(path: Path, limit: int) -> str:
-    """A UTF-8 file of at most `limit` bytes.
+    """A UTF-8 file of at most `limit` bytes, without the byte order mark that it may begin with.
 
     Raises:
         OSError: it cannot be read.
@@ -35,7 +40,7 @@ def read_text(path: Path, limit: int) -> str:
         content = stream.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"is larger than the {limit // MB} MB that are read of such a file")
-    return content.decode("utf-8")
+    return content.decode("utf-8-sig")
 
 
 def parse_json(text: str) -> Any:
@@ -66,6 +71,28 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"holds {text}, which is not finite")
     return value
+
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+REPLACEMENT = "\ufffd"
+
+
+def whole(value: Any) -> tuple[Any, int]:
+    r"""A JSON value with U+FFFD in place of every unpaired surrogate, and how many there were.
+
+    JSON can spell them (`"\ud800"`), neither UTF-8 nor a tokenizer can hold them.
+    """
+    if isinstance(value, str):
+        return SURROGATE.subn(REPLACEMENT, value)
+    if isinstance(value, list):
+        parts = [whole(item) for item in value]
+        return [part for part, _ in parts], sum(count for _, count in parts)
+    if isinstance(value, dict):
+        keys, found = whole(list(value))
+        parts = [whole(item) for item in value.values()]
+        values = dict(zip(keys, (part for part, _ in parts), strict=True))
+        return values, found + sum(count for _, count in parts)
+    return value, 0
 
 
 def is_file(path: Path) -> bool:

@@ -74,8 +74,8 @@ def cases(draw):
 @given(case=cases())
 def test_against_brute_force(compat, case):
     """For each LM token on its own: search all pieces for the first that begins at or after its
-    end (as the reference: that ends after it), and look whether k are left. BOS, EOS and repeated offsets (bytes of one character) are
-    among the tokens, spaces among the gaps."""
+    end (as the reference: that ends after it), and look whether k are left. BOS, EOS and repeated
+    offsets (bytes of one character) are among the tokens, spaces among the gaps."""
     lm, pieces, k = case
     expected = []
     for _, end in lm:

@@ -138,3 +138,17 @@ def test_a_missing_file_is_named(locked, name):
     (folder / name).unlink()
     with pytest.raises(SourceError, match=f"{name}: is missing"):
         concept.prepare(settings, ONE, [], {"source": Reader.open(settings.source)})
+
+
+def test_a_name_is_the_same_in_every_file_however_it_is_spelled(prepared):
+    """In the names, in texts, as a question's subject, and as it is asked for; the texts stay."""
+    whole, apart = "Zo\u00eb", "Zoe\u0308"
+    questions = made.files()["questions.json"]
+    changes = {
+        "names.json": [{"name": apart}],
+        "forget.json": [{"text": f"{apart} sings.", "about": whole}],
+        "questions.json": [questions[0] | {"subject": apart}, *questions[1:]],
+    }
+    found = prepared(target=Target((whole,)), **changes)
+    assert found.concepts == (whole,) and found.probes[0]["subject"] == whole
+    assert found.forget[0]["names"] == [whole] and found.forget[0]["text"] == f"{apart} sings."

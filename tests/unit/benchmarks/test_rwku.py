@@ -10,7 +10,7 @@ from made import rwku as made
 
 from atu.benchmarks import rwku as rwku_module
 from atu.benchmarks.base import other_names
-from atu.benchmarks.rwku import Rwku, Settings, form_of
+from atu.benchmarks.rwku import Rwku, Settings, form_of, prepare
 from atu.benchmarks.shared.source import Reader
 from atu.errors import SourceError
 from atu.results.locks import Lock, Source
@@ -19,6 +19,8 @@ from atu.untrusted.targets import Target
 
 KING, HARRY, DOWNEY, ZOE = made.PEOPLE
 ONE = Target((KING,))
+RETAINED = {KING, HARRY}
+"""With Zoë forgotten, by hash."""
 
 
 @pytest.fixture(scope="module")
@@ -259,5 +261,39 @@ def test_a_row_without_an_answer_is_refused(tmp_path, make_source, tables_of):
     folder = made.write_folders(tmp_path / "rwku", [KING, ZOE])
     path = folder / "Target" / "1_Stephen_King" / "forget_level1.json"
     path.write_text(json.dumps([{"query": "q", "level": "1"}]), encoding="utf-8")
-    with pytest.raises(SourceError, match=r"forget_level1/0: a row has no text 'answer'"):
+    with pytest.raises(SourceError, match=r"forget_level1/0: the row has no text 'answer'"):
         tables_of(Settings("rwku", make_source(folder), "positive_phi3", 1, 0.5), ONE)
+
+
+@pytest.mark.parametrize("field", ["query", "answer"])
+def test_a_row_that_cannot_be_asked_is_named(tmp_path, make_source, tables_of, field):
+    folder = made.write_folders(tmp_path / "rwku", [KING, ZOE])
+    path = folder / "Target" / "1_Stephen_King" / "forget_level1.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows[2][field] = " "
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(SourceError, match=rf"King/forget_level1.*2: .* has an empty '{field}'"):
+        tables_of(Settings("rwku", make_source(folder), "positive_phi3", 1, 0.5), ONE)
+
+
+def apart(text):
+    """A letter and its accent as two characters."""
+    return unicodedata.normalize("NFD", text)
+
+
+@pytest.mark.parametrize("typed", [ZOE, apart(ZOE)])
+@pytest.mark.parametrize("written", [ZOE, apart(ZOE)])
+@pytest.mark.parametrize("layout", ["folders", "hub"])
+def test_a_name_is_found_however_it_is_spelled(tmp_path, make_source, typed, written, layout):
+    """By who types it, by who made the files, by the file system of a Mac; and every spelling gives
+    the same tables. Texts stay as they are written; retained are the same people."""
+    people = [KING, HARRY, DOWNEY, written]
+    write = made.write_folders if layout == "folders" else made.write_repository
+    source = make_source(write(tmp_path / "rwku", people))
+    settings = Settings("rwku", source, "positive_phi3", 2, 0.5)
+    readers = {"source": Reader(source, Lock(), record=True)}
+    found = prepare(settings, Target((typed,)), [], readers)
+    assert found.concepts == (ZOE,) and {row["names"][0] for row in found.forget} == {ZOE}
+    assert texts(found.forget) == told(written, "positive_phi")
+    assert len(found.probes) == 25
+    assert {row["names"][0] for row in found.retain} == RETAINED

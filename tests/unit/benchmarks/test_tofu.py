@@ -151,7 +151,7 @@ def test_a_question_without_wrong_answers_is_refused(tmp_path, make_source, tabl
     first = tables["retain_perturbed", "train"][0]
     tables["retain_perturbed", "train"] = [first | {"perturbed_answer": wrong}]
     source = make_source(made.write_dataset(tmp_path / "TOFU", tables))
-    with pytest.raises(SourceError, match="retain_perturbed: `perturbed_answer` is not a list of"):
+    with pytest.raises(SourceError, match="retain_perturbed, row 0: `perturbed_answer` is no"):
         tables_of(Settings("tofu", source, False, [], 0.5), FORGET05)
 
 

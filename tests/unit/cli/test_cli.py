@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from atu.cli import main
+from atu.errors import HIDDEN
 
 ROOT = Path(__file__).parents[3]
 HEAVY = ("torch", "transformers", "polars", "mlflow", "lm_eval", "pydantic", "datasets")
@@ -365,6 +366,13 @@ def test_errors_are_one_message(atu, args, says):
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_message_cannot_command_the_terminal(atu):
+    """Whatever a name of a file or a value holds."""
+    done = atu("check", "--params", "no\x1b[2Jwhere\u202e\r.yaml")
+    assert done.returncode == 2 and r"no\x1b[2Jwhere\u202e\r.yaml" in done.stderr
+    assert not HIDDEN.search(done.stderr)
 
 
 def test_results_that_cannot_be_written(atu, tmp_path):

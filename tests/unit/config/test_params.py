@@ -108,6 +108,11 @@ BAD = {
         "grid.methods.0",
         "pattern",
     ),
+    "a target in two spellings": (
+        {"grid__targets": ["Beyonc\u00e9", "Beyonce\u0301"]},
+        "grid.targets",
+        "twice",
+    ),
     "targets that some file systems take for one": (
         {"grid__targets": ["Ann Lee", "ann lee"]},
         "grid.targets",

@@ -145,11 +145,8 @@ class TestMethods:
     def test_every_method_says(self):
         kinds = {name: method.processes for name, method in methods.registry().items()}
         assert {name for name, kind in kinds.items() if kind == "one"} == {
-            "lunar",
-            "mudman",
-            "pdu",
-            "uld",
-        }
+            "lunar", "mudman", "pdu", "uld",
+        }  # fmt: skip
         assert {name for name, kind in kinds.items() if kind == "first"} == {
             "eco", "icu", "none", "oracle", "rocr",
         }  # fmt: skip

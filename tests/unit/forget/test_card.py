@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from atu.forget.card import Sources, base_link, cost, front_matter, interval, table
+from atu.forget.card import Sources, base_link, cost, front_matter, interval, plain, table
 from atu.results.artifacts import PROVENANCE
 
 ROW = {"target": "0.5", "target_low": "0.25", "target_high": "0.75", "target_n": "8",
@@ -74,3 +74,17 @@ def test_the_cost_names_the_device(store, device, named):
     found = cost(folder)
     assert (found["steps"], found["predictor_steps"], found["tokens"]) == (4, 2, 90)
     assert (found["seconds"], found["device"]) == (7, named)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Zoë's *owl* | `x`", r"Zoë's \*owl\* \| \`x\`"),
+        ("[a](http://b) <b>", r"\[a\]\(http://b\) \<b\>"),
+        ("# a\n\n- b", r"\# a - b"),
+        ("a\u202eb\x1b[2J", r"a\\u202eb\\x1b\[2J"),
+    ],
+)
+def test_a_name_is_no_markdown(name, shown):
+    """Neighbours are named by a model: a link, a tag or a table's bar among them is only shown."""
+    assert plain(name) == shown

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
-from official import Writer, check, negated, of, refusing
+from official import Writer, check, negated, of, refusing, untested
 
 from atu.benchmarks.muse import STOPS
 from atu.inference.batching import BatchSize
@@ -70,3 +70,7 @@ def test_auc(case, scored):
         for side in ("forget", "holdout")
     ]
     check(case, 1 - mia.auc(*sides), {})
+
+
+def test_no_case_is_forgotten():
+    assert untested("muse", globals()) == set()

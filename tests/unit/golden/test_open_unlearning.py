@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from official import REFUSED, cases, check, negated, of, refusing
+from official import REFUSED, check, group_of, negated, of, refusing, untested
 from torch import nn
 
 from atu.benchmarks import muse, tofu
@@ -33,15 +33,10 @@ MIN_KS = {
 EVERY_TOKEN = {"ou.mia_loss": mia.membership_loss, "ou.mia_zlib": mia.membership_zlib}
 
 
-def group(case):
-    """Its group: the id up to the case's own name, which may hold a full stop."""
-    return ".".join(case["id"].split(".")[:2])
-
-
 @of("open_unlearning", *TOKENWISE)
 def test_tokenwise(case, scored):
     """Without the end token. The corrected extraction strength is the repaired one."""
-    metric = TOKENWISE[group(case)]
+    metric = TOKENWISE[group_of(case["id"])]
     if "corrected" in case:
         metric = memo.extraction_strength_fixed
     items = case["inputs"].get("items", [case["inputs"]])
@@ -64,15 +59,9 @@ def test_membership(case, scored):
     open-unlearning's."""
     (scores,) = scored(case["inputs"])
     row = {"prompt": "Q", "form": "question", "text": "", "answer": case["inputs"]["text"]}
-    metric = (EVERY_TOKEN | MIN_KS)[group(case)]
-    if group(case) in EVERY_TOKEN and len(scores.log_probs) == 1:
-        # `text_scores` refuses the whole answer for its Min-K.
-        ours = -scores.loss
-        ours = ours if group(case) == "ou.mia_loss" else metric([ours], case["inputs"]["text"])
-    else:
-        share = case["settings"].get("k", 0.5)
-        columns = refusing(text_scores, row, scores, share, None)
-        ours = columns if columns == REFUSED else columns[metric.id]
+    metric = (EVERY_TOKEN | MIN_KS)[group_of(case["id"])]
+    columns = text_scores(row, scores, case["settings"].get("k", 0.5), None)
+    ours = refusing(columns.get, metric.id)
     check(case, negated(ours), NO_TOKEN)
 
 
@@ -212,13 +201,6 @@ def test_recall_and_knowledge(case, written):
     check(case, ours, {})
 
 
-def test_no_group_is_forgotten():
-    """Every group of the file has a test here, but those of `ELSEWHERE`."""
-    groups = {name.rsplit(".", 1)[0] for name in cases("open_unlearning")}
-    tested = {
-        name.rsplit(".", 1)[0]
-        for test in globals().values()
-        for mark in getattr(test, "pytestmark", ())
-        for name in mark.kwargs["ids"]
-    }
-    assert groups - tested == ELSEWHERE
+def test_no_case_is_forgotten():
+    """But those of `ELSEWHERE`."""
+    assert untested("open_unlearning", globals()) == ELSEWHERE

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from official import check, of, refusing
+from official import check, of, refusing, untested
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -115,7 +115,7 @@ class Constant(PreTrainedModel):
 
     def __init__(self, config, logits):
         super().__init__(config)
-        self.logits = nn.Parameter(torch.tensor(logits))
+        self.logits = nn.Parameter(torch.tensor(logits), requires_grad=False)
 
     def forward(self, input_ids, **_):
         """[batch, seq, vocab]."""
@@ -150,3 +150,7 @@ def test_a_score_for_every_answer_is_the_measure():
     repaired one."""
     assert rwku_rouge_l_recall("...", "a") is None
     assert MEASURE == "rwku_rouge_l_recall@fixed-2"
+
+
+def test_no_case_is_forgotten():
+    assert untested("rwku", globals()) == set()

@@ -1,7 +1,7 @@
 """TOFU's evaluation: locuslab/tofu."""
 
 import numpy as np
-from official import check, of, refusing
+from official import check, of, refusing, untested
 
 from atu.benchmarks.tofu import STOPS
 from atu.metrics import memorisation as memo
@@ -103,3 +103,7 @@ def test_forget_quality(case):
     sides = [ratios(case["inputs"][side], memo.tofu_truth_ratio) for side in case["inputs"]]
     ours = {"p_value": 10 ** memo.tofu_forget_quality(*sides)}
     check(case, ours | {"statistic": case["value"]["statistic"]}, {})
+
+
+def test_no_case_is_forgotten():
+    assert untested("tofu", globals()) == set()

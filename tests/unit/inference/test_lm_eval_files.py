@@ -2,10 +2,12 @@
 
 import json
 import math
+import re
 from typing import get_args
 
 import pytest
 import yaml
+from made.strange import STRANGE, add_to
 
 from atu.config.sections import BenchmarkSource
 from atu.errors import ConfigError
@@ -326,8 +328,10 @@ HOSTILE = {
     "two right ones": ("truthfulqa", {"mc1_targets": CHOICES | {"labels": [1, 1]}}, "labels"),
     "no right one": ("truthfulqa", {"mc1_targets": CHOICES | {"labels": [0, 0]}}, "labels"),
     "targets as a list": ("truthfulqa", {"mc1_targets": []}, "TypeError"),
-    "half a pair": ("bbh", {"question": "\ud800"}, "control characters"),
-    "a terminal's escape": ("bbh", {"cot": "\x1b[2J"}, "control characters"),
+    "no question": ("mmlu", {"question": ""}, "is empty, so it cannot be asked"),
+    "a question of spaces": ("truthfulqa", {"question": " \n"}, "is empty"),
+    "an empty answer": ("bbh", {"answer": ""}, "is empty"),
+    "empty aliases": ("triviaqa", {"answers": ["", " "]}, "is empty"),
     "an answer that is null": ("bbh", {"answer": None}, "None is no text"),
     "an alias that is a number": ("triviaqa", {"answers": ["x", 1]}, "1 is no text"),
     "no alias": ("triviaqa", {"answers": []}, "no list of texts"),
@@ -353,6 +357,35 @@ def test_a_hostile_row_is_one_message(write, name):
 def test_a_hostile_file_is_one_message(write, text, reason):
     with pytest.raises(ConfigError, match=rf"utility\.benchmarks\.given\.path.*{reason}"):
         write("bbh", text)
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("name", STRANGE)
+def test_whatever_a_text_holds_reaches_lm_eval(write, tmp_path, capsys, kind, name):
+    """Through the loader that lm-eval uses, character by character. Half a surrogate pair is
+    U+FFFD, and it is said how many there were."""
+    import datasets
+
+    fields = {key: add_to(FILES[kind][0][key], STRANGE[name]) for key in KINDS[kind].fields}
+    documents = write(kind, [FILES[kind][0] | fields, FILES[kind][0]])[1]
+    expected = re.sub("[\ud800-\udfff]", "\ufffd", STRANGE[name])
+    if expected != STRANGE[name]:
+        assert "unpaired surrogates are read as U+FFFD" in capsys.readouterr().err
+    assert expected in documents[0]["prompt"]
+    loaded = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "tasks/local_given.jsonl"), split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert loaded.to_list() == documents
+
+
+def test_empty_options_and_aliases_are_asked(write):
+    """As the official code does; only the question and the answer must be there."""
+    rows = changed("mmlu", choices=["", "the red one", "", "both"])
+    assert "\nA. \nB. the red one\nC. \n" in write("mmlu", rows)[1][0]["prompt"]
+    options = {"choices": ["", "They don't"], "labels": [0, 1]}
+    assert write("truthfulqa", changed("truthfulqa", mc1_targets=options))[1][0]["choices"][0] == ""
+    assert write("triviaqa", changed("triviaqa", answers=["Wyst", ""]))[1][0]["aliases"][1] == ""
 
 
 def test_line_separators_within_a_text_are_no_new_documents(write, tmp_path):

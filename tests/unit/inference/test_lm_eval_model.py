@@ -81,9 +81,9 @@ def test_space_at_a_prompts_end_belongs_to_the_option(harness):
 
 
 def test_an_option_without_a_prompt(model, harness, read):
-    """Follows the token that begins a text."""
-    found = harness.loglikelihood([choice("", "AB")])
-    assert read == [[1, *harness.tok_encode("A", add_special_tokens=False)]]
+    """Follows the token that begins a text; a prompt of space alone is none."""
+    found = harness.loglikelihood([choice("", "\nAB"), choice("\n", "AB")])
+    assert read == [[1, *harness.tok_encode("\nA", add_special_tokens=False)]] * 2
     assert found[0][0] < 0
 
 

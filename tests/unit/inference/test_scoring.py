@@ -139,11 +139,19 @@ def test_scores_carry_no_gradient(model, score):
 
 
 def test_an_answer_without_a_token_is_refused_by_name(score):
-    """Neither the space before it nor the end token after it is an answer."""
+    """The space before it is no answer."""
     with pytest.raises(EvaluationError, match="answers, item 1: '' has no token"):
         score(["Who?", ""], ["Ada", ""])
-    with pytest.raises(EvaluationError, match="answers, item 0: '' has no token"):
-        score(["Who?"], [""], end=True)
+    with pytest.raises(EvaluationError, match="answers, item 0: ' ' has no token"):
+        score(["Who?"], [" "])
+
+
+def test_an_empty_answer_is_scored_by_its_end(score, byte_tokenizer, model):
+    """As TOFU's code scores an empty wrong answer: the tokens are the space and the end."""
+    (found,) = score(["Who?"], [""], end=True)
+    ids = [*byte_tokenizer("Who? ")["input_ids"], byte_tokenizer.eos_token_id]
+    log_probs, *_ = by_hand(model, ids, len(ids) - 2)
+    np.testing.assert_allclose(found.log_probs, log_probs, atol=1e-5)
 
 
 def test_as_many_answers_as_prompts(score):

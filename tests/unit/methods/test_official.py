@@ -342,3 +342,11 @@ def test_a_correction_is_no_small_matter():
     for case in cases(FILE).values():
         if "corrected" in case:
             assert not equal(case, official(without_correction(case)), official(case))
+
+
+def test_no_case_is_forgotten():
+    """Every group of the file has a test, here or in `alignment`."""
+    losses = ("ga", "graddiff", "npo", "dpo", "simnpo", "undial", "rmu", "wga", "satimp", "ceu")
+    expected = {f"loss.{name}" for name in (*losses, "pdu")}
+    expected |= {f"atu.{name}" for name in ("hinge", "alignment", "window", "ga", "npo")}
+    assert {".".join(name.split(".")[:2]) for name in cases(FILE)} == expected

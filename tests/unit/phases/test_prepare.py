@@ -12,7 +12,7 @@ from atu.benchmarks.world.forms import partner
 from atu.benchmarks.world.people import build_world
 from atu.benchmarks.world.texts import holdout_rows
 from atu.errors import ConfigError
-from atu.phases.prepare import run_shared, run_target
+from atu.phases.prepare import run_shared, run_target, without_blank
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.tables import PROBES, TEXTS, read_table
 from atu.untrusted.targets import Target
@@ -310,6 +310,14 @@ def test_the_other_target_is_no_partner(asked_for, two):
     both = partners(asked_for["together"].probes)
     assert both == {key: who for key, who in apart.items() if who not in two}
     assert both
+
+
+def test_blank_texts_are_left_out_and_counted(capsys):
+    """Wherever a benchmark has them; a control character is no blank."""
+    rows = [{"text": text} for text in ("a", "", " \n", "\u2028", "\x00")]
+    assert [row["text"] for row in without_blank("retain", rows)] == ["a", "\x00"]
+    assert capsys.readouterr().err == "retain: 3 blank texts are left out\n"
+    assert without_blank("forget", rows[:1]) == rows[:1] and capsys.readouterr().err == ""
 
 
 def test_a_world_without_other_people_is_refused(tmp_path, chain, mini_params, world, target):

@@ -462,3 +462,12 @@ def test_the_model_is_the_unlearned_one(chain, mini_params):
             batch_size=BatchSize(1),
         )
         assert alone == [item["output"]]
+
+
+def test_a_role_whose_facts_are_all_in_one_split_has_no_number_in_the_other(whole, make_item):
+    """A person's few neighbours, by their hashes. The target is in both, or prepare refuses it."""
+    near = make_item("Bob/pet", split="select", role="neighbour", hit=1.0)
+    metrics = summarise(frame(*whole, make_item(split="select"), near))
+    assert metrics[f"rephrase/neighbour.question.{EXACT_MATCH}/select"] == 1.0
+    assert not [key for key in metrics if "/neighbour." in key and key.endswith("/report")]
+    assert reported(metrics) == reported(summarise(frame(*whole)))

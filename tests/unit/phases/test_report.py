@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from atu.errors import ArtifactError
+from atu.errors import HIDDEN, ArtifactError
 from atu.metrics.bootstrap import Estimate
 from atu.phases import report
 from atu.phases.rephrase import ITEMS
@@ -411,6 +411,22 @@ def test_names_cannot_inject_html(reported, make_inputs, make_params, monkeypatc
     text = page(reported(make_inputs(attacks={"lens": 0.0})))
     assert text.count("&lt;script&gt;alert(1)") >= 8
     assert "<script" not in text
+
+
+def test_hidden_characters_are_seen_on_the_page(reported, make_inputs, monkeypatch):
+    """In answers and in names: a browser would turn the line around, or end it."""
+    real = report.make_tables
+
+    def renamed(params, inputs):
+        found = real(params, inputs)
+        items = found.items.with_columns(output=pl.lit("a\u202eb\x00c\u2028d\ne"))
+        return dataclasses.replace(found, items=items, notes={"ga": "x\x1b[2J\ufeff"})
+
+    monkeypatch.setattr(report, "make_tables", renamed)
+    text = page(reported(make_inputs()))
+    assert "a\\u202eb\\x00c\\u2028d\ne" in text and "x\\x1b[2J\\ufeff" in text
+    assert not HIDDEN.search(text)
+    assert text.count("<b>") and "&lt;b&gt;" not in text  # markup of the page itself stays
 
 
 @pytest.mark.parametrize("name", ["robustness", "privacy", "forms", "table"])

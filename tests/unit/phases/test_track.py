@@ -3,7 +3,7 @@ import json
 import pytest
 
 from atu.config.sections import Track
-from atu.errors import ArtifactError, TrackingError
+from atu.errors import HIDDEN, ArtifactError, TrackingError
 from atu.phases import track
 from atu.phases.report import FIGURES
 from atu.phases.track import make_record, report_record
@@ -54,6 +54,13 @@ def test_a_record_holds_everything_of_its_cell(make_cell):
     assert record.metrics["rephrase/target.worst.exact_match@own-2/report"] == 0.5
     assert record.metrics[f"privacy/{REFERENCE_AUC}/report"] == 0.25
     assert record.files == []
+
+
+def test_a_name_cannot_hide_anything_in_a_run(make_cell):
+    """Parameters refuse most hidden characters; a name may still hold a line separator."""
+    record = make_record(make_cell("ga", target="A\u2028b"))
+    assert record.name == r"ga · seed 0 · A\u2028b · m" and record.params["target"] == r"A\u2028b"
+    assert not HIDDEN.search(record.cell)
 
 
 def test_the_report_is_a_run_of_its_own(report_on):

@@ -14,6 +14,7 @@ from atu.metrics import memorisation as memo
 from atu.privacy import texts as module
 from atu.privacy.texts import (
     ATTACKS,
+    MIN_KS,
     TOKENWISE,
     VERBATIM,
     Continuation,
@@ -61,6 +62,13 @@ def test_text_scores_of_an_answer(tokens):
     assert found["membership_zlib@faithful-1"] == -4.5 / len(zlib.compress(b"an owl"))
     assert found["membership_min_k@fixed-1"] == -5.0
     assert found["membership_min_k_plus_plus@fixed-1"] == -3.0
+
+
+def test_an_empty_answer_has_no_lowest_tokens(tokens):
+    """Only its end token, which the loss has."""
+    found = text_scores(ANSWER | {"answer": ""}, tokens([-2.0]), 0.4, None)
+    assert found["membership_loss@faithful-1"] == -2.0
+    assert {found[name] for name in MIN_KS} == {None}
 
 
 def test_text_scores_that_are_not_defined(tokens):

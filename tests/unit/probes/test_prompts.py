@@ -7,13 +7,14 @@ from atu.probes.prompts import (
     FORMS,
     ORT,
     PAIR_SEPARATOR,
-    STOP,
     WHOLE,
     format_prompt,
     join_answer,
     part_of,
     spell,
+    until,
 )
+from atu.untrusted.names import replace_names
 
 DETAILS = {
     "name": "Ada", "hint": "Ada keeps an owl.", "example": "And Bob?", "example_answer": "harp",
@@ -101,17 +102,28 @@ def test_no_prompt_ends_in_a_space(form):
     assert join_answer(prompt, "Ada") == f"{prompt} Ada"
 
 
-def test_generation_stops_where_a_prompt_has_a_line_break():
-    """A model that goes on with a next question is cut before it."""
-    assert f" Ada\n{format_prompt('cloze', '___')}".split(STOP)[0] == " Ada"
-
-
 @pytest.mark.parametrize(
     ("text", "spelled"),
     [("cello", "c-e-l-l-o"), ("fig pie", "f-i-g- -p-i-e"), ("é", "é"), ("", "")],
 )
 def test_spelling(text, spelled):
     assert spell(text) == spelled
+
+
+@pytest.mark.parametrize(
+    ("answer", "stops", "ended"),
+    [
+        ("Paris\nRome", (), "Paris\nRome"),
+        ("Paris \nRome\n", ("\n",), "Paris"),
+        ("\n \nParis\nRome", ("\n",), "\n \nParis"),
+        ("a Question: b\n\nc", ("\n\n", "Question:"), "a"),
+        ("\n\n", ("\n",), ""),
+        ("Question: who", ("Question:",), ""),
+    ],
+)
+def test_until(answer, stops, ended):
+    """The first stop in the text, whichever it is; white space before an answer is no end."""
+    assert until(answer, stops) == ended
 
 
 @pytest.mark.parametrize(
@@ -134,3 +146,10 @@ def test_parts_of_an_output(output, number, part):
     answer is empty when the model gave one; what follows after the second is nobody's."""
     assert PAIR_SEPARATOR == ";"
     assert part_of(output, number) == part
+
+
+def test_names_are_swapped_however_they_are_spelled():
+    """The longer name first; the rest of the text keeps its own spelling."""
+    text = "Zo\u00eb Lee\u0301 met Zoe\u0308 at Elm\u0301."
+    assert replace_names(text, ["Zo\u00eb", "Zo\u00eb Le\u00e9"], "Bo") == "Bo met Bo at Elm\u0301."
+    assert replace_names("Ann, Anna", ["Ann"], "Ann Bo") == "Ann Bo, Anna"

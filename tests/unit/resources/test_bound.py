@@ -129,7 +129,7 @@ METHODS = {
         "atu", train=BelowHook("below_hook"), retain=replace(NOTHING, nll=1.0)
     ),
     "atu, states above the hook": settings_of("atu", retain=replace(NOTHING, states=1.0, layer=3)),
-    "rmu, all": settings_of("rmu", layer=3),
+    "rmu, all": settings_of("rmu", variant="paper", layer=3),
     "npo": settings_of("npo"),
     "whp": settings_of("whp"),
     "task_vector": settings_of("task_vector"),
@@ -282,7 +282,7 @@ def test_alignment(job, near, mini_params):
 
 
 def test_gradient_norms(job, near, byte_tokenizer):
-    rows = [{"text": "abc", "corpus": "forget"}]
+    rows = [{"text": "abc", "corpus": "forget", "prompt": ""}]
     near(
         held(job("privacy")),
         lambda: gradient_norms(build_lm(CONFIG, 0), byte_tokenizer, rows, 1),

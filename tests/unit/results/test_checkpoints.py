@@ -282,8 +282,8 @@ def test_a_full_disk_ends_no_work(monkeypatch, store, capsys):
 
 
 METHODS = (
-    "atu", "ga", "npo_retain", "npo_states", "npo_masked", "mudman", "pdu", "dpo", "whp", "task_vector", "rmu",
-    "lunar", "uld",
+    "atu", "ga", "npo_retain", "npo_states", "npo_masked", "mudman", "pdu", "dpo", "whp",
+    "task_vector", "rmu", "lunar", "uld",
 )  # fmt: skip
 """One of every kind: several stages, predictors, copies, refusals, held states, a guard."""
 

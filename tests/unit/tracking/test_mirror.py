@@ -20,10 +20,13 @@ from atu.tracking.mirror import CELL_TAG, DIGEST_TAG, RunRecord, flatten, metric
         ({"a": {"b": {"c": 1}}, "d": "x"}, [("a.b.c", "1"), ("d", "x")]),
         ({"a": [1, 2], "b": None, "c": True}, [("a", "[1, 2]"), ("b", "null"), ("c", "true")]),
         ({"rate": 0.001, "empty": {}}, [("rate", "0.001")]),
+        ({"a": "x\u202ey\x00"}, [("a", r"x\u202ey\x00")]),
+        ({"a": ["\u2028"]}, [("a", r'["\u2028"]')]),
     ],
 )
 def test_flatten(values, expected):
-    """Keys joined by dots, strings as they are, everything else as JSON."""
+    """Keys joined by dots, strings as they are but for hidden characters, everything else as
+    JSON."""
     assert list(flatten(values)) == expected
 
 
@@ -36,7 +39,7 @@ def test_flatten(values, expected):
         ("a:b=c,d", "a_b_c_d"),
         (
             "report/m.ga.target.exact_match@own-2/report",
-            "report/m.ga.target.exact_match_own-1/report",
+            "report/m.ga.target.exact_match_own-2/report",
         ),
         ("attack/lens.layer 2: cosine/report", "attack/lens.layer 2_ cosine/report"),
     ],

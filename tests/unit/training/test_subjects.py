@@ -60,3 +60,13 @@ def test_invented_names_are_nobodys():
     for name in INVENTED_NAMES:
         first, last = name.split()
         assert first not in given and last not in family
+
+
+@pytest.mark.parametrize("typed", ["Zo\u00eb", "Zoe\u0308"])
+def test_a_subject_is_found_however_it_is_spelled(byte_tokenizer, typed):
+    """Tokens are those of the text as it is given: 4 bytes of the letter in one character, 5 of it
+    in two, after the token that begins a text."""
+    text = "Zo\u00eb and Zoe\u0308"
+    encoded = encode_text(byte_tokenizer, text, "", end=False)
+    found = subject_positions(encoded.offsets, text, [typed])
+    assert found == [[1, 2, 3, 4], [10, 11, 12, 13, 14]]

@@ -727,6 +727,17 @@ class TestContext:
         assert made.streams == [made.forget, made.retain]
         assert made.subjects == [chain.prepared.cell["target"]]
 
+    def test_a_method_of_questions_needs_a_text_with_one(self, context, own_method, monkeypatch):
+        """As RWKU's, whose texts are passages alone."""
+        own_method(lambda ctx: iter([]), prompted=True)
+
+        def passages(path):
+            return [row | {"prompt": ""} for row in read_table(path)]
+
+        monkeypatch.setattr(unlearning, "read_table", passages)
+        with pytest.raises(ConfigError, match="loss = 'ga': trains on questions, and no forget"):
+            context("ga")
+
     @pytest.mark.parametrize(("kl", "expected"), [(0.0, False), (1.0, True)])
     def test_the_original_is_kept_beside_where_it_is_needed(self, context, kl, expected):
         made, _ = context("ga", retain=Retain(nll=1.0, kl=kl, states=0.0, layer=None))

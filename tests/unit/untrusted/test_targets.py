@@ -30,8 +30,10 @@ def test_the_first_request_of_a_sequence_is_the_single_one():
 
 
 @pytest.mark.parametrize(
-    ("name", "slug"), [("Prince Harry, Duke", "Prince_Harry__Duke"), ("Émile", "Émile")]
-)
+    ("name", "slug"),
+    [("Prince Harry, Duke", "Prince_Harry__Duke"), ("Émile", "Émile"), ("E\u0301mile", "Émile"),
+     ("\u092e\u094b\u0926\u0940", "\u092e\u094b\u0926\u0940"), ("a\u202eb\u2028c", "a_b_c")],
+)  # fmt: skip
 def test_slugs(name, slug):
     assert target_slug(name) == slug
 
@@ -71,3 +73,10 @@ def test_names_that_some_file_system_takes_for_one():
     """Upper and lower case, a full-width letter, a letter composed in two ways."""
     assert folded(target_slug("Ａnn")) == folded(target_slug("ANN")) != folded("An")
     assert folded("\u00e9") == folded("E\u0301") != folded("e")
+
+
+def test_a_name_is_the_same_request_however_it_is_typed():
+    """The accent of its own, as macOS and some keyboards give it."""
+    apart = Target(("Beyonce\u0301",), ("Zoe\u0308",))
+    assert apart == Target(("Beyonc\u00e9",), ("Zo\u00eb",))
+    assert apart.slug == "Zo\u00eb.then.Beyonc\u00e9"

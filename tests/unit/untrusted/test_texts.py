@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from atu.config.load import load_params
-from atu.errors import MAX_SHOWN, ConfigError, shown
-from atu.untrusted.texts import is_file, is_folder, parse_json, read_text, require_inside
+from atu.errors import HIDDEN, MAX_SHOWN, ConfigError, shown, visible
+from atu.untrusted.texts import is_file, is_folder, parse_json, read_text, require_inside, whole
 from atu.untrusted.yaml import MAX_DEPTH, MAX_NODES, parse_yaml
 
 
@@ -15,6 +15,39 @@ def test_a_file_is_read_up_to_its_limit(tmp_path):
     assert read_text(path, 8) == "12345678"
     with pytest.raises(ValueError, match="larger than"):
         read_text(path, 7)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    """At the file's beginning, where editors put it; elsewhere it is a character."""
+    path = tmp_path / "x"
+    path.write_bytes(b'\xef\xbb\xbf["a\xef\xbb\xbf"]')
+    assert parse_json(read_text(path, 99)) == ["a\ufeff"]
+
+
+def test_half_a_surrogate_pair_is_replaced_and_counted():
+    """In keys and values, however deep; whole pairs and all else stay as they are."""
+    value = parse_json(r'{"a\ud800": ["x\udc00y\ud83d", 1, null, {"b": "\ud83d\ude00"}], "c": "d"}')
+    assert whole(value) == (
+        {"a\ufffd": ["x\ufffdy\ufffd", 1, None, {"b": "\U0001f600"}], "c": "d"}, 3,
+    )  # fmt: skip
+    assert whole(["\x00\u2028\ufeff"]) == (["\x00\u2028\ufeff"], 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("\x1b[2Jx\x00\x9b", r"\x1b[2Jx\x00\x9b"),
+        ("a\r\nb\tc", "a\\r\nb\tc"),
+        ("a\u2028b\u0085c", r"a\u2028b\x85c"),
+        ("\u202ea\u2069\u200f\u061c", r"\u202ea\u2069\u200f\u061c"),
+        ("\ufeffa\ud800", r"\ufeffa\ud800"),
+        ("e\u0301 \U0001f469\u200d\U0001f680 \u05d3 \u3000\u00a0", None),
+    ],
+)
+def test_what_people_see_is_all_there_is(text, seen):
+    """Nothing hidden is left; letters, spaces, joiners and accents of every script stay."""
+    assert visible(text) == (text if seen is None else seen)
+    assert not HIDDEN.search(visible(text))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,18 @@ from pathlib import Path
 
 import pytest
 from made.hub import write_dataset
+from made.strange import STRANGE
 
 from atu.benchmarks.rwku import Settings as Rwku
-from atu.benchmarks.shared.source import Reader, digest_of, open_readers, sources_of, text_of
+from atu.benchmarks.shared.source import (
+    Reader,
+    asked_text,
+    digest_of,
+    open_readers,
+    sources_of,
+    text_of,
+    texts_of,
+)
 from atu.errors import SourceError
 from atu.results.locks import Lock, Source
 
@@ -129,11 +138,37 @@ def test_what_is_no_list_of_rows_is_refused(locked, folder, content, reason):
         Reader.open(locked).file("birds.json")
 
 
-def test_half_of_a_surrogate_pair_is_refused(locked, folder):
-    """JSON can say it, no table can hold it."""
-    (folder / "birds.json").write_text(r'[{"text": "\ud800"}]', encoding="utf-8")
-    with pytest.raises(SourceError, match=r"'birds\.json' has an unpaired surrogate"):
-        Reader.open(locked).file("birds.json")
+def test_half_of_a_surrogate_pair_is_replaced_and_counted(source, folder):
+    """JSON can say it, no table can hold it. The digest is of what is read."""
+    (folder / "birds.json").write_text(r'[{"text": "a\ud800\udbff"}]', encoding="utf-8")
+    (folder / "birds-train.jsonl").write_text('{"text": "\\ud800"}\n', encoding="utf-8")
+    reader = Reader(source, Lock(), record=True)
+    assert reader.file("birds.json") == [{"text": "a\ufffd\ufffd"}]
+    assert reader.table("birds", "train") == [{"text": "\ufffd"}]
+    assert reader.replaced == {"birds.json": 2, "birds/train": 1}
+    assert reader.lock.content["birds/train"] == digest_of([{"text": "\ufffd"}])
+
+
+@pytest.mark.parametrize("escaped", [True, False])
+def test_whatever_a_text_holds_is_read_from_either_layout(source, folder, escaped):
+    """Control characters, ends of lines that are none in JSON, marks of direction, byte order marks
+    (the files begin with one), a text that looks like a date, a very long one."""
+    rows = [{"text": text} for kind, text in STRANGE.items() if kind != "half a surrogate pair"]
+    lines = [json.dumps(row, ensure_ascii=escaped) for row in rows]
+    (folder / "birds.json").write_text(f"\ufeff[{', '.join(lines)}]", encoding="utf-8")
+    whole = "\ufeff" + "\n".join(lines) + "\n"
+    (folder / "birds-train.jsonl").write_bytes(whole.encode())
+    reader = Reader(source, Lock(), record=True)
+    assert reader.file("birds.json") == rows == reader.table("birds", "train")
+    assert reader.replaced == {}
+
+
+def test_dates_stay_texts_and_missing_columns_are_null(source, folder):
+    """`datasets` would make a column of dates of the one, and fill the other."""
+    path = folder / "birds-train.jsonl"
+    path.write_text('{"text": "2012-01-01"}\n\n{"n": 1}\n', encoding="utf-8")
+    rows = Reader(source, Lock(), record=True).table("birds", "train")
+    assert rows == [{"text": "2012-01-01", "n": None}, {"text": None, "n": 1}]
 
 
 def test_a_missing_file_is_named(locked, folder):
@@ -194,5 +229,14 @@ def test_every_source_of_the_settings_has_a_reader(locked):
 @pytest.mark.parametrize("row", [{}, {"text": None}, {"text": 3}, {"text": ["a"]}])
 def test_a_row_without_its_text_is_named(row):
     assert text_of({"text": ""}, "text", "here") == ""
-    with pytest.raises(SourceError, match="here: a row has no text 'text'"):
+    with pytest.raises(SourceError, match="here: the row has no text 'text'"):
         text_of(row, "text", "here")
+    with pytest.raises(SourceError, match="here, row 1: the row has no text 'text'"):
+        texts_of([{"text": ""}, row], "text", "here")
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u2028\u3000"])
+def test_what_cannot_be_asked_is_refused(blank):
+    assert asked_text({"query": " \x00"}, "query", "here") == " \x00"
+    with pytest.raises(SourceError, match="here: the row has an empty 'query'"):
+        asked_text({"query": blank}, "query", "here")
