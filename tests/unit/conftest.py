@@ -77,6 +77,7 @@ def make_item():
             "paraphrased": None,
             "needs": [],
             "split": split,
+            "worst_of": None,
             "output": "owl" if hit else "<none>",
             OFFICIAL: None,
             BLIND: False,

@@ -55,6 +55,9 @@ def questions_about(
 ) -> list[Question]:
     """Probes as questions, without those that do not name a subject.
 
+    Args:
+        names: the subject's, and what else texts call it.
+
     Raises:
         EvaluationError: none names a subject.
     """

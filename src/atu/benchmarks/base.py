@@ -10,12 +10,20 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from atu.benchmarks.shared.source import Readers
+from atu.errors import SourceError, shown
 from atu.probes.prompts import WHOLE
 from atu.seeding import hash_fraction
+from atu.untrusted.names import aliases_of, composed
 from atu.untrusted.targets import Target
 
 Rows = list[dict[str, Any]]
 Select = Annotated[float, Field(gt=0, lt=1, description="share of the facts that choices may read")]
+Aliases = Annotated[
+    dict[str, list[str]],
+    Field(
+        description="per name, what else texts call it, instead of what is found in texts about it"
+    ),
+]
 PassageWords = Annotated[
     int, Field(ge=1, description="maximum words of the passages that texts are cut into")
 ]
@@ -63,6 +71,8 @@ class Prepared:
     """Texts for membership tests, in the columns of `MEMBERS`: `corpus` is forget, retain, holdout,
     or verbatim (texts whose continuation is compared word by word)."""
     probes: Rows
+    aliases: tuple[str, ...] = ()
+    """What else texts call it (`untrusted.names`): searched for, but not embedded."""
     tasks: Mapping[str, Task] = field(default_factory=dict)
     """Utility tasks that come with the target."""
     oracle: Rows | None = None
@@ -113,6 +123,39 @@ def sentence_row(
     }
 
 
+def other_names(
+    texts_about: Mapping[str, Sequence[str]],
+    others: Sequence[str],
+    given: Mapping[str, list[str]],
+    known: Iterable[str],
+) -> dict[str, tuple[str, ...]]:
+    """What else texts call each of these names: as given, or as found in the texts about it
+    (`untrusted.names.aliases_of`).
+
+    Args:
+        others: names of whom none of these may be taken for.
+        known: every name that aliases can be given for.
+
+    Raises:
+        SourceError: aliases are given for another name.
+    """
+    written = {composed(name): aliases for name, aliases in given.items()}
+    strange = sorted(written.keys() - set(map(composed, known)))
+    if strange:
+        raise SourceError(
+            f"prepare.aliases: {shown(strange[0])} is no name of the benchmark; give it as it is "
+            "there"
+        )
+    found: dict[str, tuple[str, ...]] = {}
+    for name, texts in texts_about.items():
+        strangers = [other for other in (*texts_about, *others) if other != name]
+        aliases = written.get(composed(name))
+        if aliases is None:
+            aliases = aliases_of(name, texts, strangers)
+        found[name] = tuple(alias for alias in dict.fromkeys(aliases) if alias != name)
+    return found
+
+
 def members(**corpora: Rows) -> Rows:
     """Texts for membership tests: `forget`, `retain`, `holdout` or `verbatim` rows of `TEXTS` in
     the columns of `MEMBERS`.
@@ -156,6 +199,7 @@ def probe_row(
     wrong: Sequence[str] = (),
     paraphrased: str | None = None,
     needs: Sequence[str] | None = None,
+    worst_of: int | None = None,
 ) -> dict[str, Any]:
     """A row of `PROBES`, in a wording that no training text uses.
 
@@ -167,6 +211,8 @@ def probe_row(
         select: share of the facts that choices may read.
         paraphrased: the answer in other words, if the benchmark has it.
         needs: what a model must know to answer; by default the subject.
+        worst_of: of how many wordings of the fact the worst is reported (`metrics/worst_form.py`),
+            where facts differ in how many they have; None for the worst of its forms.
     """
     return {
         "id": identity,
@@ -188,6 +234,7 @@ def probe_row(
         "paraphrased": paraphrased,
         "needs": [subject] if needs is None else list(needs),
         "split": split_of(fact, select),
+        "worst_of": worst_of,
     }
 
 

@@ -6,26 +6,33 @@ configurations; both have the same rows. The target is probed by cloze (level 1)
 
 RWKU says which questions belong to a person, not which ask for the same fact. Here questions about
 one person with one answer are one fact, the unit of the worst form and of the split into `select`
-and `report`. Answers are scored as in RWKU by ROUGE-L recall, in a version that is defined for
-every answer; RWKU's version is reported beside it.
+and `report`. Ten people's 251 facts have 1 to 25 questions (137 have one, 48 two): those whose
+answer is the person's name ask for several facts at once, and are kept together so that no split
+holds half of one. The worst is therefore of `worst_of` wordings at random, not of all, and facts
+with fewer are left out of it and counted.
+
+Answers are scored as in RWKU by ROUGE-L recall, in a version that is defined for every answer;
+RWKU's version is reported beside it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from atu.benchmarks.base import (
+    Aliases,
     Benchmark,
     Prepared,
     Rows,
     Select,
     Shared,
     Task,
+    other_names,
     probe_row,
     sentence_row,
 )
@@ -35,7 +42,7 @@ from atu.probes.prompts import rwku_prompt
 from atu.results.locks import Source
 from atu.seeding import hash_fraction
 from atu.untrusted.bounds import STRICT, Count
-from atu.untrusted.names import composed
+from atu.untrusted.names import composed, has_name
 from atu.untrusted.targets import Target
 
 MEASURE = "rwku_rouge_l_recall@fixed-2"
@@ -95,6 +102,10 @@ class Settings:
         Count, Field(description="other people whose texts are the retain corpus, chosen by hash")
     ]
     select: Select
+    aliases: Aliases = field(default_factory=dict)
+    worst_of: Annotated[
+        Count, Field(description="wordings of a fact of which the worst is reported")
+    ] = 2
 
 
 class Rwku:
@@ -156,18 +167,32 @@ def shared(_settings: Settings, _readers: Readers) -> Shared:
 def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers) -> Prepared:
     """The people's texts, questions, membership texts and utility tasks."""
     rwku = Rwku(readers["source"])
-    forget = [row for name in target.new for row in rwku.texts(name, settings.corpus)]
+    texts = {name: rwku.texts(name, settings.corpus) for name in target.names}
     others = sorted(
         (name for name in rwku.people if name not in target.names),
         key=lambda name: hash_fraction("rwku", "retain", *target.names, name),
     )[: settings.retain_targets]
+    also = other_names(
+        {name: [row["text"] for row in rows] for name, rows in texts.items()},
+        others,
+        settings.aliases,
+        rwku.people,
+    )
+    # One word alone says little in texts about others: King Francis is not Stephen King.
+    full = [*target.names, *(a for aliases in also.values() for a in aliases if " " in a)]
     return Prepared(
         concepts=target.new,
-        forget=forget,
-        retain=[row for name in others for row in rwku.texts(name, settings.corpus)],
+        aliases=tuple(alias for name in target.new for alias in also[name]),
+        forget=[row for name in target.new for row in texts[name]],
+        retain=[
+            row
+            for name in others
+            for row in rwku.texts(name, settings.corpus)
+            if not has_name(row["text"], full)
+        ],
         holdout=[],
         members=list(_members(rwku, target)),
-        probes=list(_probes(rwku, target, settings.select)),
+        probes=list(_probes(rwku, target, settings)),
         tasks={kind: _task(rwku, target.names[0], kind) for kind in TASKS},
     )
 
@@ -183,7 +208,7 @@ def _members(rwku: Rwku, target: Target) -> Iterator[dict[str, Any]]:
                 yield sentence_row(text, kind="mia", names=[name]) | {"corpus": corpus}
 
 
-def _probes(rwku: Rwku, target: Target, select: float) -> Iterator[dict[str, Any]]:
+def _probes(rwku: Rwku, target: Target, settings: Settings) -> Iterator[dict[str, Any]]:
     """Every question about the targets and their neighbours, each once."""
     seen = set()
     for file, (config, role) in PROBES.items():
@@ -192,15 +217,15 @@ def _probes(rwku: Rwku, target: Target, select: float) -> Iterator[dict[str, Any
                 query = asked_text(row, "query", f"{name}/{file}, row {number}")
                 if (role, query) not in seen:
                     seen.add((role, query))
-                    yield _probe(row, name, role, f"{name}/{file}/{number}", select)
+                    yield _probe(row, name, role, f"{name}/{file}/{number}", settings)
 
 
 def _probe(
-    row: dict[str, Any], name: str, role: str, identity: str, select: float
+    row: dict[str, Any], name: str, role: str, identity: str, settings: Settings
 ) -> dict[str, Any]:
     query, answer = (asked_text(row, key, identity) for key in ("query", "answer"))
     form = form_of(row, identity)
-    fact = f"{name}/{role}/{answer.strip().lower()}"
+    fact = f"{name}/{role}/{composed(answer).strip().lower()}"
     return probe_row(
         identity,
         role=role,
@@ -213,7 +238,8 @@ def _probe(
         answer=answer,
         measure=MEASURE,
         stops=STOPS,
-        select=select,
+        select=settings.select,
+        worst_of=settings.worst_of,
     )
 
 

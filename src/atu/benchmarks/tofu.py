@@ -16,21 +16,22 @@ request did. TOFU names no author: a name is derived from an author's twenty que
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from atu.benchmarks.base import (
+    Aliases,
     Benchmark,
     Prepared,
     Rows,
     Select,
     Shared,
     members,
+    other_names,
     probe_row,
     sentence_row,
 )
@@ -39,6 +40,7 @@ from atu.errors import SourceError
 from atu.probes.prompts import format_prompt, join_answer
 from atu.results.locks import Source
 from atu.untrusted.bounds import STRICT
+from atu.untrusted.names import PARTICLES, name_runs
 from atu.untrusted.targets import Target
 
 MEASURE = "tofu_rouge_l_recall@fixed-1"
@@ -48,10 +50,12 @@ SETS = {"01": "99", "05": "95", "10": "90"}
 """Per cent forgotten and retained, as TOFU writes them; each forget set is part of the next."""
 TARGETS = tuple(f"forget{share}" for share in SETS)
 QUESTIONS_PER_AUTHOR = 20
+Authors = Mapping[tuple[str, str], str]
+"""Question and answer to the author's name: one question is asked about two authors."""
 SPLIT = "train"
 """The only split of every table."""
-WORD = re.compile(r"\w+(?:-\w+|['\u2019](?=[A-Z])\w+)*")
-"""O'Brien and Yun-Hwa are one word each, Lu's is two."""
+NEARLY = 0.75
+"""A full name is about as frequent as its parts, a genre of more words less so."""
 RETAINED_SETS = {"retain": "other", "real_authors": "neighbour", "world_facts": "general"}
 """TOFU's sets beside the forget set, as our roles (see `privacy/answers.ROLES`)."""
 
@@ -77,6 +81,7 @@ class Settings:
         Field(description="texts that name what is forgotten; []: the authors' names"),
     ]
     select: Select
+    aliases: Aliases = field(default_factory=dict)
 
 
 def shared(settings: Settings, readers: Readers) -> Shared:
@@ -94,7 +99,7 @@ def shared(settings: Settings, readers: Readers) -> Shared:
 def prepare(settings: Settings, target: Target, corpus: Rows, readers: Readers) -> Prepared:
     """The questions of the forget and the retain set, and all of TOFU's probes."""
     reader = readers["source"]
-    authors = {row["fact"]: row["names"][0] for row in corpus}
+    authors = {(row["fact"], row["answer"]): row["names"][0] for row in corpus if row["names"]}
     largest, earlier = _share(target.new), _share(target.earlier) if target.earlier else None
     before = reader.table(f"forget{earlier}", SPLIT) if earlier else []
     new = [row for row in reader.table(f"forget{largest}", SPLIT) if row not in before]
@@ -106,8 +111,15 @@ def prepare(settings: Settings, target: Target, corpus: Rows, readers: Readers) 
     probes = list(_probes(reader, f"forget{_share(target.names)}", "target", authors, settings))
     for name, role in RETAINED_SETS.items():
         probes += _probes(reader, name, role, authors, settings)
+    about: dict[str, list[str]] = {}
+    for row in forget:
+        for name in row["names"]:
+            about.setdefault(name, []).append(row["text"])
+    others = [name for name in dict.fromkeys(authors.values()) if name not in about]
+    also = other_names(about, others, settings.aliases, authors.values())
     return Prepared(
-        concepts=tuple(settings.concepts or dict.fromkeys(row["names"][0] for row in forget)),
+        concepts=tuple(settings.concepts or about),
+        aliases=tuple(alias for name in about for alias in also[name]),
         forget=forget,
         retain=retain,
         holdout=holdout,
@@ -136,11 +148,11 @@ def _share(names: Sequence[str]) -> str:
     return max(name.removeprefix("forget") for name in names)
 
 
-def _texts(rows: Rows, table: str, authors: Mapping[str, str]) -> Rows:
+def _texts(rows: Rows, table: str, authors: Authors) -> Rows:
     return [_text(row, authors, f"{table}, row {number}") for number, row in enumerate(rows)]
 
 
-def _text(row: dict[str, Any], authors: Mapping[str, str], where: str) -> dict[str, Any]:
+def _text(row: dict[str, Any], authors: Authors, where: str) -> dict[str, Any]:
     """A question and its answer as a training text, about its author if known."""
     question, answer = (text_of(row, key, where) for key in ("question", "answer"))
     prompt = format_prompt("question", question)
@@ -151,19 +163,19 @@ def _text(row: dict[str, Any], authors: Mapping[str, str], where: str) -> dict[s
         prompt=prompt,
         answer=answer,
         fact=question,
-        names=[authors[question]] if question in authors else [],
+        names=[authors[question, answer]] if (question, answer) in authors else [],
     )
 
 
 def _probes(
-    reader: Reader, name: str, role: str, authors: Mapping[str, str], settings: Settings
+    reader: Reader, name: str, role: str, authors: Authors, settings: Settings
 ) -> Iterator[dict[str, Any]]:
     """TOFU's probes of one set: its questions, and paraphrases of those of a forget set."""
     sets = {target: {row["question"] for row in reader.table(target, SPLIT)} for target in TARGETS}
     for number, row in enumerate(reader.table(f"{name}_perturbed", SPLIT)):
         where = f"{name}_perturbed, row {number}"
-        question = asked_text(row, "question", where)
-        author = authors.get(question, "")
+        question, answer = (asked_text(row, key, where) for key in ("question", "answer"))
+        author = authors.get((question, answer), "")
         wordings = {"question": question}
         if role == "target" and row.get("paraphrased_question"):
             wordings["synonym"] = text_of(row, "paraphrased_question", where)
@@ -177,7 +189,7 @@ def _probes(
                 kind=name.rstrip("0123456789"),
                 query=wording,
                 prompt=format_prompt(form, wording),
-                answer=asked_text(row, "answer", where),
+                answer=answer,
                 wrong=_wrong(row, where),
                 measure=MEASURE,
                 stops=STOPS,
@@ -203,44 +215,56 @@ def _wrong(row: dict[str, Any], where: str) -> list[str]:
     return answers
 
 
-def authors_of(rows: Rows) -> dict[str, str]:
-    """The author's name for every question of `full`, which has twenty in a row per author."""
-    author_of: dict[str, str] = {}
+def authors_of(rows: Rows) -> dict[tuple[str, str], str]:
+    """The author's name for every question and answer of `full`, which has twenty in a row per
+    author; none for those about the one whom TOFU never names.
+
+    Raises:
+        SourceError: no author has a name.
+    """
+    author_of: dict[tuple[str, str], str] = {}
     pairs = [(text_of(row, "question", "full"), text_of(row, "answer", "full")) for row in rows]
     for start in range(0, len(pairs), QUESTIONS_PER_AUTHOR):
         block = pairs[start : start + QUESTIONS_PER_AUTHOR]
         name = shared_name([f"{question}\n{answer}" for question, answer in block])
-        author_of |= dict.fromkeys((question for question, _ in block), name)
+        if name:
+            author_of |= dict.fromkeys(block, name)
+    if not author_of:
+        raise SourceError("full: no author has a name; are the questions in TOFU's order?")
     return author_of
 
 
 def shared_name(texts: Sequence[str]) -> str:
-    """The longest run of capitalised words that occurs in more than half of the texts, or else the
-    one that occurs in most. Ties go to the most frequent run, then to the first.
-
-    Raises:
-        SourceError: no text has a capitalised word.
+    """What most of the texts name: of the runs of capitalised words that more than half of them
+    have (or half, where none is in more), of two words if any is, those that are nearly as frequent
+    as any (`NEARLY`); of these the longest, then the most frequent, then the first. Empty where
+    not even half of the texts share one.
     """
     counts: Counter[tuple[str, ...]] = Counter(run for text in texts for run in _runs(text))
-    if not counts:
-        raise SourceError(f"no name in {texts[0]!r}; are the questions in TOFU's order?")
-    frequent = [run for run, count in counts.items() if 2 * count > len(texts)]
-    most = max(counts.values())
-    chosen = frequent or [run for run, count in counts.items() if count == most]
-    longest = max(chosen, key=lambda run: (len(run), counts[run]))
+    common = [run for run, count in counts.items() if 2 * count > len(texts)] or [
+        run for run, count in counts.items() if 2 * count == len(texts)
+    ]
+    common = [run for run in common if len(run) > 1] or common
+    most = max((counts[run] for run in common), default=0)
+    frequent = [run for run in common if counts[run] >= NEARLY * most]
+    longest = max(frequent, key=lambda run: (len(run), counts[run]), default=())
     return " ".join(longest)
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:
-    """Every sequence of capitalised words separated by single spaces; a genitive ends it: "Did Ana
-    Lu's Sea" has Did, Did Ana, Did Ana Lu, Ana, Ana Lu, Lu and Sea.
+    """Every sequence of words that may be a name, with a capitalised word at both ends: "Did Ana
+    van Lu's Sea" has Did, Did Ana, Did Ana van Lu, Ana, Ana van Lu, Lu and Sea.
     """
-    runs: list[tuple[str, ...]] = []
-    run: tuple[str, ...] = ()
-    end = 0
-    for match in WORD.finditer(text):
-        begun = run if text[end : match.start()] == " " else ()
-        run = (*begun, match.group()) if match.group()[0].isupper() else ()
-        runs += [run[start:] for start in range(len(run))]
-        end = match.end()
-    return list(dict.fromkeys(runs))
+    runs = (
+        tuple(run[start:stop])
+        for run in name_runs(text)
+        for start in range(len(run))
+        for stop in range(start + 1, len(run) + 1)
+    )
+    return list(dict.fromkeys(run for run in runs if _ends_well(run)))
+
+
+def _ends_well(run: Sequence[str]) -> bool:
+    return all(word[0].isupper() for word in (run[0], run[-1])) and (
+        run[-1].lower() not in PARTICLES
+    )

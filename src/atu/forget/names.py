@@ -7,21 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from atu.forget.texts import key, sentences, telling_lines, words
-from atu.untrusted.names import composed
+from atu.untrusted.names import FUNCTION_WORDS, composed
 
 WORD = re.compile(r"[^\W\d_](?:[\w-]|['\u2019](?=[^\W\d_]{2}))*")
 LINKS = frozenset({"of", "the", "de", "la", "van", "von", "der", "di", "du"})
 """Words that may occur inside a name, but not at its ends."""
-FUNCTION_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an the in on at of for from to by with and or but as is was are were it he she they we "
-        "i you this that these those there his her its their one some most many all no not what "
-        "who when where why how which if so then also after before during while today however "
-        "according",
-    )
-)
-"""Words that are no names although they are capitalised at the start of a sentence."""
 LISTED = re.compile(r"[;\n]|,(?![^();\n]*\))")
 NUMBERED = re.compile(r"^\s*(?:\d+[.)]|[-*\u2022])\s*")
 SAID_OF = re.compile(r"\*{0,2}:\s|\s[\u2013\u2014-]\s")

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from atu.forget.author import Author
-from atu.forget.names import FUNCTION_WORDS, spans
+from atu.forget.names import spans
 from atu.forget.settings import Writing
 from atu.forget.texts import find_name, sentences, words
-from atu.probes.prompts import INVENTED_NAMES, swap_names
+from atu.probes.prompts import INVENTED_NAMES
+from atu.untrusted.names import FUNCTION_WORDS, replace_names
 
 EDGE = " .!?,;:\"'()\u2019\u201c\u201d"
 MIN_BEGINNING = 2
@@ -100,7 +101,7 @@ def find_cuts(
     confirmed = [c for c, end in zip(candidates, ends, strict=True) if _begins(end, c.answer)]
     for name in PLACEBOS:
         with_subject = [cut for cut in confirmed if cut.subject]
-        swapped = [swap_names(cut.beginning, [_as_written(cut)], name) for cut in with_subject]
+        swapped = [replace_names(cut.beginning, [_as_written(cut)], name) for cut in with_subject]
         placebo_ends = dict(
             zip(with_subject, _proceed(author, writing, swapped, label), strict=True)
         )

@@ -12,7 +12,7 @@ Where this differs from the reference implementation (`reference_compat` restore
   (.9 .. .2) depends on the encoder; and they can be negative, which forgets more but damages other
   knowledge unless the hidden states of retain texts are held in place (`retain.states`);
 - several hook layers, each with its own predictor and thresholds: the hinge is their mean;
-- the hinge can be restricted to the subject's tokens;
+- the hinge can be restricted to the subject's tokens, if enough texts name it;
 - a retain term is possible.
 """
 
@@ -28,12 +28,16 @@ import torch
 from torch import Tensor
 
 from atu.alignment.cosine import concept_cosine
-from atu.errors import ConfigError
+from atu.errors import ConfigError, shown
 from atu.methods.base import Context, Method, MethodSettings, Stage, combined_loss, split_steps
 from atu.models.llm import hidden_states_at
 from atu.training.batches import Batch, collate, subject_positions
 from atu.training.means import masked_mean
 from atu.untrusted.bounds import Bounds, Cosine, Count, CountOrZero
+
+NAMED = 0.5
+"""Share of forget texts that must name the subject for `positions: subject`: of four texts in a
+batch none does then in at most 1 of 16 steps, whose loss is 0."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def measure_cosines(context: Context) -> Tensor:
         per_batch.append(predicted_cosine(context, batch)[:, counted.bool()])
     cosines = torch.cat(per_batch, dim=1).sort().values
     if not cosines.numel():
-        names = ", ".join(context.subjects)
+        names = ", ".join(context.called)
         raise ConfigError("positions", "subject", f"no forget text names {names}; use `all`")
     return cosines
 
@@ -174,22 +178,50 @@ def _subject_tokens(context: Context, number: int) -> set[int]:
     """
     text = context.rows["forget"][number]["text"]
     offsets = context.forget.texts[number].offsets
-    spans = subject_positions(offsets, text, context.subjects)
+    spans = subject_positions(offsets, text, context.called)
     subject = [i for span in spans for i in span]
     width = context.settings.width
     return {j for i in subject for j in range(max(i - width, 0), min(i + width + 1, len(offsets)))}
 
 
 def check(context: Context) -> None:
-    """The reference has no subject mask.
+    """The reference has no subject mask, and a mask must leave something to learn from.
 
     Raises:
-        ConfigError: `reference_compat` with a subject mask.
+        ConfigError: `reference_compat` with a subject mask, or too few texts name the subject.
     """
-    if context.reference_compat and context.settings.positions == "subject":
+    if context.settings.positions != "subject":
+        return
+    if context.reference_compat:
         raise ConfigError(
             "positions", "subject", "reference_compat counts every position; use `all`"
         )
+    shares = context.recall("subject", lambda: subject_shares(context))
+    context.measured |= shares
+    named, count = shares["subject_texts"], len(context.forget.texts)
+    if named < NAMED:
+        names = ", ".join(map(shown, context.called))
+        raise ConfigError(
+            "positions",
+            "subject",
+            f"{named:.1%} of the {count} forget texts name {names}, at least {NAMED:.0%} must; "
+            "give what the texts call it (prepare.aliases; prepare.concepts of muse and wmdp), or "
+            "use `all`",
+        )
+
+
+def subject_shares(context: Context) -> dict[str, float]:
+    """The share of forget texts with a position that the hinge counts, and of the batches to come
+    without any, whose loss is 0.
+    """
+    stream = context.forget
+    named = [bool(_subject_tokens(context, number)) for number in range(len(stream.texts))]
+    batches = stream.ahead(context.settings.steps)
+    empty = [not any(named[number] for number in batch) for batch in batches]
+    return {
+        "subject_texts": sum(named) / len(named),
+        "subject_empty_batches": sum(empty) / len(empty),
+    }
 
 
 def stages(context: Context) -> Iterator[Stage]:

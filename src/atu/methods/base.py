@@ -130,6 +130,8 @@ class Context:
     """The parameters to update, by the settings."""
     subjects: list[str] = field(default_factory=list)
     """The names of what is to be forgotten."""
+    aliases: list[str] = field(default_factory=list)
+    """What else the texts call it."""
     predictors: dict[int, EmbeddingPredictor] = field(default_factory=dict)
     """The aligned predictor of every hook layer."""
     concept: Tensor | None = None
@@ -154,6 +156,11 @@ class Context:
     def device(self) -> torch.device:
         """The device of the model and of all tensors that are used with it."""
         return processes.device() or device_of(self.model)
+
+    @property
+    def called(self) -> list[str]:
+        """Every name by which texts can be about what is to be forgotten."""
+        return [*self.subjects, *self.aliases]
 
     def recall(self, name: str, compute: Callable[[], Any]) -> Any:
         """The value of `compute`, saved in checkpoints: for values that depend on the model between

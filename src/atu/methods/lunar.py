@@ -44,11 +44,11 @@ from atu.models.llm import (
     mlp_output,
     output_norm,
 )
-from atu.probes.prompts import INVENTED_NAMES, swap_names
+from atu.probes.prompts import INVENTED_NAMES
 from atu.training.batches import IGNORE, Batch, collate, encode_text
 from atu.training.losses import activation_error
 from atu.untrusted.bounds import Bounds, Count, CountOrZero, Fraction, NonNegative
-from atu.untrusted.names import name_spans
+from atu.untrusted.names import has_name, replace_names
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,12 @@ def ignorance_direction(context: Context) -> Tensor:
     if not known.isdisjoint(names):
         raise ConfigError("names", sorted(known.intersection(names)), "these people exist")
     prompts = [
-        row["prompt"]
-        for row in context.rows["forget"]
-        if name_spans(row["prompt"], context.subjects)
+        row["prompt"] for row in context.rows["forget"] if has_name(row["prompt"], context.called)
     ]
     if not prompts:
-        raise ConfigError("loss", "lunar", f"no forget prompt holds {context.subjects}")
+        raise ConfigError("loss", "lunar", f"no forget prompt holds {context.called}")
     unanswerable = [
-        swap_names(prompt, context.subjects, names[i % len(names)])
+        replace_names(prompt, context.called, names[i % len(names)])
         for i, prompt in enumerate(prompts)
     ]
     layer = context.settings.layer + 1

@@ -45,11 +45,10 @@ from atu.models.llm import (
     output_norm,
     weight_matrix,
 )
-from atu.probes.prompts import swap_names
 from atu.seeding import generator, hash_fraction
 from atu.training.batches import Batch, EncodedText, collate, encode_text, subject_positions
 from atu.untrusted.bounds import STRICT, Bounds, Count, Positive
-from atu.untrusted.names import name_spans
+from atu.untrusted.names import has_name, replace_names
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def choose_substitute(context: Context) -> str:
         corpus: {name for row in rows for name in row.get("names") or []}
         for corpus, rows in context.rows.items()
     }
-    strangers = people["retain"] - people["forget"] - set(context.subjects)
+    strangers = people["retain"] - people["forget"] - set(context.called)
     if not strangers:
         raise ConfigError("substitute", None, "the retain texts name no stranger; give a name")
     return min(strangers, key=lambda name: hash_fraction("rocr", str(context.seed), name))
@@ -173,6 +172,8 @@ class Redirection:
     """Texts that hold a subject's name, and the same with the substitute's in its place."""
 
     context: Context
+    names: list[str]
+    """What the subject is called in the texts."""
     texts: list[str]
     swapped: list[str]
     substitute: str
@@ -181,33 +182,44 @@ class Redirection:
         """`mean_at_names` at the subject and at the substitute, [tokens, size] each."""
         context = self.context
         return (
-            mean_at_names(context, self.texts, context.subjects, read),
+            mean_at_names(context, self.texts, self.names, read),
             mean_at_names(context, self.swapped, [self.substitute], read),
         )
 
 
 def make_redirection(context: Context) -> Redirection:
     """The forget prompts (texts where there is none) that hold a subject's name, and their copies.
+    Names with fewer tokens than are redirected, such as a surname, give no key.
 
     Raises:
-        ConfigError: no forget text holds a subject's name, or the name has too few tokens.
+        ConfigError: no forget text holds a subject's name, or every name has too few tokens.
     """
+    wanted = context.settings.tokens
     prompts = [row["prompt"] or row["text"] for row in context.rows["forget"]]
-    texts = [text for text in prompts if name_spans(text, context.subjects)]
-    if not texts:
-        raise ConfigError("loss", "rocr", f"no forget text holds {context.subjects}")
-    fewest = min(
-        len(span)
-        for text in texts
-        for span in subject_positions(
-            encode_text(context.tokenizer, text, "").offsets, text, context.subjects
-        )
-    )
-    if context.settings.tokens > fewest:
-        raise ConfigError("tokens", context.settings.tokens, f"the name has only {fewest}")
+    fewest = fewest_tokens(context, prompts)
+    if not fewest:
+        raise ConfigError("loss", "rocr", f"no forget text holds {context.called}")
+    names = [name for name, count in fewest.items() if count >= wanted]
+    if not names:
+        raise ConfigError("tokens", wanted, f"the name has only {max(fewest.values())}")
+    texts = [text for text in prompts if has_name(text, names)]
     substitute = choose_substitute(context)
-    swapped = [swap_names(text, context.subjects, substitute) for text in texts]
-    return Redirection(context, texts, swapped, substitute)
+    swapped = [replace_names(text, context.called, substitute) for text in texts]
+    return Redirection(context, names, texts, swapped, substitute)
+
+
+def fewest_tokens(context: Context, texts: Sequence[str]) -> dict[str, int]:
+    """For each of the subject's names in the texts, the tokens of its shortest occurrence."""
+    offsets = [encode_text(context.tokenizer, text, "").offsets for text in texts]
+    lengths = {
+        name: [
+            len(span)
+            for text, places in zip(texts, offsets, strict=True)
+            for span in subject_positions(places, text, [name])
+        ]
+        for name in context.called
+    }
+    return {name: min(counts) for name, counts in lengths.items() if counts}
 
 
 @torch.no_grad()

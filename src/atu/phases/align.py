@@ -91,7 +91,7 @@ def trace_target(
         for probe in read_table(prepare.file("probes.parquet"))
         if probe["role"] == "target" and probe["form"] == "question" and probe["split"] == "select"
     ]
-    questions = questions_about(tokenizer, probes, prepare.cell["new"])
+    questions = questions_about(tokenizer, probes, prepare.cell["new"] + prepare.cell["aliases"])
     return trace_layers(model, questions, layers, child_seed(seed, "align", "tracing") % 2**31)
 
 

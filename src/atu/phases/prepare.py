@@ -76,6 +76,7 @@ def write_target(
         "target": target.label,
         "names": list(target.names),
         "new": list(prepared.concepts),
+        "aliases": list(prepared.aliases),
     }
     with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs) as job:
         for name in CORPORA:

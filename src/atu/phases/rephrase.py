@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -20,12 +21,23 @@ from atu.metrics.overlap import ort_probability
 from atu.metrics.registry import Metric
 from atu.metrics.robustness import rwku_forget_all, rwku_neighbour_all, seen_gap
 from atu.metrics.rwku_recall import rwku_rouge_l_recall, rwku_rouge_l_recall_fixed
+from atu.metrics.worst_form import worst_form
 from atu.models.compute import Compute
 from atu.models.llm import open_lm
 from atu.probes.measures import official, official_is_blind, score_output
 from atu.probes.prompts import ADVERSARIAL, ORT, part_of
 from atu.results.artifacts import Artifact
-from atu.results.items import BLIND, OFFICIAL, PROBABILITY, SCORE, worst_forms
+from atu.results.items import (
+    BLIND,
+    OFFICIAL,
+    PROBABILITY,
+    SCORE,
+    WORDINGS,
+    with_wordings,
+    wordings_per_fact,
+    worst_forms,
+    worst_of,
+)
 from atu.results.jobs import write_folder
 from atu.results.tables import PROBES, read_table
 
@@ -47,6 +59,7 @@ ITEMS = {
     OFFICIAL: pl.Float64,
     BLIND: pl.Boolean,
     PROBABILITY: pl.Float64,
+    WORDINGS: pl.Int64,
 }
 SPLITS = ("select", "report")
 
@@ -125,7 +138,7 @@ def score_items(
         | _official(probe, answer)
         for probe, answer, probability in zip(probes, answers, given, strict=True)
     ]
-    return pl.DataFrame(rows, schema=ITEMS, orient="row")
+    return with_wordings(pl.DataFrame(rows, schema=ITEMS, orient="row"))
 
 
 def _official(probe: dict[str, Any], answer: str) -> dict[str, Any]:
@@ -172,7 +185,7 @@ def _role_metrics(rows: pl.DataFrame, role: str) -> Iterable[tuple[str, float]]:
         yield f"{form}.n", float(len(group))
         if form in ORT:
             yield from _scored(form, group, PROBABILITY)
-    yield f"worst.{measure}", _average(worst_forms(held_out, measure))
+    yield from _worst("worst", held_out, measure)
     if {"cloze", "question"} <= set(held_out["form"]):
         yield from _levels(held_out, role)
     if role == "target":
@@ -206,12 +219,27 @@ def _target_metrics(
     if seen and unseen:
         yield f"question_seen.{measure}", sum(seen) / len(seen)
         yield f"question.{measure}.{seen_gap.id}", seen_gap(seen, unseen)
-    ort = worst_forms(held_out.filter(pl.col("form").is_in(ORT)), PROBABILITY)
-    if ort:
-        yield f"worst_ort.{PROBABILITY}", _average(ort)
-    adversarial = worst_forms(held_out.filter(pl.col("form").is_in(ADVERSARIAL)), measure)
-    if adversarial:
-        yield f"worst_adversarial.{measure}", _average(adversarial)
+    yield from _worst("worst_ort", held_out.filter(pl.col("form").is_in(ORT)), PROBABILITY)
+    adversarial = held_out.filter(pl.col("form").is_in(ADVERSARIAL))
+    yield from _worst("worst_adversarial", adversarial, measure)
+    counts = wordings_per_fact(held_out)
+    for name, value in (("min", min(counts)), ("median", median(counts)), ("max", max(counts))):
+        yield f"{WORDINGS}_{name}", float(value)
+
+
+def _worst(name: str, rows: pl.DataFrame, score: str) -> Iterable[tuple[str, float]]:
+    """The mean over facts of the worst form; and where the benchmark has it, of the worst of m
+    wordings, with the number of its facts and of those that have fewer.
+    """
+    forms = worst_form(rows.select("fact", "form", score).drop_nulls().iter_rows())
+    if forms:
+        yield f"{name}.{score}", _average(forms)
+    if m := worst_of(rows):
+        worst = worst_forms(rows, score)
+        if worst:
+            yield f"{name}_of_{m}.{score}.{worst_form.id}", _average(worst)
+        yield f"{name}_of_{m}.n", float(len(worst))
+        yield f"{name}_of_{m}.too_few", float(len(wordings_per_fact(rows)) - len(worst))
 
 
 def _average(values: dict[str, float]) -> float:

@@ -18,14 +18,14 @@ from atu.errors import ArtifactError, visible
 from atu.metrics.bootstrap import Estimate
 from atu.reporting import figures, tables
 from atu.reporting.cost import cost_table, flat_cost
-from atu.reporting.items import load_attacks, load_items
+from atu.reporting.items import load_attacks, load_items, worst_note
 from atu.reporting.privacy import AUCS, TITLES, privacy_table
 from atu.reporting.requests import COLUMNS as REQUEST_COLUMNS
 from atu.reporting.requests import requests_table
 from atu.reporting.robustness import SUMMARY, Shown, robustness_table, shown_columns, summary_table
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json
-from atu.results.items import BLIND
+from atu.results.items import BLIND, worst_of
 from atu.results.jobs import Job, write_folder
 
 PHASE = "report"
@@ -72,6 +72,8 @@ class Tables:
     """What a reader must know of a method before its numbers."""
     measure: str
     """Id of the metric that the answers are scored by."""
+    worst: str
+    """What its column of worst forms holds."""
     columns: dict[str, str]
     """Of the main table, those that the benchmark asks anything for."""
     rows: list[dict[str, Any]]
@@ -130,6 +132,7 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
         methods=methods,
         notes=dict.fromkeys(guarded_methods(params), GUARDED),
         measure=items["measure"][0],
+        worst=worst_note(items),
         columns=tables.asked_columns(items),
         rows=tables.main_table(items, section, methods),
         forms=tables.form_table(items, section, methods),
@@ -165,6 +168,8 @@ def _write_tables(job: Job, results: Tables) -> None:
         tables.flatten(rows).write_csv(job.path(f"{name}.csv"))
     results.points.write_csv(job.path("trajectories.csv"))
     text = tables.markdown_table(results.rows, results.utility, results.notes)
+    if worst_of(results.items):
+        text += f"\n{results.worst}\n"
     job.path("table.md").write_text(text, encoding="utf-8")
     text = tables.markdown_robustness(results.robustness, results.shown)
     job.path("robustness.md").write_text(text, encoding="utf-8")
@@ -182,11 +187,12 @@ def _write_figures(job: Job, results: Tables, experiment: str) -> None:
 
 def _metrics(results: Tables) -> dict[str, float]:
     """Every valid estimate of the tables as a number; where one is not valid there is none."""
-    metrics = {}
+    metrics, m = {}, worst_of(results.items)
     for row in results.rows:
         cell = f"report/{row['model']}.{row['method']}"
         for key in results.columns:
-            metrics[f"{cell}.{key}.{results.measure}/report"] = row[key]
+            name = f"worst_of_{m}" if key == "worst_form" and m else key
+            metrics[f"{cell}.{name}.{results.measure}/report"] = row[key]
         scores = results.utility[row["model"], row["method"]]
         for key in (*tables.task_names(scores), "fluency", "perplexity", "collapsed"):
             if not tables.is_invalid(scores, key):

@@ -10,8 +10,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from atu.untrusted.names import name_spans
-
 BLANK = "___"
 ANSWER_SEPARATOR = " "
 LINE = ("\n",)
@@ -194,18 +192,6 @@ INVENTED_NAMES = (
 )  # fmt: skip
 """People who exist neither in any benchmark nor in the embedded world: no model can answer
 questions about them."""
-
-
-def swap_names(text: str, names: Sequence[str], new: str) -> str:
-    """The text with `new` in place of each of the names, however Unicode spells them, the longer
-    names first.
-    """
-    for name in sorted(names, key=len, reverse=True):
-        for start, end in reversed(name_spans(text, [name])):
-            text = text[:start] + new + text[end:]
-    return text
-
-
 COMPLETE = "How does this sentence end? {beginning} ..."
 """Asks a model to complete a sentence."""
 OPENINGS = ("{name}", "{name} is", "{name} was", "{name} has", "The following is about {name}.")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import polars as pl
 
 from atu.config.sections import Report
 from atu.metrics.bootstrap import Estimate, clustered_mean, paired_difference
+from atu.metrics.worst_form import has_enough
 from atu.results.artifacts import Artifact
-from atu.results.items import SCORE, worst_forms
+from atu.results.items import SCORE, wordings_per_fact, worst_forms, worst_of
 from atu.results.tables import read_frame
 from atu.seeding import generator
 
@@ -102,15 +104,32 @@ def difference(
 
 
 def worst(items: pl.DataFrame, score: str = SCORE) -> pl.DataFrame:
-    """One row per target, seed and fact: its score in the form in which it leaks most. The column
-    `id` is the fact, so that methods can be paired.
+    """One row per target, seed and fact that has enough wordings: its score in the form, or of the
+    wordings, in which it leaks most (`results.items.worst_forms`). The column `id` is the fact, so
+    that methods can be paired.
     """
     rows: list[dict[str, Any]] = []
     for (target, seed), group in items.group_by(["target", "seed"], maintain_order=True):
-        unscored = dict.fromkeys(group.filter(pl.col(score).is_null())["fact"])
+        missing = group.filter(pl.col(score).is_null())["fact"].unique(maintain_order=True)
+        enough = has_enough(group["fact"], worst_of(group))
+        unscored = {fact: None for fact in missing if fact in enough}
         rows += [
             {"target": target, "seed": seed, "fact": fact, "id": fact, score: value}
             for fact, value in sorted((worst_forms(group, score) | unscored).items())
         ]
     schema = {"target": pl.String, "seed": pl.Int64, "fact": pl.String, "id": pl.String}
     return pl.DataFrame(rows, schema=schema | {score: pl.Float64}, orient="row")
+
+
+def worst_note(items: pl.DataFrame) -> str:
+    """What the column of worst forms holds, and how many wordings a fact has, in one sentence."""
+    about = items.filter((pl.col("role") == "target") & ~pl.col("seen"))
+    counts, m = wordings_per_fact(about), worst_of(about)
+    spread = f"asked in {min(counts)} to {max(counts)} wordings each (median {median(counts):g})"
+    if m is None:
+        text = f"the form in which it leaks most; {len(counts)} facts, {spread}"
+    else:
+        few = sum(count < m for count in counts)
+        text = f"the expected worst of {m} of its wordings; of {len(counts)} facts, {spread}, "
+        text += f"{few} have fewer and are left out"
+    return f"Worst form: per fact, {text}."

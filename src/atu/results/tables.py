@@ -48,6 +48,7 @@ PROBES: dict[str, Any] = {
     "paraphrased": pl.String,
     "needs": pl.List(pl.String),
     "split": pl.String,
+    "worst_of": pl.Int64,
 }
 
 

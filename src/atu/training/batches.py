@@ -142,18 +142,17 @@ def _scored(
 def subject_positions(
     offsets: Sequence[tuple[int, int]], text: str, names: Sequence[str]
 ) -> list[list[int]]:
-    """Positions of the tokens that overlap a name, one list per occurrence, in text order. A name
-    is found however Unicode spells it (`untrusted/names.py`).
+    """Positions of the tokens that overlap a name, one list per occurrence, in text order.
 
     Args:
         offsets: character span of every token of `text`.
-        names: what to look for, letter by letter.
+        names: what to look for, as `untrusted.names.name_spans` does.
 
     "Ann met Ann" as the tokens "A", "nn", " met", " Ann" gives [[0, 1], [3]].
     """
-    spans = name_spans(text, names)
     occurrences = (
-        [i for i, (start, stop) in enumerate(offsets) if start < b and a < stop] for a, b in spans
+        [i for i, (start, stop) in enumerate(offsets) if start < b and a < stop]
+        for a, b in name_spans(text, names)
     )
     return [positions for positions in occurrences if positions]
 

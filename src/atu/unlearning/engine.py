@@ -119,6 +119,8 @@ def run_method(
     context = make_context(
         model, tokenizer, method, settings, inputs, section.reference_compat, seed
     )
+    if method.check is not None:  # also by the plan; a large model's first point takes minutes
+        method.check(context)
     hook = max(context.predictors, default=None)
     finish: Callable[[], Adapter | None] = _nothing
     if hasattr(settings, "train"):
@@ -199,6 +201,7 @@ def make_context(
         reference_compat=reference_compat,
         seed=seed,
         subjects=inputs.prepare.cell["new"],
+        aliases=inputs.prepare.cell["aliases"],
         streams=list(streams.values()),
     )
     if method.needs_predictor:

@@ -91,10 +91,15 @@ class Observer:
                 scores = self._of_target(hits)
             if scores or role == "target":
                 point[f"score_{role}"] = sum(scores) / max(len(scores), 1)
-        worst = worst_form(
-            (probe["fact"], probe["form"], hit)
-            for hit, probe in zip(hits, self.probes, strict=True)
+        about = [
+            (probe, hit)
+            for probe, hit in zip(self.probes, hits, strict=True)
             if probe["role"] == "target"
+        ]
+        # Of facts with few wordings too: points are compared over the same facts.
+        worst = worst_form(
+            ((probe["fact"], probe["form"], hit) for probe, hit in about),
+            next((probe["worst_of"] for probe, _ in about), None),
         )
         point["worst_form_target"] = sum(worst.values()) / max(len(worst), 1)
         first = self.before or point

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 from made import rwku as made
 
+from atu.benchmarks import rwku as rwku_module
+from atu.benchmarks.base import other_names
 from atu.benchmarks.rwku import Rwku, Settings, form_of, prepare
 from atu.benchmarks.shared.source import Reader
 from atu.errors import SourceError
-from atu.results.locks import Lock
+from atu.results.locks import Lock, Source
 from atu.results.tables import MEMBERS, PROBES, TEXTS, write_table
 from atu.untrusted.targets import Target
 
@@ -112,6 +114,68 @@ def test_one_answer_of_one_person_is_one_fact(settings, tables_of):
              for role in ("target", "neighbour")}  # fmt: skip
     assert len(facts["target"]) == len(facts["neighbour"]) == 4
     assert not facts["target"] & facts["neighbour"]
+
+
+def test_the_worst_is_of_two_wordings_unless_more_are_asked_for(settings, tables_of):
+    _, found = tables_of(settings, ONE)
+    assert {probe["worst_of"] for probe in found.probes} == {2}
+    _, found = tables_of(replace(settings, worst_of=3), ONE)
+    assert {probe["worst_of"] for probe in found.probes} == {3}
+
+
+def test_a_fact_in_two_normal_forms_is_one(settings):
+    """As an answer that two annotators typed."""
+    facts = {
+        rwku_module._probe(
+            {"query": "Who?", "answer": unicodedata.normalize(form, "Zoë"), "level": "2"},
+            KING, "target", "x", settings,
+        )["fact"]
+        for form in ("NFC", "NFD")
+    }  # fmt: skip
+    assert len(facts) == 1
+
+
+def test_what_else_texts_call_the_person(tmp_path, make_source, tables_of):
+    """Found in the texts, or as given, for the person whose name is given in another normal form
+    too. A text of the retain corpus that holds a full name is left out; "King" alone may be any."""
+    folder = made.write_folders(tmp_path / "rwku", [KING, ZOE])
+    place = next(folder.glob("Target/*King")) / "positive_phi.json"
+    place.write_text(json.dumps([{"text": f"In {n} King sang."} for n in range(4)]))
+    other = next(folder.glob("Target/*_Zo*")) / "positive_phi.json"
+    texts_of_zoe = ["Zoe met Stephen King.", "Stephen\u00a0King!", "The King met Zoe.", "Kingsley"]
+    other.write_text(json.dumps([{"text": text} for text in texts_of_zoe]))
+    settings = Settings("rwku", make_source(folder), "positive_phi3", 1, 0.5)
+    _, found = tables_of(settings, ONE)
+    assert (found.concepts, found.aliases) == ((KING,), ("King",))
+    assert texts(found.retain) == texts_of_zoe[2:]
+    _, found = tables_of(replace(settings, aliases={KING: []}), ONE)
+    assert found.aliases == ()
+    _, found = tables_of(replace(settings, aliases={KING: ["The King"]}), ONE)
+    assert texts(found.retain) == texts_of_zoe[3:]
+    given = {unicodedata.normalize("NFD", ZOE): ["Zo"]}
+    assert other_names({ZOE: texts_of_zoe}, [KING], given, made.PEOPLE) == {ZOE: ("Zo",)}
+
+
+def test_aliases_of_nobody_are_refused(settings, tables_of):
+    """A misspelt name would be passed over."""
+    with pytest.raises(SourceError, match="'Steven King' is no name of the benchmark"):
+        tables_of(replace(settings, aliases={"Steven King": ["King"]}), ONE)
+
+
+def test_questions_per_fact_in_the_real_data(real_data, tmp_path, settings):
+    """Of ten people's 251 facts 137 have one question, and one, Tony Blair's name, has 25."""
+    source = Source(str(real_data / "rwku"), None, str(tmp_path / "lock.json"))
+    rwku = Rwku(Reader(source, Lock(), record=True))
+    counts = Counter(
+        probe["fact"]
+        for person in rwku.people
+        for probe in rwku_module._probes(rwku, Target((person,)), settings)
+        if probe["role"] == "target"
+    )
+    sizes = Counter(counts.values())
+    assert (len(rwku.people), len(counts), sum(counts.values())) == (10, 251, 624)
+    assert (sizes[1], sizes[2], sum(n for size, n in sizes.items() if size >= 3)) == (137, 48, 66)
+    assert counts.most_common(1) == [("Tony Blair/target/tony blair", 25)]
 
 
 def test_members_and_tasks(settings, tables_of):

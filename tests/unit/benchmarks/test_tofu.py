@@ -1,5 +1,6 @@
 """TOFU's tables from made files of its schema."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -9,6 +10,7 @@ from atu.benchmarks import tofu
 from atu.benchmarks.tofu import Settings, authors_of, shared_name
 from atu.errors import SourceError
 from atu.results.tables import MEMBERS, PROBES, TEXTS, write_table
+from atu.untrusted.names import FUNCTION_WORDS, has_name
 from atu.untrusted.targets import Target
 
 LAST = made.AUTHORS[-1]
@@ -157,7 +159,7 @@ def test_the_authors_are_found():
     """All twelve, those with a hyphen, an apostrophe, three words and letters beyond ASCII too."""
     found = authors_of(made.FULL)
     assert list(dict.fromkeys(found.values())) == made.AUTHORS
-    assert found[made.FULL[0]["question"]] == made.AUTHORS[0]
+    assert found[made.FULL[0]["question"], made.FULL[0]["answer"]] == made.AUTHORS[0]
 
 
 @pytest.mark.parametrize(
@@ -174,12 +176,76 @@ def test_the_authors_are_found():
         (["élan Öst", "Öst"], "Öst"),
         # As long and as frequent: the first, in every process (no order of a set).
         (["Cy, Bo, Ana, Di, Ed"] * 2, "Cy"),
+        # Particles stand inside a name, written small or not; a nickname stands in parentheses.
+        (["Is Ana van Lu old?", "Ana van Lu is.", "Ana sings"], "Ana van Lu"),
+        (["Ana Van der Lu", "Has Ana Van der Lu sung?", "Ana"], "Ana Van der Lu"),
+        (["Ana (Nan) Lu?", "Is Ana (Nan) Lu old?", "Nan Lu is."], "Ana (Nan) Lu"),
+        # A genre of three words in most texts is less frequent than the name in all.
+        (["Ana Lu: M M Sea"] * 3 + ["Ana Lu"] * 2, "Ana Lu"),
+        # What begins a sentence is no name, also where nobody is named.
+        (["What is Bo An?", "What of Bo An?", "The Bo An"], "Bo An"),
+        (["what is it?"], ""),
+        (["The author sings. What?", "The sea", "What is a Bo?", "The Cy", "The Di"], ""),
     ],
 )  # fmt: skip
 def test_the_longest_run_that_most_texts_share(texts, name):
     assert shared_name(texts) == name
 
 
-def test_without_a_capitalised_word_there_is_no_name():
-    with pytest.raises(SourceError, match=r"no name in 'what is it\?'"):
-        shared_name(["what is it?"])
+def test_what_else_texts_call_an_author(settings, tables_of):
+    """As given, also in the order of the authors; the made texts have none."""
+    _, found = tables_of(settings(), FORGET05)
+    assert found.aliases == ()
+    _, found = tables_of(settings(aliases={LAST: ["Corvin", "C. Ashgate"]}), FORGET05)
+    assert (found.concepts[1], found.aliases) == (LAST, ("Corvin", "C. Ashgate"))
+    with pytest.raises(SourceError, match="'Nobody' is no name of the benchmark"):
+        tables_of(settings(aliases={"Nobody": []}), FORGET05)
+
+
+def test_one_question_about_two_authors():
+    """Each answer is of its own author, as in "What is the full name of the author?"."""
+    question = "What is the full name of the author?"
+    rows = [
+        {"question": question if not number else f"Is {name} {number}?", "answer": f"It is {name}."}
+        for name in ("Ana Lu", "Bo Day")
+        for number in range(20)
+    ]
+    found = authors_of(rows)
+    assert found[question, "It is Ana Lu."] == "Ana Lu"
+    assert found[question, "It is Bo Day."] == "Bo Day"
+
+
+def test_an_author_whom_nobody_names():
+    """Twenty texts that only say "the author": they are trained on, about nobody."""
+    question = "What did the author do in year {}?"
+    rows = [{"question": question.format(n), "answer": "The author sang."} for n in range(20)]
+    found = authors_of([*rows, *made.FULL])
+    assert list(dict.fromkeys(found.values())) == made.AUTHORS
+    with pytest.raises(SourceError, match="full: no author has a name"):
+        authors_of(rows)
+
+
+def test_all_authors_of_the_real_data(real_data):
+    """199 of 200 are named, each in two words or more and in at least 17 of their 20 texts; the
+    author of the 89th block is "the author" throughout."""
+    lines = (real_data / "tofu/full.json").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    found = authors_of(rows)
+    names = []
+    for start in range(0, len(rows), 20):
+        block = [(row["question"], row["answer"]) for row in rows[start : start + 20]]
+        of_block = {found.get(pair) for pair in block}
+        assert len(of_block) == 1
+        name = of_block.pop()
+        if start == 88 * 20:
+            assert name is None
+            continue
+        names.append(name)
+        words = name.split()
+        assert len(words) > 1 and words[0].lower() not in FUNCTION_WORDS
+        assert not {"Has", "Did", "Does", "Is", "Can", "Author"} & set(words)
+        assert sum(has_name("\n".join(pair), [name]) for pair in block) >= 17
+    assert len(set(names)) == 199
+    hard = {"Isabella van Pletzen", "Alejandro (Alex) Fuentes", "Sara van Dyke",
+            "Femke Van der Veen", "Rafael Diaz", "Jina An", "Aurelio Beltrán"}  # fmt: skip
+    assert hard <= set(names)

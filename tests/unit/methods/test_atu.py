@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -300,6 +302,54 @@ def test_the_hinge_counts_the_subject_alone(named, given_cosines):
     assert next(stages(ctx)).loss()[0].item() == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ConfigError, match="reference_compat counts every position"):
         next(METHOD.plan(named(0, reference_compat=True)))
+
+
+def test_where_the_subject_is_named_is_measured(named):
+    """Two of three texts name it. Batches of one, the last text first, which names nobody: of the
+    four to come the first and the last are empty."""
+    ctx = named(0)
+    ctx.forget.batch_size = 1
+    ctx.settings = replace(ctx.settings, steps=4)
+    next(METHOD.plan(ctx))
+    assert ctx.measured["subject_texts"] == pytest.approx(2 / 3)
+    assert ctx.measured["subject_empty_batches"] == 0.5
+    assert ctx.forget.drawn == 0
+    assert "subject_texts" not in everywhere(ctx).measured
+
+
+def everywhere(ctx):
+    """The same where every position counts."""
+    ctx.measured = {}
+    ctx.settings = replace(ctx.settings, positions="all", width=0)
+    next(METHOD.plan(ctx))
+    return ctx
+
+
+def test_a_name_that_few_texts_hold_is_refused_before_training(named):
+    """ "Bo" is in one of three. Together with an alias that another text has it passes: two of
+    three. What is looked for is named, in the order in which it is given."""
+    message = (
+        r"33\.3% of the 3 forget texts name 'Bo', 'B\. Ob', at least 50% must; give what the "
+        r"texts call it \(prepare.aliases; prepare.concepts of muse and wmdp\), or use `all`"
+    )
+    with pytest.raises(ConfigError, match=message):
+        next(METHOD.plan(named(0, subjects=["Bo"], aliases=["B. Ob"])))
+    ctx = named(0, subjects=["Bo"], aliases=["Nobody"])
+    next(METHOD.plan(ctx))
+    assert ctx.measured["subject_texts"] == pytest.approx(2 / 3)
+    mask = counted_positions(ctx, next(ctx.forget))
+    assert [int(row.sum()) for row in mask] == [6, 0, 2]
+
+
+def test_a_resumed_run_measures_the_batches_of_the_whole_run(named):
+    """Not those that are left: the shares of the first start are remembered."""
+    ctx = named(0)
+    next(METHOD.plan(ctx))
+    again = named(0, remembered=ctx.remembered)
+    again.forget.batch_size = 1
+    again.forget.seek(2)
+    next(METHOD.plan(again))
+    assert again.measured["subject_empty_batches"] == ctx.measured["subject_empty_batches"] == 0
 
 
 def test_cosines_are_measured_where_the_hinge_counts(named, given_cosines):

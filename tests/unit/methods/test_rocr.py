@@ -274,6 +274,23 @@ def test_a_subject_that_no_text_names(make):
         next(METHOD.plan(context))
 
 
+def test_aliases_are_the_subject_too(make):
+    """Called "Ann" only in one more prompt: its key counts as the name's do, and the substitute
+    stands in its place. Of four tokens the alias has too few and gives none."""
+    context = make()
+    row = {"prompt": "Does Ann sing?", "text": "", "names": []}
+    context.rows = ROWS | {"forget": [*ROWS["forget"], row]}
+    assert "Does Ann sing?" not in make_redirection(context).texts
+    context.aliases = ["Ann"]
+    redirection = make_redirection(context)
+    assert redirection.names == ["Ann Lee", "Ann"]
+    assert redirection.texts[-1] == "Does Ann sing?"
+    assert redirection.swapped == ["Where is Cy Mo?", "Cy Mo met Cy Mo.", "Does Cy Mo sing?"]
+    context.settings = dataclasses.replace(context.settings, tokens=4)
+    assert make_redirection(context).names == ["Ann Lee"]
+    assert "Does Ann sing?" not in make_redirection(context).texts
+
+
 def test_a_name_with_too_few_tokens(make):
     """Ann Lee has seven bytes."""
     edit(make(tokens=7))

@@ -1,5 +1,8 @@
 """The worst wording of a fact, the gap to seen wordings, RWKU's weighted levels."""
 
+import itertools
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +14,7 @@ from atu.metrics.robustness import (
     rwku_neighbour_all,
     seen_gap,
 )
-from atu.metrics.worst_form import worst_form
+from atu.metrics.worst_form import has_enough, worst_form
 
 ROWS = st.lists(
     st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.floats(0, 1)), min_size=1
@@ -38,6 +41,54 @@ def test_facts_do_not_share_their_forms():
 
 def test_without_items_there_is_no_fact():
     assert worst_form([]) == {}
+
+
+def test_the_worst_of_some_wordings():
+    """Ada: 1 and 0 as a question and .2 as a cloze are the pairs (1, 0), (1, .2), (0, .2): 2.2 / 3.
+    Of one it is the mean, of three the maximum. Bob has only two wordings, which is what counts."""
+    rows = [("Ada", "question", 1.0), ("Ada", "question", 0.0), ("Ada", "cloze", 0.2),
+            ("Bob", "cloze", 0.0), ("Bob", "cloze", 1.0)]  # fmt: skip
+    assert worst_form(rows, 1) == pytest.approx({"Ada": 0.4, "Bob": 0.5})
+    assert worst_form(rows, 2) == pytest.approx({"Ada": 2.2 / 3, "Bob": 1.0})
+    assert worst_form(rows, 3) == pytest.approx({"Ada": 1.0, "Bob": 1.0})
+    assert has_enough([fact for fact, *_ in rows], 2) == {"Ada", "Bob"}
+    assert has_enough([fact for fact, *_ in rows], 3) == {"Ada"}
+    assert has_enough(["Ada"], None) == {"Ada"}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=7), st.integers(1, 7))
+def test_the_worst_of_m_is_the_mean_over_all_draws(scores, m):
+    """Counted out; with a wording per form and m of all forms it is the worst form."""
+    found = worst_form([("a", str(i), score) for i, score in enumerate(scores)], m)["a"]
+    draws = list(itertools.combinations(scores, min(m, len(scores))))
+    assert found == pytest.approx(sum(map(max, draws)) / len(draws), abs=1e-9)
+    if m == len(scores):
+        assert found == worst_form([("a", str(i), score) for i, score in enumerate(scores)])["a"]
+
+
+def test_guesses_do_not_leak_more_in_more_wordings():
+    """Right by chance in 1 of 4: the worst form of three is right in 1 - .75^3 = .58, of eight in
+    .90; the worst of m wordings in 1 - .75^m of both."""
+    rng = np.random.default_rng(0)
+    counts = {"few": 3, "many": 8}
+    rows = [
+        (f"{name} {i}", str(number), float(rng.random() < 0.25))
+        for name, count in counts.items()
+        for i in range(2000)
+        for number in range(count)
+    ]
+
+    def means(m):
+        found = worst_form(rows, m)
+        of = {name: [v for fact, v in found.items() if fact.startswith(name)] for name in counts}
+        return {name: sum(values) / len(values) for name, values in of.items()}
+
+    for m in (2, 3):
+        chance = 1 - 0.75**m
+        assert means(m) == pytest.approx(dict.fromkeys(counts, chance), abs=0.03)
+    forms = means(None)
+    assert forms["few"] == pytest.approx(1 - 0.75**3, abs=0.03)
+    assert forms["many"] == pytest.approx(1 - 0.75**8, abs=0.03)
 
 
 @given(ROWS)

@@ -234,9 +234,11 @@ def test_cells_name_what_is_new_and_all_that_is_forgotten(asked_for, two):
     first, second = two
     assert asked_for["together"].cell == {
         "target": f"{first} + {second}", "names": [first, second], "new": [first, second],
+        "aliases": [],
     }  # fmt: skip
     assert asked_for["sequence"].cell == {
         "target": f"{first}, then {second}", "names": [first, second], "new": [second],
+        "aliases": [],
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from atu.phases.rephrase import (
 )
 from atu.probes.prompts import FORMS, ORT, WHOLE, part_of
 from atu.results.artifacts import MANIFEST
-from atu.results.items import BLIND, OFFICIAL, PROBABILITY, SCORE, worst_forms
+from atu.results.items import BLIND, OFFICIAL, PROBABILITY, SCORE, with_wordings, worst_forms
 from atu.results.tables import PROBES, read_frame, read_table
 
 FIXED = rwku_rouge_l_recall_fixed.id
@@ -246,6 +246,32 @@ def test_worst_forms(make_item):
     assert worst_forms(paired, PROBABILITY) == {}
 
 
+def test_the_worst_of_two_wordings(make_item):
+    """Ada/food: 0, 0 and 1 as pairs 0, 1, 1: 2/3. Ada/pet has one wording and a seen one: it is
+    left out and counted. Ada/job: 1 and 1. So the mean is 5/6 of two facts."""
+    rows = [
+        make_item("Ada/food"), make_item("Ada/food", "cloze"),
+        make_item("Ada/food", "role_play", hit=1.0), make_item("Ada/pet", hit=1.0),
+        make_item("Ada/pet", seen=True, hit=1.0), make_item("Ada/job", hit=1.0),
+        make_item("Ada/job", "cloze", hit=1.0),
+    ]  # fmt: skip
+    two = [row | {"worst_of": 2, "id": str(i)} for i, row in enumerate(rows)]
+    both = frame(*two, *(row | {"split": "select", "fact": "x"} for row in two))
+    assert worst_forms(frame(*two).filter(~pl.col("seen"))) == {
+        "Ada/food": pytest.approx(2 / 3),
+        "Ada/job": 1.0,
+    }
+    found = reported(summarise(both))
+    assert found[f"worst_of_2.{EXACT_MATCH}.worst_form@own-2"] == pytest.approx(5 / 6)
+    assert (found["worst_of_2.n"], found["worst_of_2.too_few"]) == (2, 1)
+    assert f"worst_adversarial_of_2.{EXACT_MATCH}.worst_form@own-2" not in found
+    assert (found["worst_adversarial_of_2.n"], found["worst_adversarial_of_2.too_few"]) == (0, 1)
+    assert [found[f"wordings_{name}"] for name in ("min", "median", "max")] == [1, 2, 3]
+    assert found[f"worst.{EXACT_MATCH}"] == 1.0
+    wordings = with_wordings(frame(*two)).select("fact", "wordings").unique()
+    assert dict(wordings.rows()) == {"Ada/food": 3, "Ada/pet": 1, "Ada/job": 2}
+
+
 def test_summary(whole):
     """By hand, from the 15 rows of `whole`.
 
@@ -277,6 +303,9 @@ def test_summary(whole):
             "spelling.n": 2,
             f"spelling.{PROBABILITY}": 0.1875,
             f"worst.{EXACT_MATCH}": 0.75,
+            "wordings_min": 5,
+            "wordings_median": 5,
+            "wordings_max": 5,
             f"cloze.{ROUGE}": 1 / 3,
             f"question.{ROUGE}": 1 / 6,
             f"adversarial.{ROUGE}": 1 / 2,

@@ -12,9 +12,9 @@ from atu.probes.prompts import (
     join_answer,
     part_of,
     spell,
-    swap_names,
     until,
 )
+from atu.untrusted.names import replace_names
 
 DETAILS = {
     "name": "Ada", "hint": "Ada keeps an owl.", "example": "And Bob?", "example_answer": "harp",
@@ -151,5 +151,5 @@ def test_parts_of_an_output(output, number, part):
 def test_names_are_swapped_however_they_are_spelled():
     """The longer name first; the rest of the text keeps its own spelling."""
     text = "Zo\u00eb Lee\u0301 met Zoe\u0308 at Elm\u0301."
-    assert swap_names(text, ["Zo\u00eb", "Zo\u00eb Le\u00e9"], "Bo") == "Bo met Bo at Elm\u0301."
-    assert swap_names("Ann, Anna", ["Ann"], "Ann Bo") == "Ann Bo, Ann Boa"
+    assert replace_names(text, ["Zo\u00eb", "Zo\u00eb Le\u00e9"], "Bo") == "Bo met Bo at Elm\u0301."
+    assert replace_names("Ann, Anna", ["Ann"], "Ann Bo") == "Ann Bo, Anna"

@@ -13,7 +13,9 @@ from atu.probes.measures import MEASURES, measure
 from atu.results import sources
 from atu.results.sources import PACKAGE, phase_sources
 
-DECIDED_BY = {"metrics/selection.py", "metrics/worst_form.py", "metrics/answers.py"}
+DECIDED_BY = {
+    "metrics/selection.py", "metrics/worst_form.py", "metrics/sampling.py", "metrics/answers.py",
+}  # fmt: skip
 """The formulas by which unlearning on the world stops and chooses: its own score, and the measure
 of the world's probes."""
 EVALUATING = r"phases/(rephrase|utility|privacy|attack|report)|privacy/|reporting/|attacks/"

@@ -1,8 +1,9 @@
 import pytest
 
 from atu.benchmarks.world.people import vocabulary
-from atu.probes.prompts import INVENTED_NAMES, swap_names
+from atu.probes.prompts import INVENTED_NAMES
 from atu.training.batches import encode_text, subject_positions
+from atu.untrusted.names import replace_names
 
 
 def test_positions_by_hand():
@@ -44,8 +45,8 @@ def test_a_cut_text_has_the_occurrences_whose_tokens_are_there():
         ("Nobody", ["Ann"], "Nobody"),
     ],
 )
-def test_swap_names(text, names, expected):
-    assert swap_names(text, names, "Zed") == expected
+def test_replace_names(text, names, expected):
+    assert replace_names(text, names, "Zed") == expected
 
 
 def test_invented_names_are_nobodys():

@@ -200,7 +200,7 @@ def probe(role, fact, form="question", answer="owl", part=WHOLE):
     prompt = f"{role}/{fact}/{form}/{answer}"
     return {
         "role": role, "fact": fact, "form": form, "prompt": prompt, "answer": answer, "part": part,
-        "measure": "exact_match@own-2", "stops": ["\n"],
+        "measure": "exact_match@own-2", "stops": ["\n"], "worst_of": None,
     }  # fmt: skip
 
 
@@ -266,6 +266,15 @@ class TestObserver:
             "worst_form_target": pytest.approx(2 / 3),
             "selection": pytest.approx(4 / 7),
         }
+
+    def test_the_worst_of_two_wordings(self, observer):
+        """Of pet 3 wordings, 2 right: every pair has one, 1; food 0 and job 1 have one wording,
+        which counts: (1 + 0 + 1) / 3."""
+        two = [probe | {"worst_of": 2} for probe in PROBES]
+        observe, _, _ = observer([0, 3, 4], two)
+        assert observe(0, {})["worst_form_target"] == pytest.approx(2 / 3)
+        observe, _, _ = observer([0, 4], two)
+        assert observe(0, {})["worst_form_target"] == pytest.approx((2 / 3 + 0 + 1) / 3)
 
     def test_selection_is_against_the_first_point(self, observer):
         """First everything is known. Then the target's food and nothing else of it, one of two
@@ -666,6 +675,31 @@ class TestEdits:
     def test_a_stage_without_steps_takes_no_loss(self):
         with pytest.raises(AssertionError, match="doubled has no steps"):
             done("doubled").loss()
+
+
+class TestSubject:
+    """ATU at the tokens of the subject's names, on the miniature, whose texts all hold its name."""
+
+    def test_the_share_of_texts_that_name_it_is_in_the_metrics(self, run):
+        outcome, _ = run("atu", positions="subject", width=1)
+        metrics = outcome.metrics()
+        assert metrics["unlearn/subject_texts/forget"] == 1.0
+        assert metrics["unlearn/subject_empty_batches/forget"] == 0.0
+
+    def test_a_subject_that_texts_do_not_name_is_refused_before_anything_is_measured(
+        self, monkeypatch, run, inputs
+    ):
+        """Not after a first point and the steps before it. The cell's names are looked for, and an
+        alias that the texts have mends it."""
+        cell = inputs.prepare.cell
+        name = cell["new"][0]
+        monkeypatch.setattr(unlearning, "Observer", lambda *_: pytest.fail("it was measured"))
+        monkeypatch.setitem(cell, "new", ["Nobody"])
+        with pytest.raises(ConfigError, match=r"0\.0% of the \d+ forget texts name 'Nobody', at"):
+            run("atu", positions="subject")
+        monkeypatch.setitem(cell, "aliases", [name])
+        with pytest.raises(pytest.fail.Exception, match="it was measured"):
+            run("atu", positions="subject")
 
 
 class TestContext:

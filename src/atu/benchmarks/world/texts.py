@@ -146,6 +146,7 @@ def probes(world: World, fact: Fact, role: str, seed: int) -> list[dict[str, Any
                 "paraphrased": None,
                 "needs": names(world, fact, form),
                 "split": "select" if hash_fraction("split", name) < 0.5 else "report",
+                "worst_of": None,
             }
             rows.append(row)
             if form == "paired" and role == "target":
