@@ -234,13 +234,15 @@ def _decoded(
     removed. transformers 5 ignores that for byte-level BPE; official code ran with version 4.
     """
     if stripped:
-        texts = [t.strip() for t in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
     else:
         texts = [
             _decoded_after(tokenizer, row[-1], tail) for row, tail in zip(ids, new, strict=True)
         ]
     if getattr(tokenizer, "clean_up_tokenization_spaces", False):
         texts = [tokenizer.clean_up_tokenization(text) for text in texts]
+    if stripped:  # last, as a space at the end is part of what the clean-up joins
+        texts = [text.strip() for text in texts]
     return [until(text, stops) for text in texts]
 
 

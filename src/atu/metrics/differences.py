@@ -42,7 +42,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         "the answer stands on the next line for every reader; chat models begin so",
     ),
     Difference(
-        ("ou.mia_min_k.*", "ou.mia_min_k_plus_plus.*"),
+        ("ou.mia_min_k.*", "ou.mia_min_k_plus_plus.*", "ou.auc_min_k.*end_token_only*"),
         "an answer of no token has the score 0, that of a certain member",
         "no score, and no AUC counts it",
         "no token says nothing about membership",
@@ -60,9 +60,15 @@ DIFFERENCES: tuple[Difference, ...] = (
         "how a file writes a number says nothing of the model",
     ),
     Difference(
-        ("tofu.option_probability.*underflow*", "rwku.truthfulqa.*underflow*"),
-        "probabilities of options that are all 0 as floats are divided: NaN",
-        "their shares, from the logarithms",
+        (
+            "tofu.option_probability.*underflow*",
+            "tofu.model_utility*.*underflow*",
+            "rwku.truthfulqa.*underflow*",
+            "rwku.mmlu.*underflow*",
+        ),
+        "probabilities of options that are all 0 as floats are divided: NaN; MMLU's answer is the "
+        "first option",
+        "their shares and their order, from the logarithms",
         "a ruined model must have a score; where official code has a number, ours is equal",
     ),
     Difference(

@@ -18,6 +18,8 @@ from atu.errors import EvaluationError
 from atu.metrics.registry import metric
 
 Floats: TypeAlias = NDArray[np.float64]
+SPREAD = float(np.sqrt(np.finfo(np.float32).eps))
+"""Relative to a mean: the least deviation that float32 can find by subtracting squares."""
 MIN_STD = 1e-3
 """Smallest deviation in nats that Min-K%++ divides by; open-unlearning's variance of 1e-6."""
 
@@ -158,12 +160,15 @@ def membership_min_k_plus_plus_faithful(
 ) -> float | None:
     """Mean of the floor(share * tokens) lowest standardised log-probabilities; None if no token.
 
-    Arguments and exceptions as for `fixed-1`.
+    What float32, in which RWKU computes, cannot tell from 0 beside the mean counts as 0: of a
+    uniform distribution RWKU has NaN, or what rounding leaves. Arguments and exceptions as for
+    `fixed-1`.
     """
     log_p, means, stds = _standardised(log_probs, mean, std)
-    count = _share_of(log_p, share)
+    count, least = _share_of(log_p, share), SPREAD * np.abs(means)
+    gaps, stds = ((np.abs(values) > least) * values for values in (log_p - means, stds))
     with np.errstate(divide="ignore", invalid="ignore"):
-        score = _lowest((log_p - means) / stds, count) if count else np.nan
+        score = _lowest(gaps / stds, count) if count else np.nan
     return score if np.isfinite(score) else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atu.metrics.registry import metric
-from atu.metrics.rouge import BLIND, is_blind, rouge_l, rouge_l_any_script
+from atu.metrics.rouge import BLIND, decoded, is_blind, rouge_l, rouge_l_any_script
 
 __all__ = [
     "OFFICIAL",
@@ -21,12 +21,13 @@ __all__ = [
     defect=BLIND,
 )
 def muse_knowledge(output: str, answer: str) -> float:
-    """ROUGE-L F measure in [0, 1], without stemmer.
+    """ROUGE-L F measure in [0, 1] of the decoded output, without stemmer.
 
     MUSE reports 100 times the mean, and ends an answer where the benchmark's stops do (version 1
-    cut them here). "the cello" for "cello": precision is 1/2, recall 1, F = 2/3.
+    cut them here). The gold answer is compared as it is written. "the cello" for "cello": precision is 1/2,
+    recall 1, F = 2/3.
     """
-    return float(rouge_l(output, answer, stemmer=False).fmeasure)
+    return float(rouge_l(decoded(output), answer, stemmer=False).fmeasure)
 
 
 @metric("muse_knowledge", "fixed-1", source="`faithful-2` over the words of any script")
@@ -35,7 +36,7 @@ def muse_knowledge_fixed(output: str, answer: str) -> float:
 
     Equal to `faithful-2` for texts whose letters are all a to z.
     """
-    return float(rouge_l_any_script(output, answer, stemmer=False).fmeasure)
+    return float(rouge_l_any_script(decoded(output), answer, stemmer=False).fmeasure)
 
 
 @metric(
@@ -47,9 +48,11 @@ def muse_knowledge_fixed(output: str, answer: str) -> float:
 def open_unlearning_knowledge(output: str, answer: str) -> float:
     """ROUGE-L F measure in [0, 1] with the stemmer, which MUSE itself does not use.
 
+    Of both texts as decoded.
+
     "lighting lamps" for "lights lamp" is 1 here and 0 for MUSE.
     """
-    return float(rouge_l(output, answer, stemmer=True).fmeasure)
+    return float(rouge_l(decoded(output), decoded(answer), stemmer=True).fmeasure)
 
 
 OFFICIAL = muse_knowledge

@@ -59,6 +59,13 @@ def rouge_l_any_script(answer: str, gold: str, *, stemmer: bool) -> Any:
     return score
 
 
+def decoded(text: str) -> str:
+    """The text as MUSE and open-unlearning decode it, with transformers' clean-up: "do n't" is
+    "don't". All else that it joins are signs, which no word of `rouge_score` has.
+    """
+    return text.replace(" n't", "n't")
+
+
 def is_blind(answer: str, gold: str) -> bool:
     """Whether `rouge_score` reads another text than is written: it drops or splits words of the
     answer or of the gold answer.

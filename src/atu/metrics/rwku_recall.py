@@ -14,7 +14,8 @@ from atu.metrics.words import UNSPACED
     "faithful-1",
     source="RWKU, arXiv 2406.10890: eval_forget.py with the package `rouge` 1.0.1",
     defect="case-sensitive; splits on spaces and full stops only; the order of words across "
-    "sentences is lost; a repeated gold word counts once; an answer of full stops alone fails",
+    "sentences is lost; a repeated gold word counts once; an answer of full stops alone fails, or "
+    "one of a thousand words in a sentence",
 )
 def rwku_rouge_l_recall(answer: str, gold: str) -> float | None:
     """ROUGE-L recall in [0, 1] as RWKU's scorer gives it; None where that scorer fails.
@@ -26,7 +27,7 @@ def rwku_rouge_l_recall(answer: str, gold: str) -> float | None:
 
     try:
         return float(Rouge().get_scores(answer or "NOANSWER", gold)[0]["rouge-l"]["r"])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -11,7 +11,7 @@ __all__ = ["OFFICIAL", "is_blind", "tofu_rouge_l_recall", "tofu_rouge_l_recall_f
 @metric(
     "tofu_rouge_l_recall",
     "faithful-1",
-    source="TOFU, arXiv 2401.06121: evaluate_util.py; open-unlearning the same",
+    source="TOFU, arXiv 2401.06121: evaluate_util.py; open-unlearning the same of cleaned-up texts",
     defect=BLIND,
 )
 def tofu_rouge_l_recall(answer: str, gold: str) -> float:

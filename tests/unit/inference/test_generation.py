@@ -62,6 +62,21 @@ def ask(model, prompts, batch_size=8, *, tokenizer=None, max_new_tokens=4, **opt
     return greedy_answers(model, tokenizer or Letters(), prompts, **options)
 
 
+class Cleaning(Letters):
+    """One that asks for a clean-up, of which this is the part about quotation marks."""
+
+    clean_up_tokenization_spaces = True
+
+    def clean_up_tokenization(self, text):
+        return text.replace(" ' ", "'")
+
+
+def test_white_space_is_removed_after_the_clean_up():
+    """The space behind a last mark is part of what is joined: "A'", not "A '"."""
+    assert ask(Parrot(after=" ' "), ["a"], tokenizer=Cleaning()) == ["A'"]
+    assert ask(Parrot(after=" ' "), ["a"]) == ["A '"]
+
+
 def sample(model, prompts, *, samples=2, temperature=1.0, top_p=1.0, seed=0, **options):
     """Samples of a tiny model or of a toy."""
     sampling = Sampling(samples, temperature, top_p, seed)

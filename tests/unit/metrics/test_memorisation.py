@@ -31,7 +31,11 @@ from atu.metrics.memorisation import (
     tofu_truth_ratio,
     tofu_truth_ratio_paper,
 )
-from atu.metrics.muse_knowledge import muse_knowledge, open_unlearning_knowledge
+from atu.metrics.muse_knowledge import (
+    muse_knowledge,
+    muse_knowledge_fixed,
+    open_unlearning_knowledge,
+)
 from atu.metrics.tofu_recall import tofu_rouge_l_recall
 
 # scipy says so where rounding carries a p-value near 1 above it.
@@ -415,6 +419,15 @@ def test_knowledge():
     assert muse_knowledge("the cello", "cello") == pytest.approx(2 / 3)
     assert muse_knowledge("the cello\na harp", "cello") == pytest.approx(2 / 5)
     assert muse_knowledge("cellos", "cello") == 0.0 < open_unlearning_knowledge("cellos", "cello")
+
+
+def test_a_split_word_is_joined_where_it_is_decoded():
+    """ "do n't" is decoded as "don't", words don and t: all of "don't" and none of the 2 of "do
+    n't". MUSE's gold answer is not decoded, open-unlearning's is."""
+    for knowledge in (muse_knowledge, muse_knowledge_fixed, open_unlearning_knowledge):
+        assert knowledge("do n't", "don't") == 1.0
+    assert muse_knowledge("do n't", "do n't") == muse_knowledge_fixed("do n't", "do n't") < 1.0
+    assert open_unlearning_knowledge("do n't", "do n't") == 1.0
 
 
 @given(LOSSES, st.lists(LOSSES, min_size=1, max_size=3))

@@ -49,6 +49,13 @@ def test_rwku_rouge_l_recall(answer, gold, faithful, fixed):
     assert rwku_rouge_l_recall_fixed(answer, gold) == pytest.approx(fixed)
 
 
+def test_rwkus_scorer_fails_on_thousands_of_words():
+    """It walks back through a sentence's words by recursion."""
+    many = " ".join(map(str, range(2000)))
+    assert rwku_rouge_l_recall(many, "owl") is None
+    assert rwku_rouge_l_recall_fixed(many, "1 7") == FULL
+
+
 @given(WORDS, WORDS)
 def test_distinct_words_in_one_sentence_are_scored_alike(answer, gold):
     """Lower-cased, one sentence, no word twice: nothing that the two could disagree about."""

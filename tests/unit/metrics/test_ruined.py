@@ -24,7 +24,7 @@ OF_TOKENS = {
     mia.membership_min_k: (RUINED, 0.4),
     mia.membership_min_k_fixed: (RUINED, 0.4),
     mia.membership_min_k_plus_plus: (RUINED, [0.0] * 3, [0.0] * 3, 0.4),
-    mia.membership_min_k_plus_plus_faithful: (RUINED, [-NATS] * 3, [1e-9] * 3, 1.0),
+    mia.membership_min_k_plus_plus_faithful: (RUINED, [0.0] * 3, [1e-9] * 3, 1.0),
     mia.membership_gradient_norm: ([NATS, 0.0],),
     mia.membership_reference: (RUINED, [0.0]),
     mia.rwku_familiarity: ([RUINED, RUINED],),
