@@ -62,12 +62,12 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         (
             "tofu.option_probability.*underflow*",
+            "tofu.truth_ratio_*_paper.*underflow*",
             "tofu.model_utility*.*underflow*",
             "rwku.truthfulqa.*underflow*",
             "rwku.mmlu.*underflow*",
         ),
-        "probabilities of options that are all 0 as floats are divided: NaN; MMLU's answer is the "
-        "first option",
+        "probabilities that are all 0 as floats are divided: NaN; MMLU takes the first option",
         "their shares and their order, from the logarithms",
         "a ruined model must have a score; where official code has a number, ours is equal",
     ),

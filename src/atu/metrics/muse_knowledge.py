@@ -24,8 +24,8 @@ def muse_knowledge(output: str, answer: str) -> float:
     """ROUGE-L F measure in [0, 1] of the decoded output, without stemmer.
 
     MUSE reports 100 times the mean, and ends an answer where the benchmark's stops do (version 1
-    cut them here). The gold answer is compared as it is written. "the cello" for "cello": precision is 1/2,
-    recall 1, F = 2/3.
+    cut them here). The gold answer is compared as it is written. "the cello" for "cello": precision
+    is 1/2, recall 1, F = 2/3.
     """
     return float(rouge_l(decoded(output), answer, stemmer=False).fmeasure)
 

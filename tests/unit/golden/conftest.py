@@ -4,7 +4,7 @@ import copy
 
 import pytest
 from official import Scripted, Writer
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from atu.inference.batching import BatchSize
@@ -15,8 +15,10 @@ from atu.training.batches import IGNORE, EncodedText
 @pytest.fixture(scope="session")
 def tokenizer_of(byte_tokenizer):
     """A function that gives the tokenizer that a case's settings describe; bytes if they are
-    silent."""
-    cleaning = copy.deepcopy(byte_tokenizer)
+    silent. The cases' own tokenizers have no token that begins a text."""
+    plain = copy.deepcopy(byte_tokenizer)
+    plain.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    cleaning = copy.deepcopy(plain)
     cleaning.clean_up_tokenization_spaces = True
 
     def characters():
@@ -29,7 +31,7 @@ def tokenizer_of(byte_tokenizer):
         name = settings.get("tokenizer", "one token a byte")
         if name.startswith("one token a character"):
             return characters()
-        return cleaning if "clean_up" in name else byte_tokenizer
+        return cleaning if "clean_up" in name else plain
 
     return find
 

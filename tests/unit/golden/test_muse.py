@@ -69,7 +69,7 @@ def test_auc(case, scored):
         [mia.membership_min_k(scored(text)[0].log_probs, 0.4) for text in case["inputs"][side]]
         for side in ("forget", "holdout")
     ]
-    check(case, 1 - mia.auc(*sides), {})
+    check(case, refusing(lambda: 1 - mia.auc(*sides)), {})
 
 
 def test_no_case_is_forgotten():

@@ -60,8 +60,8 @@ def test_membership(case, scored):
     (scores,) = scored(case["inputs"])
     row = {"prompt": "Q", "form": "question", "text": "", "answer": case["inputs"]["text"]}
     metric = (EVERY_TOKEN | MIN_KS)[group_of(case["id"])]
-    columns = text_scores(row, scores, case["settings"].get("k", 0.5), None)
-    ours = refusing(columns.get, metric.id)
+    k = case["settings"].get("k", 0.5)
+    ours = refusing(lambda: text_scores(row, scores, k, None)[metric.id])
     check(case, negated(ours), NO_TOKEN)
 
 
@@ -86,7 +86,8 @@ def test_auc(case):
         ]
         for side in ("forget", "holdout")
     ]
-    check(case, mia.auc(*sides), {})
+    scored = [[score for score in side if score is not None] for side in sides]
+    check(case, refusing(mia.auc, *scored), {})
 
 
 def token_scores(logs):

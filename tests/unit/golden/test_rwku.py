@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from official import check, of, refusing, untested
+from official import REFUSED, check, of, refusing, untested
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -39,7 +39,10 @@ def test_membership(case, scored):
     inputs = case["inputs"]
     (scores,) = scored(inputs)
     row = {"prompt": "", "form": "passage", "answer": "", "text": inputs["text"]}
-    columns = {share: text_scores(row, scores, share, None) for share in SHARES}
+    columns = {share: refusing(text_scores, row, scores, share, None) for share in SHARES}
+    if REFUSED in columns.values():
+        check(case, dict.fromkeys(case["value"], REFUSED), {})
+        return
     plus_plus = mia.membership_min_k_plus_plus_faithful.id
     ours = {
         "loss": columns[1.0][mia.membership_loss.id],
