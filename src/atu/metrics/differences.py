@@ -42,10 +42,17 @@ DIFFERENCES: tuple[Difference, ...] = (
         "the answer stands on the next line for every reader; chat models begin so",
     ),
     Difference(
-        ("ou.mia_min_k.*", "ou.mia_min_k_plus_plus.*", "ou.auc_min_k.*end_token_only*"),
-        "an answer of no token has the score 0, that of a certain member",
+        (
+            "ou.mia_min_k.*",
+            "ou.mia_min_k_plus_plus.*",
+            "ou.auc_min_k.*end_token_only*",
+            "rwku.membership.*all_equal*",
+            "rwku.membership.*extreme*",
+        ),
+        "an answer of no token has the score 0, that of a certain member; RWKU's Min-K++ of a "
+        "distribution without spread is infinite, or what rounding leaves",
         "no score, and no AUC counts it",
-        "no token says nothing about membership",
+        "neither says anything about membership",
     ),
     Difference(
         ("rwku.mmlu.*tie*", "rwku.truthfulqa.*tie*"),

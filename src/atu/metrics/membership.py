@@ -160,15 +160,16 @@ def membership_min_k_plus_plus_faithful(
 ) -> float | None:
     """Mean of the floor(share * tokens) lowest standardised log-probabilities; None if no token.
 
-    What float32, in which RWKU computes, cannot tell from 0 beside the mean counts as 0: of a
-    uniform distribution RWKU has NaN, or what rounding leaves. Arguments and exceptions as for
-    `fixed-1`.
+    A deviation that float32, in which RWKU computes, cannot tell from 0 beside the mean counts as
+    0: of a uniform distribution RWKU has NaN, or what rounding leaves. Arguments and exceptions as
+    for `fixed-1`.
     """
     log_p, means, stds = _standardised(log_probs, mean, std)
-    count, least = _share_of(log_p, share), SPREAD * np.abs(means)
-    gaps, stds = ((np.abs(values) > least) * values for values in (log_p - means, stds))
+    count, gaps, least = _share_of(log_p, share), log_p - means, SPREAD * np.abs(means)
+    unspread = stds <= least
+    gaps[unspread & (np.abs(gaps) <= least)] = 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        score = _lowest(gaps / stds, count) if count else np.nan
+        score = _lowest(gaps / np.where(unspread, 0, stds), count) if count else np.nan
     return score if np.isfinite(score) else None
 
 

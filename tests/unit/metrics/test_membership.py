@@ -294,10 +294,10 @@ def test_rwkus_min_k_plus_plus(std, share, expected):
 
 
 @pytest.mark.parametrize(
-    ("gap", "std", "expected"), [(1e-4, 1e-4, None), (-2e-3, 1e-3, -2.0), (1e-4, 1e-3, 0.0)]
+    ("gap", "std", "expected"), [(1e-4, 1e-4, None), (-2e-3, 1e-3, -2.0), (-1e-4, 1e-3, -0.1)]
 )
 def test_what_rounding_leaves_is_no_spread(gap, std, expected):
-    """Beside a mean of -2 float32 cannot tell 7e-4 from 0: 0 / 0 is no score."""
+    """Beside a mean of -2 float32 cannot tell a deviation of 7e-4 from 0: 0 / 0 is no score."""
     found = membership_min_k_plus_plus_faithful([-2.0 + gap], [-2.0], [std], 1.0)
     assert found == (expected if expected is None else pytest.approx(expected))
 
