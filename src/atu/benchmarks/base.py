@@ -133,7 +133,7 @@ def other_names(
     (`untrusted.names.aliases_of`).
 
     Args:
-        others: names of whom none of these may be taken for.
+        others: names of other people, for whom none of these may be mistaken.
         known: every name that aliases can be given for.
 
     Raises:

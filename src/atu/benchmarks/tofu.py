@@ -235,10 +235,12 @@ def authors_of(rows: Rows) -> dict[tuple[str, str], str]:
 
 
 def shared_name(texts: Sequence[str]) -> str:
-    """What most of the texts name: of the runs of capitalised words that more than half of them
-    have (or half, where none is in more), of two words if any is, those that are nearly as frequent
-    as any (`NEARLY`); of these the longest, then the most frequent, then the first. Empty where
-    not even half of the texts share one.
+    """The name that most of the texts share; empty where not even half of them share one.
+
+    Candidates are the runs of capitalised words that more than half of the texts have, or half of
+    them where none is in more. Runs of one word count only where there is no longer one. Of those
+    that are nearly as frequent as the most frequent (`NEARLY`), the longest is taken, then the most
+    frequent, then the first.
     """
     counts: Counter[tuple[str, ...]] = Counter(run for text in texts for run in _runs(text))
     common = [run for run, count in counts.items() if 2 * count > len(texts)] or [
@@ -261,10 +263,10 @@ def _runs(text: str) -> list[tuple[str, ...]]:
         for start in range(len(run))
         for stop in range(start + 1, len(run) + 1)
     )
-    return list(dict.fromkeys(run for run in runs if _ends_well(run)))
+    return list(dict.fromkeys(run for run in runs if _may_be_name(run)))
 
 
-def _ends_well(run: Sequence[str]) -> bool:
+def _may_be_name(run: Sequence[str]) -> bool:
     return all(word[0].isupper() for word in (run[0], run[-1])) and (
         run[-1].lower() not in PARTICLES
     )

@@ -13,11 +13,11 @@ BETWEEN = re.compile(r"\n[ \t]*\n\s*")
 
 
 def shorten(prompt: str, fits: Callable[[str], bool]) -> str | None:
-    r"""The prompt if it fits; else without as many of its parts as need be; None if nothing does.
+    r"""The prompt, or the longest of its shorter forms that fits; None if none does.
 
-    Left out are first the parts after the first (few-shot examples; the first is a task's
-    instruction), oldest first, then the first, then the beginning of the question itself. The last
-    line, in which the answer begins, stays. "I\n\nA\n\nB\n\nQ" becomes "I\n\nB\n\nQ",
+    Parts are separated by blank lines. Few-shot examples are left out first, the oldest before the
+    others; then the first part, which is a task's instruction; then the beginning of the question.
+    The last line, in which the answer begins, stays. "I\n\nA\n\nB\n\nQ" becomes "I\n\nB\n\nQ",
     "I\n\nQ", "Q".
 
     Args:

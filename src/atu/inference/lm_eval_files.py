@@ -150,7 +150,7 @@ def _triviaqa(row: Row) -> Row:
 
 
 def option_score(doc: Row, log_probs: Sequence[float]) -> float:
-    """Of a choice among options of which the document names the right one."""
+    """The score of a choice whose right option the document names."""
     return option_accuracy(log_probs, doc["gold"])
 
 

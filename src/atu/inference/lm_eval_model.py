@@ -69,8 +69,8 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         return list(super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm))
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """The greedy answer to every prompt, by `greedy_answers`; of any task the leading space is
-        kept, which a continued program needs.
+        """The greedy answer to every prompt, by `greedy_answers`. The leading space is kept, which
+        a continued program needs.
 
         Raises:
             EvaluationError: a task samples, or asks for more tokens than the context holds.

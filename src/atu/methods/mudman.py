@@ -92,7 +92,7 @@ class State:
     """Running means of these parameters' retain gradients."""
 
     def parameters(self) -> list[nn.Parameter]:
-        """All of it."""
+        """The adversary's parameters and the means."""
         return [*self.copied, *self.means]
 
 

@@ -66,7 +66,9 @@ def flattening_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def step_loss(context: Context, multiplier: Tensor, moves: bool) -> tuple[Tensor, dict[str, float]]:
-    """Of the next batches. With `moves` the multiplier takes its step, which counts in the next."""
+    """The loss of the next batches. With `moves` the multiplier then takes its step, which counts
+    from the next loss on.
+    """
     settings, batch = context.settings, next(context.forget)
     logits = context.model(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False

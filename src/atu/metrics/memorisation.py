@@ -361,6 +361,13 @@ def extraction_strength_fixed(matches: ArrayLike) -> float | None:
     return _matched_suffix(matched) / len(matched) if matched.size else None
 
 
+TOKENWISE = {
+    score.id: score
+    for score in (exact_memorisation, extraction_strength, extraction_strength_fixed)
+}
+"""Scores of an answer from which of its tokens match, by id."""
+
+
 @metric("muse_verbatim", "faithful-2", source=f"{MUSE}: metrics/verbmem.py", defect=BLIND)
 def muse_verbatim(output: str, truth: str) -> float:
     """ROUGE-L F measure in [0, 1] of the continuation, without stemmer, lower-cased.

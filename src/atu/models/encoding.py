@@ -45,8 +45,11 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
 def tokenise(
     tokenizer: Any, text: str, *, special_tokens: bool = True, data: Sequence[Span] | None = None
 ) -> Tokens:
-    """The tokens of a text in which `data` are the spans that no template wrote; all of it without
-    any. `special_tokens`: whether the tokenizer adds its own.
+    """The tokens of a text.
+
+    Args:
+        special_tokens: whether the tokenizer adds its own.
+        data: the spans that no template wrote; None for the whole text.
     """
     encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special_tokens)
     tokens = _tokens(encoded["input_ids"], encoded["offset_mapping"])

@@ -52,7 +52,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class MlpOutput(Layers):
-    """Of these decoder layers only the MLP's output projection (`down_proj` in Llama)."""
+    """Only the MLP output projection of these decoder layers (`down_proj` in Llama)."""
 
     update: Literal["mlp_output"]  # type: ignore[assignment]
 

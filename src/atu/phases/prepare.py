@@ -56,7 +56,7 @@ def run_target(out: Path, settings: Any, target: Target, shared: Artifact) -> No
     corpus = read_table(shared.file("corpus.parquet"))
     benchmark = benchmarks.get(settings.benchmark)
     readers = open_readers(settings)
-    prepared = _whole_texts(benchmark.prepare(settings, target, corpus, readers))
+    prepared = _without_blank_texts(benchmark.prepare(settings, target, corpus, readers))
     require_content(prepared, target)
     params, notes = dependencies(PHASE, settings), replaced(readers)
     write_target(out, target, prepared, params=params, inputs={"shared": shared}, notes=notes)
@@ -101,7 +101,7 @@ def without_blank(name: str, rows: Rows) -> Rows:
     return kept
 
 
-def _whole_texts(prepared: Prepared) -> Prepared:
+def _without_blank_texts(prepared: Prepared) -> Prepared:
     """The request's corpora without blank texts."""
     oracle = prepared.oracle
     return replace(

@@ -64,14 +64,6 @@ TEXTS = {
 """Scores of an output beside the gold answer."""
 FAITHFUL = (tofu_rouge_l_recall.id, muse_knowledge.id, open_unlearning_knowledge.id)
 """Those that cannot read every script; their `.blind` counts the answers."""
-TOKENWISE = {
-    score.id: score
-    for score in (
-        memo.exact_memorisation,
-        memo.extraction_strength,
-        memo.extraction_strength_fixed,
-    )
-}
 ANSWERS = {
     **dict.fromkeys(("id", "fact", "role", "answer", "output"), pl.String),
     **dict.fromkeys(
@@ -80,7 +72,7 @@ ANSWERS = {
             memo.tofu_probability.id,
             *OPTIONS,
             *TEXTS,
-            *TOKENWISE,
+            *memo.TOKENWISE,
         ),
         pl.Float64,
     ),
@@ -148,7 +140,7 @@ def answer_scores(
         | {memo.tofu_probability.id: memo.tofu_probability(right.log_probs)}
         | {name: share(right.loss, losses) if wrong else None for name, share in OPTIONS.items()}
         | {name: score(output, probe["answer"]) for name, score in TEXTS.items()}
-        | {name: score(matches) for name, score in TOKENWISE.items()}
+        | {name: score(matches) for name, score in memo.TOKENWISE.items()}
         | {BLIND: is_blind(output, probe["answer"])}
     )
 

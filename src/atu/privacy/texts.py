@@ -157,14 +157,6 @@ class Continuation:
 
 
 VERBATIM = {metric.id: metric for metric in (memo.muse_verbatim, memo.muse_verbatim_fixed)}
-TOKENWISE = {
-    metric.id: metric
-    for metric in (
-        memo.exact_memorisation,
-        memo.extraction_strength,
-        memo.extraction_strength_fixed,
-    )
-}
 
 
 def verbatim_scores(scores: TokenScores, continuation: Continuation | None) -> dict[str, Any]:
@@ -172,12 +164,12 @@ def verbatim_scores(scores: TokenScores, continuation: Continuation | None) -> d
     has none. `BLIND` says whether MUSE's own score can read it.
     """
     if continuation is None:
-        return dict.fromkeys((*VERBATIM, *TOKENWISE, BLIND))
+        return dict.fromkeys((*VERBATIM, *memo.TOKENWISE, BLIND))
     texts = continuation.output, continuation.truth
     matches = scores.matches[len(scores.matches) - continuation.tokens :]
     return (
         {name: score(*texts) for name, score in VERBATIM.items()}
-        | {name: score(matches) for name, score in TOKENWISE.items()}
+        | {name: score(matches) for name, score in memo.TOKENWISE.items()}
         | {BLIND: is_blind(*texts)}
     )
 
@@ -308,7 +300,7 @@ def text_metrics(texts: pl.DataFrame) -> dict[str, float]:
     passages = texts.filter((pl.col("corpus") == verbatim) & pl.col(BLIND).is_not_null())
     metrics = {"passage.n": float(len(passages))}
     if len(passages):
-        for column in (*VERBATIM, *TOKENWISE):
+        for column in (*VERBATIM, *memo.TOKENWISE):
             metrics[f"passage.{column}"] = float(passages[column].to_numpy().mean())
         metrics[f"passage.{memo.muse_verbatim.id}.{BLIND}"] = float(passages[BLIND].sum())
     for corpus in ("forget", "retain"):

@@ -54,7 +54,7 @@ class Trained:
     rank: int = 0
     """Of LoRA's adapters; 0 without."""
     mlp_output: bool = False
-    """Whether of the layers only the MLPs' output projections."""
+    """Whether only the MLP output projections of these layers are trained."""
 
 
 def empty_lm(config: Mapping[str, Any]) -> PreTrainedModel:

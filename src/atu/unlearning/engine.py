@@ -119,12 +119,12 @@ def run_method(
     context = make_context(
         model, tokenizer, method, settings, inputs, section.reference_compat, seed
     )
-    if method.check is not None:  # also by the plan; a large model's first point takes minutes
-        method.check(context)
     hook = max(context.predictors, default=None)
     finish: Callable[[], Adapter | None] = _nothing
     if hasattr(settings, "train"):
         context.parameters, finish = make_trainable(model, settings.train, hook)
+    if method.check is not None:  # also by the plan; a large model's first point takes minutes
+        method.check(context)
     if processes.world_size() > 1:
         context.shard()
         # What was drawn so far (adapters) is the same everywhere; dropout is of each one's rows.

@@ -139,7 +139,7 @@ def test_auc_of_gradient_norms(case):
 
 
 def ratios(case, ratio):
-    """A ratio per item."""
+    """A ratio or share per item."""
     inputs = case["inputs"]
     pairs = zip(inputs["correct_losses"], inputs["wrong_losses"], strict=True)
     return [ratio(right, wrong) for right, wrong in pairs]
@@ -164,10 +164,7 @@ def test_share_of_the_true_answer(case):
 
 @of("open_unlearning", "ou.probability_w_options")
 def test_option_probability(case):
-    inputs = case["inputs"]
-    pairs = zip(inputs["correct_losses"], inputs["wrong_losses"], strict=True)
-    values = [memo.open_unlearning_option_probability(right, wrong) for right, wrong in pairs]
-    check(case, float(np.mean(values)), {})
+    check(case, float(np.mean(ratios(case, memo.open_unlearning_option_probability))), {})
 
 
 @of("open_unlearning", "ou.forget_quality")

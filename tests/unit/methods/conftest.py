@@ -12,6 +12,7 @@ from torch import nn
 from atu.methods.base import Context, Retain
 from atu.models.trainable import All
 from atu.training.batches import BatchStream, EncodedText
+from atu.training.likelihood import mean_nll
 
 NO_RETAIN = {"nll": 0.0, "kl": 0.0, "states": 0.0, "layer": None}
 BASE = {
@@ -66,6 +67,30 @@ def make_settings():
         return kind(**(base | {"retain": Retain(**(NO_RETAIN | (retain or {})))} | own))
 
     return make
+
+
+@pytest.fixture
+def nll_raised():
+    """A function that takes SGD steps of a loss on the first forget batch, and gives by how many
+    nats the batch's NLL has risen."""
+
+    def run(context, loss, steps, rate):
+        model, batch = context.model, next(context.forget)
+
+        def nll():
+            with torch.no_grad():
+                inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+                return mean_nll(model(**inputs).logits, batch.labels).item()
+
+        before = nll()
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(context, batch).backward()
+            optimizer.step()
+        return nll() - before
+
+    return run
 
 
 @pytest.fixture

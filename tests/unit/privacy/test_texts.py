@@ -15,7 +15,6 @@ from atu.privacy import texts as module
 from atu.privacy.texts import (
     ATTACKS,
     MIN_KS,
-    TOKENWISE,
     VERBATIM,
     Continuation,
     choose_texts,
@@ -262,7 +261,7 @@ def test_only_as_much_of_the_truth_counts_as_may_be_written(byte_tokenizer):
 def texts(*rows):
     """A table of `(corpus, form, log-probabilities, score of every attack)`; the official
     verbatim score can read passages whose score is below 2."""
-    memorised = (*VERBATIM, *TOKENWISE)
+    memorised = (*VERBATIM, *memo.TOKENWISE)
     return pl.DataFrame(
         [
             {"corpus": corpus, "form": form, "text": f"t{i}", "log_probs": logs}
@@ -338,7 +337,7 @@ def test_memorised_passages_by_hand():
     found = text_metrics(texts(*rows))
     assert found == pytest.approx(
         {
-            **{f"passage.{name}": 0.2 for name in (*VERBATIM, *TOKENWISE)},
+            **{f"passage.{name}": 0.2 for name in (*VERBATIM, *memo.TOKENWISE)},
             f"passage.{memo.muse_verbatim.id}.blind": 1,
             "passage.n": 2,
             f"forget.{mia.rwku_familiarity.id}": 300.0,

@@ -48,7 +48,7 @@ def masked_gradients(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> list
 def with_gradient(
     value: Tensor, gradients: Sequence[Tensor], parameters: Sequence[nn.Parameter]
 ) -> Tensor:
-    """A scalar of this value whose gradients by the parameters are these."""
+    """A scalar with this value and these gradients by the parameters."""
     surrogate = torch.stack([(g * p).sum() for g, p in zip(gradients, parameters, strict=True)])
     return surrogate.sum() - surrogate.sum().detach() + value
 
@@ -68,6 +68,6 @@ def masked_loss(forget: Tensor, retain: Tensor, parameters: Sequence[nn.Paramete
 def gradients_of(
     loss: Tensor, parameters: Sequence[nn.Parameter], keep_graph: bool = False
 ) -> list[Tensor]:
-    """Of the loss by each parameter; 0 by one that it does not read."""
+    """The gradient of the loss by each parameter; 0 where the loss does not depend on it."""
     found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=keep_graph)
     return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]

@@ -21,7 +21,7 @@ def reweighted_ascent(logits: Tensor, labels: Tensor, weigh: Callable[[Tensor], 
         labels: [batch, seq], `IGNORE` where not scored. Position t is predicted from t-1.
         weigh: the weight of each token from its probability, [n_scored].
 
-    Tokens of probability 1/2 and 1/4, each weighed by it: -(ln 2 / 2 + ln 4 / 4) / 2 = -ln 2 / 2.
+    Tokens of probability 1/2 and 1/4, each weighted by it: -(ln 2 / 2 + ln 4 / 4) / 2 = -ln 2 / 2.
     """
     following = labels[:, 1:]
     scored = following != IGNORE
