@@ -17,9 +17,10 @@ import torch
 from atu.benchmarks import world
 from atu.config.load import load_params
 from atu.inference.batching import BatchSize
+from atu.inference.probing import answer_probes
 from atu.models.compute import Compute
 from atu.models.llm import load_lm
-from atu.phases.rephrase import answer_probes, score_items
+from atu.phases.rephrase import score_items
 from atu.reporting.tables import COLUMNS, form_table, main_table
 from atu.untrusted.targets import Target
 
@@ -42,8 +43,14 @@ def main() -> None:
     for named in options.models:
         name, _, folder = named.partition("=")
         model, tokenizer = load_lm(Path(folder), COMPUTE, training=False)
-        tokens = params.rephrase.max_new_tokens
-        answers = answer_probes(model, tokenizer, chosen, tokens, BatchSize(128), name)
+        answers = answer_probes(
+            model,
+            tokenizer,
+            chosen,
+            max_new_tokens=params.rephrase.max_new_tokens,
+            batch_size=BatchSize(128),
+            label=name,
+        )
         cell = {"model": "model", "target": options.target, "method": name, "seed": 0}
         items = score_items(chosen, answers)
         frames.append(items.with_columns(**{key: pl.lit(value) for key, value in cell.items()}))
