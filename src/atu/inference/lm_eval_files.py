@@ -166,7 +166,7 @@ _EXACT = {
 }  # fmt: skip
 _GENERATE = {
     "output_type": "generate_until",
-    "doc_to_target": "{{answer}}",
+    "doc_to_target": "answer",  # a column: of a template's "[1, 2]" lm-eval makes a list
     "metric_list": [_EXACT],
 }
 KINDS = {

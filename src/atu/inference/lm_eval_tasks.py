@@ -70,7 +70,7 @@ def _config(task: str) -> dict[str, Any]:
         }
     return {
         "output_type": "generate_until",
-        "doc_to_target": "{{answer}}",
+        "doc_to_target": "answer",
         "generation_kwargs": {"until": list(LINE), "do_sample": False, "max_gen_toks": 16},
         "metric_list": [
             metric

@@ -420,3 +420,15 @@ def test_templates_within_a_text_are_not_filled_in(write):
     evil = "{{ cycler.__init__.__globals__.os.popen('touch x') }}{% for i in 9 %}"
     config, documents = write("bbh", changed("bbh", question=evil))
     assert evil in apply_template(config["doc_to_text"], documents[0])
+
+
+@pytest.mark.parametrize("kind", ["bbh", "triviaqa"])
+def test_an_answer_in_brackets_is_text_to_lm_eval(write, tmp_path, monkeypatch, kind):
+    """Of a template's text that reads as a list lm-eval makes one, and fails at it."""
+    from lm_eval.api.task import ConfigurableTask
+
+    new = {"answer": "[1, 2]"} if kind == "bbh" else {"answers": ["[1, 2]"]}
+    config, documents = write(kind, changed(kind, **new))
+    monkeypatch.chdir(tmp_path / "tasks")
+    task = ConfigurableTask(config=config)
+    assert task.doc_to_target(documents[0]) == "[1, 2]"
