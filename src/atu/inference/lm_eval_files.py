@@ -156,7 +156,13 @@ def option_score(doc: Row, log_probs: Sequence[float]) -> float:
 
 _CHOICE = {
     "output_type": "multiple_choice",
-    "doc_to_choice": "{{choices}}",
+    # With the space before an option: of an empty one lm-eval cannot read the first character.
+    "doc_to_choice": (
+        "{% set told = [] %}{% for choice in choices %}"
+        f"{{% set _ = told.append('{ANSWER_SEPARATOR}' ~ choice) %}}"
+        "{% endfor %}{{ told }}"
+    ),
+    "target_delimiter": "",
     "doc_to_target": "gold",
     "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
 }

@@ -158,7 +158,9 @@ def test_the_task_is_local(write, kind):
     assert config["task"] == "local_given"
     assert config["dataset_path"] == "parquet" and config["test_split"] == "test"
     assert config["dataset_kwargs"] == {"data_files": {"test": "local_given.parquet"}}
-    assert config["doc_to_text"] == "{{prompt}}" and config["target_delimiter"] == " "
+    assert config["doc_to_text"] == "{{prompt}}" and config["target_delimiter"] == (
+        "" if "doc_to_choice" in config else " "
+    )
     assert config["num_fewshot"] == 0
     metric, name = KINDS[kind].metric.split(",")
     assert [found["metric"] for found in config["metric_list"]] == [metric]
@@ -432,3 +434,16 @@ def test_an_answer_in_brackets_is_text_to_lm_eval(write, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path / "tasks")
     task = ConfigurableTask(config=config)
     assert task.doc_to_target(documents[0]) == "[1, 2]"
+
+
+def test_an_empty_first_option_is_asked_by_lm_eval(write, tmp_path, monkeypatch):
+    """After a space, as every option."""
+    from lm_eval.api.task import ConfigurableTask
+
+    options = {"choices": ["", "They don't"], "labels": [0, 1]}
+    config, documents = write("truthfulqa", changed("truthfulqa", mc1_targets=options))
+    monkeypatch.chdir(tmp_path / "tasks")
+    asked = ConfigurableTask(config=config).construct_requests(
+        documents[0], "Q", metadata=("t", 0, 1)
+    )
+    assert [request.args for request in asked] == [("Q", " "), ("Q", " They don't")]
