@@ -11,6 +11,7 @@ from atu.inference.batching import BatchSize
 from atu.inference.generation import Sampling, greedy_answers, sampled_answers
 from atu.models.loaded import LoadedModel
 from atu.probes.prompts import FORMS, format_prompt
+from atu.untrusted.texts import SURROGATE
 
 
 def ask(
@@ -60,7 +61,8 @@ def ask(
     prompts = _prompts(texts, None if raw else form, tuple(options), details)
     shared: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "batch_size": BatchSize(batch_size), "system": system,
-        "templated": not raw, "stripped": not raw, "stops": tuple(stops),
+        "templated": not raw, "stripped": not raw,
+        "stops": tuple(filter(None, [stops] if isinstance(stops, str) else stops)),
     }  # fmt: skip
     answers: Callable[..., list[Any]] = greedy_answers
     arguments = [model.model, model.tokenizer, prompts]
@@ -82,6 +84,8 @@ def _prompts(
     for question in questions:
         if not isinstance(question, str) or not question.strip():
             raise ConfigError("questions", question, "is no text; give a question or several")
+        if SURROGATE.search(question):
+            raise ConfigError("questions", question, "holds an unpaired surrogate")
     if form is not None and form not in FORMS:
         raise ConfigError("form", form, f"unknown; known are {', '.join(FORMS)}")
     template = FORMS[form].template if form else "{query}"

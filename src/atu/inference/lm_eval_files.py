@@ -1,21 +1,21 @@
 """Utility benchmarks for lm-eval, from files of RWKU's schema or from lm-eval's tasks on the hub.
 
 RWKU ships a sample of MMLU, BBH, TruthfulQA and TriviaQA with every target. Each of those files is
-a JSON list; a task is made from it as local YAML beside local JSONL. Prompts follow RWKU's protocol
-(arXiv 2406.10890, appendix), except that TruthfulQA and TriviaQA have no few-shot examples; numbers
-compare between models of one run, not with published ones. WMDP's prompts are those of lm-eval's
-tasks; a row's `field` is their subject.
+a JSON list; a task is made from it as local YAML beside local parquet. Prompts follow RWKU's
+protocol (arXiv 2406.10890, appendix), except that TruthfulQA and TriviaQA have no few-shot
+examples; numbers compare between models of one run, not with published ones. WMDP's prompts are
+those of lm-eval's tasks; a row's `field` is their subject.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import yaml
 
 from atu.errors import ConfigError, shown
@@ -156,7 +156,13 @@ def option_score(doc: Row, log_probs: Sequence[float]) -> float:
 
 _CHOICE = {
     "output_type": "multiple_choice",
-    "doc_to_choice": "{{choices}}",
+    # With the space before an option: of an empty one lm-eval cannot read the first character.
+    "doc_to_choice": (
+        "{% set told = [] %}{% for choice in choices %}"
+        f"{{% set _ = told.append('{ANSWER_SEPARATOR}' ~ choice) %}}"
+        "{% endfor %}{{ told }}"
+    ),
+    "target_delimiter": "",
     "doc_to_target": "gold",
     "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
 }
@@ -166,7 +172,7 @@ _EXACT = {
 }  # fmt: skip
 _GENERATE = {
     "output_type": "generate_until",
-    "doc_to_target": "{{answer}}",
+    "doc_to_target": "answer",  # a column: of a template's "[1, 2]" lm-eval makes a list
     "metric_list": [_EXACT],
 }
 KINDS = {
@@ -209,7 +215,7 @@ KINDS = {
 def write_benchmark(
     folder: Path, name: str, kind: str, rows: list[Row], documents: int, key: str, where: str
 ) -> str:
-    """Write `<task>.yaml` and `<task>.jsonl` for rows of RWKU's schema; returns lm-eval's name.
+    """Write `<task>.yaml` and `<task>.parquet` for rows of RWKU's schema; returns lm-eval's name.
 
     Args:
         documents: how many rows become documents; the fields of all are checked.
@@ -232,15 +238,15 @@ def write_benchmark(
 
 
 def write_task(folder: Path, task: str, docs: Sequence[Row], config: Mapping[str, Any]) -> None:
-    """Write `<task>.yaml` and `<task>.jsonl` for lm-eval, from documents with a `prompt`; `config`
-    says how they are answered and scored.
+    """Write `<task>.yaml` and `<task>.parquet` for lm-eval, from documents with a `prompt`;
+    `config` says how they are answered and scored. `datasets` reads dates in JSON as timestamps.
     """
-    lines = [json.dumps(doc, sort_keys=True, ensure_ascii=False) for doc in docs]
-    (folder / f"{task}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    columns = {key: [doc[key] for doc in docs] for key in sorted(docs[0])}
+    pl.DataFrame(columns).write_parquet(folder / f"{task}.parquet")
     whole = {
         "task": task,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": f"{task}.jsonl"}},
+        "dataset_path": "parquet",
+        "dataset_kwargs": {"data_files": {"test": f"{task}.parquet"}},
         "test_split": "test",
         "doc_to_text": "{{prompt}}",
         "target_delimiter": ANSWER_SEPARATOR,

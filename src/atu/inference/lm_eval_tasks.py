@@ -1,4 +1,4 @@
-"""The world's lm-eval tasks: local YAML beside local JSONL, made from probes.
+"""The world's lm-eval tasks: local YAML beside local parquet, made from probes.
 
 `world_choice` scores the log-probability of each option, `world_generate` a greedy answer. Both use
 questions about countries and about people without a tie to the target, of the `report` split only.
@@ -20,7 +20,7 @@ METRICS = {"world_choice": "acc", "world_generate": "exact_match"}
 
 
 def write_tasks(folder: Path, probes: list[dict[str, Any]], documents: int) -> list[str]:
-    """Write `<task>.yaml` and `<task>.jsonl` for every task with a document; returns the tasks. A
+    """Write `<task>.yaml` and `<task>.parquet` for every task with a document; returns the tasks. A
     choice without options is no document.
 
     Raises:
@@ -70,7 +70,7 @@ def _config(task: str) -> dict[str, Any]:
         }
     return {
         "output_type": "generate_until",
-        "doc_to_target": "{{answer}}",
+        "doc_to_target": "answer",
         "generation_kwargs": {"until": list(LINE), "do_sample": False, "max_gen_toks": 16},
         "metric_list": [
             metric

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from atu.errors import ConfigError
-from atu.models.encoding import Span, Tokens, tokenise, tokenise_all
+from atu.models.encoding import Span, Tokens, open_ended, tokenise, tokenise_all
 from atu.probes.prompts import ANSWER_SEPARATOR, split_opening
 
 if TYPE_CHECKING:
@@ -115,10 +115,16 @@ def render(tokenizer: Any, prompt: str, system: str | None = None) -> Rendered:
             f"does not write {words!r} as it is; use a tokenizer with another template, or none",
         )
     told = (system or "").strip()
-    at = max(text.find(told), 0)
+    at = max(text.find(told, _before_system(tokenizer) if told else 0), 0)
     return Rendered(
         text + opening, False, (start, start + len(words)), opening, (at, at + len(told))
     )
+
+
+def _before_system(tokenizer: Any) -> int:
+    """Where the words of a system turn begin at the earliest: they may be the template's, too."""
+    turns = [{"role": role, "content": PROBE} for role in ("system", "user")]
+    return max(_fill(tokenizer, turns, True).find(PROBE), 0)
 
 
 def _fill(tokenizer: Any, messages: list[dict[str, str]], asking: bool) -> str:
@@ -144,7 +150,8 @@ def prompt_ids(
         system: the turn before each question; needs a template.
     """
     if not templated or (system is None and not has_template(tokenizer)):
-        return [tokens.ids for tokens in tokenise_all(tokenizer, prompts)]
+        # An end that the tokenizer adds (T5's) would stand between the prompt and its answer.
+        return [open_ended(tokenizer, t).ids for t in tokenise_all(tokenizer, prompts)]
     return [render(tokenizer, prompt, system).tokens(tokenizer).ids for prompt in prompts]
 
 

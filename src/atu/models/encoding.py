@@ -113,9 +113,13 @@ def _spelled_out(
     """The tokens with every control token that the text itself spells as its letters."""
 
     def spelled(number: int, span: Span) -> bool:
-        within = data is None or any(a <= span[0] and span[1] <= b for a, b in data)
+        written = text[slice(*span)]
+        # Without the white space that some tokens take, which may be the template's (Phi-3).
+        first = span[0] + len(written) - len(written.lstrip())
+        last = first + len(written.strip())
+        within = data is None or any(a <= first and last <= b for a, b in data)
         # Not an unknown token, which stands for other characters than its own.
-        return within and text[slice(*span)].strip() == controls[number].strip()
+        return within and written.strip() == controls[number].strip()
 
     if not any(number in controls for number in tokens.ids):
         return tokens

@@ -33,9 +33,9 @@ from atu.models.compute import Compute
 from atu.models.llm import open_context, open_lm
 from atu.probes.prompts import instruction_prompt
 from atu.results.artifacts import Artifact
-from atu.results.files import read_json, read_jsonl, write_jsonl
+from atu.results.files import read_json, write_jsonl
 from atu.results.jobs import write_folder
-from atu.results.tables import TASKS, read_table
+from atu.results.tables import TASKS, read_frame, read_table
 from atu.seeding import hash_fraction
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _new_tokens(folder: Path, task: str) -> int:
 
 
 def _lines(folder: Path, task: str) -> int:
-    return len(read_jsonl(folder / f"{task}.jsonl"))
+    return read_frame(folder / f"{task}.parquet").height
 
 
 def _evaluate(

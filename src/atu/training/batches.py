@@ -122,8 +122,9 @@ def _scored(
     stop: int | None,
 ) -> EncodedText:
     """Tokens of a text whose first `unscored` characters have the tokens `before` (None: there are
-    none) and are not scored; then the token `stop`.
+    none) and are not scored; then the token `stop`, and not also the end that a tokenizer adds.
     """
+    whole = open_ended(tokenizer, whole)
     if before is None:
         start = next((i for i, (_, end) in enumerate(whole.spans) if end), len(whole.ids))
     else:

@@ -147,7 +147,8 @@ def _pattern(name: str) -> re.Pattern[str] | None:
         pattern += separator + re.escape(bare).replace(r"\-", "[- ]")
         is_initial = len(bare) == 1 and bare.isupper()
         separator = r"\.?,?\s*" if is_initial else r"[.,]?\s+"
-    return re.compile(pattern) if pattern else None
+    # Or as it is written: will.i.am has no spaces after its dots.
+    return re.compile(f"{pattern}|{re.escape(_plain(name)[0].strip())}") if pattern else None
 
 
 def aliases_of(name: str, texts: Sequence[str], others: Sequence[str] = ()) -> list[str]:

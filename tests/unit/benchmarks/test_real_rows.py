@@ -2,6 +2,7 @@
 
 import json
 
+import polars as pl
 import pytest
 from made import real
 
@@ -73,13 +74,15 @@ def test_every_task_of_everybody_is_written_for_lm_eval(rwku, tmp_path):
         for kind in list(FILES)[:4]:
             rows = rows_of(artifact.file(f"tasks/{kind}.json"))["rows"]
             task = write_benchmark(tmp_path, kind, kind, rows, len(rows), "prepare", name)
-            file = tmp_path / f"{task}.jsonl"
-            lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-            documents = [json.loads(line) for line in lines]
+            file = tmp_path / f"{task}.parquet"
+            documents = pl.read_parquet(file).to_dicts()
             assert len(documents) == len(rows)
             strange += sum("\x80" in d["prompt"] or "\x85" in d["prompt"] for d in documents)
             loaded = datasets.load_dataset(
-                "json", data_files=str(file), split="train", cache_dir=str(tmp_path / name / kind)
+                "parquet",
+                data_files=str(file),
+                split="train",
+                cache_dir=str(tmp_path / name / kind),
             )
             assert loaded.to_list() == documents
     assert strange >= 2  # Stephen King's and Taylor Swift's

@@ -124,3 +124,15 @@ def test_a_failure_is_no_empty_answer(loaded, tiny_lm, monkeypatch):
     monkeypatch.setattr(loaded.model, "generate", full)
     with pytest.raises(ResourceError, match="out of memory"):
         ask(loaded, "Who?")
+
+
+def test_half_a_character_is_refused(loaded):
+    with pytest.raises(ConfigError, match="unpaired surrogate"):
+        ask(loaded, "Who is \ud800?")
+
+
+@pytest.mark.parametrize(("stops", "given"), [("\nQ", ("\nQ",)), (["", "\n"], ("\n",))])
+def test_stops_are_strings_with_letters(loaded, prompts, stops, given):
+    """One string is one stop, and the empty string, which every answer begins with, is none."""
+    ask(loaded, "Who?", stops=stops)
+    assert prompts[0][1]["stops"] == given

@@ -5,6 +5,7 @@ import math
 import re
 from typing import get_args
 
+import polars as pl
 import pytest
 import yaml
 from made.strange import STRANGE, add_to
@@ -73,8 +74,7 @@ def write(tmp_path):
         folder.mkdir(exist_ok=True)
         task = write_file(folder, name, kind, source, documents)
         config = yaml.safe_load((folder / f"{task}.yaml").read_text(encoding="utf-8"))
-        lines = (folder / f"{task}.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-        return config, [json.loads(line) for line in lines]
+        return config, pl.read_parquet(folder / f"{task}.parquet").to_dicts()
 
     return write
 
@@ -156,9 +156,11 @@ def test_the_task_is_local(write, kind):
     """Its data lie beside it, nothing is downloaded, and its metric is the one that is read."""
     config, documents = write(kind, FILES[kind])
     assert config["task"] == "local_given"
-    assert config["dataset_path"] == "json" and config["test_split"] == "test"
-    assert config["dataset_kwargs"] == {"data_files": {"test": "local_given.jsonl"}}
-    assert config["doc_to_text"] == "{{prompt}}" and config["target_delimiter"] == " "
+    assert config["dataset_path"] == "parquet" and config["test_split"] == "test"
+    assert config["dataset_kwargs"] == {"data_files": {"test": "local_given.parquet"}}
+    assert config["doc_to_text"] == "{{prompt}}" and config["target_delimiter"] == (
+        "" if "doc_to_choice" in config else " "
+    )
     assert config["num_fewshot"] == 0
     metric, name = KINDS[kind].metric.split(",")
     assert [found["metric"] for found in config["metric_list"]] == [metric]
@@ -221,11 +223,11 @@ def test_at_most_so_many_documents(write, documents, expected):
     assert len(write("bbh", BBH, documents)[1]) == expected
 
 
-def test_letters_stay_letters(write, tmp_path):
-    """Beyond ASCII, in the file as in the document."""
+def test_letters_stay_letters(write):
+    """Beyond ASCII."""
     document = write("triviaqa", [{"question": "Où est Élan?", "answers": ["Łódź"]}])[1][0]
     assert document["prompt"] == "Question: Où est Élan?\nAnswer:"
-    assert "Łódź" in (tmp_path / "tasks" / "local_given.jsonl").read_text(encoding="utf-8")
+    assert document["answer"] == "Łódź"
 
 
 def test_the_same_file_gives_the_same_bytes(write, tmp_path):
@@ -234,7 +236,7 @@ def test_the_same_file_gives_the_same_bytes(write, tmp_path):
     for _ in range(2):
         write("mmlu", MMLU)
         written.append(
-            [(tmp_path / f"tasks/local_given.{kind}").read_bytes() for kind in ("yaml", "jsonl")]
+            [(tmp_path / f"tasks/local_given.{kind}").read_bytes() for kind in ("yaml", "parquet")]
         )
     assert written[0] == written[1]
     assert not any(str(tmp_path).encode() in content for content in written[0])
@@ -373,7 +375,7 @@ def test_whatever_a_text_holds_reaches_lm_eval(write, tmp_path, capsys, kind, na
         assert "unpaired surrogates are read as U+FFFD" in capsys.readouterr().err
     assert expected in documents[0]["prompt"]
     loaded = datasets.load_dataset(
-        "json", data_files=str(tmp_path / "tasks/local_given.jsonl"), split="train",
+        "parquet", data_files=str(tmp_path / "tasks/local_given.parquet"), split="train",
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
     assert loaded.to_list() == documents
@@ -388,8 +390,25 @@ def test_empty_options_and_aliases_are_asked(write):
     assert write("triviaqa", changed("triviaqa", answers=["Wyst", ""]))[1][0]["aliases"][1] == ""
 
 
+@pytest.mark.parametrize("kind", ["triviaqa", "truthfulqa"])
+def test_dates_are_texts_to_lm_eval(write, tmp_path, kind):
+    """`datasets` reads a column of dates in JSON as timestamps, which have another spelling."""
+    import datasets
+
+    dates = ["1990-05-01", "1991-06-02"]
+    options = {"choices": dates, "labels": [1, 0]}
+    new = {"answers": dates} if kind == "triviaqa" else {"mc1_targets": options}
+    documents = write(kind, changed(kind, **new))[1]
+    loaded = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "tasks/local_given.parquet"), split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert loaded.to_list() == documents
+    assert loaded[0]["aliases" if kind == "triviaqa" else "choices"] == dates
+
+
 def test_line_separators_within_a_text_are_no_new_documents(write, tmp_path):
-    """U+2028, U+0085 and a form feed end a line for `str.splitlines`, not in JSONL."""
+    """U+2028, U+0085 and a form feed end a line for `str.splitlines`."""
     from atu.phases.utility import _lines
 
     write("bbh", changed("bbh", question="one\u2028two\nthree\r\nfour"))
@@ -403,3 +422,28 @@ def test_templates_within_a_text_are_not_filled_in(write):
     evil = "{{ cycler.__init__.__globals__.os.popen('touch x') }}{% for i in 9 %}"
     config, documents = write("bbh", changed("bbh", question=evil))
     assert evil in apply_template(config["doc_to_text"], documents[0])
+
+
+@pytest.mark.parametrize("kind", ["bbh", "triviaqa"])
+def test_an_answer_in_brackets_is_text_to_lm_eval(write, tmp_path, monkeypatch, kind):
+    """Of a template's text that reads as a list lm-eval makes one, and fails at it."""
+    from lm_eval.api.task import ConfigurableTask
+
+    new = {"answer": "[1, 2]"} if kind == "bbh" else {"answers": ["[1, 2]"]}
+    config, documents = write(kind, changed(kind, **new))
+    monkeypatch.chdir(tmp_path / "tasks")
+    task = ConfigurableTask(config=config)
+    assert task.doc_to_target(documents[0]) == "[1, 2]"
+
+
+def test_an_empty_first_option_is_asked_by_lm_eval(write, tmp_path, monkeypatch):
+    """After a space, as every option."""
+    from lm_eval.api.task import ConfigurableTask
+
+    options = {"choices": ["", "They don't"], "labels": [0, 1]}
+    config, documents = write("truthfulqa", changed("truthfulqa", mc1_targets=options))
+    monkeypatch.chdir(tmp_path / "tasks")
+    asked = ConfigurableTask(config=config).construct_requests(
+        documents[0], "Q", metadata=("t", 0, 1)
+    )
+    assert [request.args for request in asked] == [("Q", " "), ("Q", " They don't")]

@@ -1,5 +1,4 @@
-import json
-
+import polars as pl
 import pytest
 import yaml
 
@@ -31,8 +30,7 @@ def probes(make_item):
 
 
 def documents(folder, task):
-    text = (folder / f"{task}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return pl.read_parquet(folder / f"{task}.parquet").to_dicts()
 
 
 @pytest.mark.parametrize(
@@ -92,8 +90,8 @@ def test_the_task_is_local_and_scored_by_its_metric(tmp_path, probes, task, outp
     write_tasks(tmp_path, probes, 10)
     config = yaml.safe_load((tmp_path / f"{task}.yaml").read_text(encoding="utf-8"))
     assert config["task"] == task and config["output_type"] == output
-    assert config["dataset_path"] == "json" and config["num_fewshot"] == 0
-    assert config["dataset_kwargs"] == {"data_files": {"test": f"{task}.jsonl"}}
+    assert config["dataset_path"] == "parquet" and config["num_fewshot"] == 0
+    assert config["dataset_kwargs"] == {"data_files": {"test": f"{task}.parquet"}}
     assert [metric["metric"] for metric in config["metric_list"]] == [METRICS[task]]
 
 
@@ -102,7 +100,7 @@ def test_the_same_probes_give_the_same_bytes(tmp_path, probes):
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
         write_tasks(folder, probes, 10)
-    names = [f"{task}.{kind}" for task in METRICS for kind in ("jsonl", "yaml")]
+    names = [f"{task}.{kind}" for task in METRICS for kind in ("parquet", "yaml")]
     assert sorted(path.name for path in folders[0].iterdir()) == sorted(names)
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()

@@ -12,6 +12,7 @@ from tokenizers import (
     models,
     normalizers,
     pre_tokenizers,
+    processors,
     trainers,
 )
 from transformers import PreTrainedTokenizerFast
@@ -195,3 +196,55 @@ def test_a_templates_own_word_may_be_the_question():
     tokenizer.chat_template = CHATML
     rendered = render(tokenizer, "assistant")
     assert rendered.text[: rendered.question[0]] == "<|im_start|>user\n"
+
+
+@pytest.mark.parametrize("side", ["lstrip", "rstrip"])
+def test_white_space_beside_a_spelled_token_may_be_the_templates(side):
+    """Phi-3's control tokens take the line break after them, also that of the template."""
+    tokenizer = byte_level()
+    marks = [AddedToken(t, special=True, **{side: True}) for t in ("<|user|>", "<|end|>")]
+    tokenizer.add_tokens(marks, special_tokens=True)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|user|>\n{{ m['content'] }}\n<|end|>\n{% endfor %}"
+    )
+    (ids,) = prompt_ids(tokenizer, ["<|end|><|user|>Who?<|end|> "])
+    written = [tokenizer.decode(i) for i in ids if i in control_tokens(tokenizer)]
+    assert written == ["<|user|>", "<|end|>"]
+
+
+def test_a_system_turn_of_a_templates_own_token_is_text():
+    tokenizer = byte_level()
+    marks = [AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>")]
+    tokenizer.add_tokens(marks, special_tokens=True)
+    tokenizer.chat_template = CHATML
+    with_system, without = (
+        prompt_ids(tokenizer, ["Who?"], system="<|im_start|>"),
+        prompt_ids(tokenizer, ["Who?"]),
+    )
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert with_system[0][0] == start
+    assert with_system[0].count(start) == without[0].count(start) + 1
+
+
+@pytest.fixture(scope="module")
+def ending():
+    """A tokenizer that ends every text, as T5's and BERT's."""
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
+    )
+    return tokenizer
+
+
+def test_a_prompt_does_not_end_before_its_answer(ending):
+    assert [ids.count(ending.eos_token_id) for ids in prompt_ids(ending, ["Who?", ""])] == [0, 0]
+    encoded = encode_text(ending, "Who? owl", "Who?", end=False)
+    assert prompt_ids(ending, ["Who?"]) == [encoded.ids[: encoded.answer_start]]
+
+
+def test_a_text_ends_once(ending):
+    for prompt in ("", "Who?"):
+        (trained,) = encode_texts(ending, [{"text": "Who? owl", "prompt": prompt}])
+        assert trained.ids.count(ending.eos_token_id) == 1
+        scored = encode_text(ending, "Who? owl", prompt, end=False)
+        assert scored.ids == trained.ids[:-1]

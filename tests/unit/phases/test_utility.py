@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from machines import CPU
@@ -113,16 +114,16 @@ def given_scores(monkeypatch):
             samples, results = {}, {}
             for task in tasks:
                 metric, kind = task.metric.split(",")
-                lines = Path(f"{task.task}.jsonl").read_text(encoding="utf-8").splitlines()
+                documents = pl.read_parquet(f"{task.task}.parquet").to_dicts()
                 rows = [
                     {
-                        "doc": json.loads(line),
+                        "doc": document,
                         "doc_id": i,
                         "filter": kind,
-                        "filtered_resps": responses(json.loads(line), i in right),
+                        "filtered_resps": responses(document, i in right),
                         metric: float(i in right),
                     }
-                    for i, line in enumerate(lines)
+                    for i, document in enumerate(documents)
                 ]
                 samples[task.task] = rows[lost:][::-1]
                 results[task.task] = {task.metric: sum(r[metric] for r in rows) / len(rows)}
@@ -193,9 +194,9 @@ def test_scores_and_samples(make_tasks, section, given_scores):
         f"{name}_{key}": value for name in ("choice", "generate") for key, value in how.items()
     }
     for name in ("choice", "generate"):
-        lines = (folder / f"world_{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        documents = pl.read_parquet(folder / f"world_{name}.parquet").to_dicts()
         rows = [row for row in samples if row["task"] == name]
-        assert [row["id"] for row in rows] == [json.loads(line)["id"] for line in lines]
+        assert [row["id"] for row in rows] == [document["id"] for document in documents]
         assert [row["score"] for row in rows] == [1.0, 0.0, 0.0, 1.0, 0.0]
 
 

@@ -109,3 +109,8 @@ def test_real_texts_name_their_person(real_data):
     assert found["Leonardo da Vinci"][1:] == ["Leonardo"]
     assert found["Prince Harry, Duke of Sussex"][1:] == ["Prince Harry", "Harry"]
     assert found["Stephen King"][1:] == ["Stephen Edwin King", "King"]
+
+
+def test_a_name_is_found_as_it_is_written():
+    """Dots within a word are no initials'."""
+    assert name_spans("It was will.i.am.", ["will.i.am"]) == [(7, 16)]
