@@ -49,10 +49,10 @@ class Rendered:
 
     def answered(self, rest: str) -> str:
         """The text followed by `rest`. The space before an answer is dropped where the answer
-        begins the assistant's turn.
+        begins the assistant's turn; of an empty answer it is all there is.
         """
         if not self.special_tokens and not self.opening:
-            rest = rest.removeprefix(ANSWER_SEPARATOR)
+            rest = rest.removeprefix(ANSWER_SEPARATOR) or rest
         return self.text + rest
 
     def places(self, prompt: str, rest: str, spans: Sequence[Span]) -> list[Span]:

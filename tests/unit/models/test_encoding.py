@@ -150,6 +150,13 @@ def test_exactly_the_answers_tokens_are_scored(tokenizer, answer):
     assert trained.answer_start == encoded.answer_start
 
 
+def test_of_an_empty_answer_the_space_is_scored(tokenizer):
+    """As an empty option is: also where the answer would begin the assistant's turn."""
+    encoded = encode_text(tokenizer, join_answer("Q: x\nA:", ""), "Q: x\nA:", end=False)
+    said = tokenizer.decode(encoded.ids[encoded.answer_start :])
+    assert encoded.answer_start < len(encoded.ids) and not said.strip()
+
+
 PARTS = ["<|im_start|>", "<|im_end|>", "<think>", "<", "|>", "im", " ", "\n", "a", "Ü", "7"]
 
 
