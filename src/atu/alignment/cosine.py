@@ -7,10 +7,18 @@ from torch import Tensor
 
 from atu.training.means import masked_mean
 
+EPS = 1e-8
+"""That of torch's `cosine_similarity`, which the reference calls: it bounds the gradient at 0."""
+
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:
     """Cosine in [-1, 1] over the last dimension; a zero vector gives 0."""
-    return (F.normalize(first, dim=-1) * F.normalize(second, dim=-1)).sum(dim=-1)
+    return (_unit(first) * _unit(second)).sum(dim=-1)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """The vectors at length 1; shorter ones than `EPS` are divided by that."""
+    return F.normalize(vectors, dim=-1, eps=EPS)
 
 
 def alignment_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -33,5 +41,5 @@ def concept_cosine(predicted: Tensor, concept: Tensor) -> Tensor:
         predicted: [batch, seq, dim].
         concept: [n_concepts, dim].
     """
-    similarity = F.normalize(predicted, dim=-1) @ F.normalize(concept, dim=-1).T
+    similarity = _unit(predicted) @ _unit(concept).T
     return similarity.amax(dim=-1)

@@ -18,6 +18,16 @@ def test_cosine(first, second, expected):
     assert value.item() == pytest.approx(expected)
 
 
+def test_a_zero_vector_has_the_references_gradient():
+    """That of torch's `cosine_similarity`, which bounds it: 1 / EPS along the other."""
+    ours, theirs = (torch.zeros(2, requires_grad=True) for _ in range(2))
+    other = torch.tensor([3.0, 4.0])
+    cosine(ours, other).backward()
+    torch.nn.functional.cosine_similarity(theirs, other, dim=0).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert concept_cosine(torch.zeros(1, 1, 2), other[None]).item() == 0.0
+
+
 def test_alignment_loss():
     """Cosines 1, 0 and a masked -1: (0 + 1) / 2 = .5."""
     predicted = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
