@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from random import Random
 from typing import Any
 
+import polars as pl
 import yaml
 from made import concept as made_concept
 
@@ -371,9 +372,9 @@ def benchmark(case):
     def act():
         rows = read_rows(source, "key")[:4]
         task = write_benchmark(folder, "given", kind, rows, len(rows), "key", str(source))
-        lines = (folder / f"{task}.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-        for number, line in enumerate(lines):
-            document = json.loads(line)
+        documents = pl.read_parquet(folder / f"{task}.parquet").to_dicts()
+        assert len(documents) == len(rows)
+        for number, document in enumerate(documents):
             assert document["id"] == number and isinstance(document["prompt"], str)
             if KINDS[kind].generates:
                 assert isinstance(document["answer"], str)
