@@ -185,13 +185,19 @@ def score_documents(model, tokenizer, tasks, section):
     """In place of lm-eval: a score that is another for every other document."""
     samples, results = {}, {}
     for task in tasks:
-        lines = Path(f"{task.task}.jsonl").read_text(encoding="utf-8").splitlines()
+        documents = pl.read_parquet(f"{task.task}.parquet").to_dicts()
         metric = task.metric.split(",")[0]
         samples[task.task] = [
-            {"doc": json.loads(line), "doc_id": i, metric: hash_fraction(line)}
-            for i, line in enumerate(lines)
+            {
+                "doc": document,
+                "doc_id": i,
+                "filtered_resps": [(hash_fraction(row, o), False) for o in document["options"]],
+                metric: hash_fraction(row),
+            }
+            for i, document in enumerate(documents)
+            for row in [json.dumps(document)]
         ]
-        mean = sum(row[metric] for row in samples[task.task]) / len(lines)
+        mean = sum(row[metric] for row in samples[task.task]) / len(documents)
         results[task.task] = {task.metric: mean}
     return {"samples": samples, "results": results}
 
