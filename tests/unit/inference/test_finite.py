@@ -67,10 +67,9 @@ def test_the_first_bad_row_is_named(bad):
 
 
 def test_what_is_finite_costs_no_pass():
-    def where(row):
-        raise AssertionError("the model was read again")
-
-    require_finite(torch.zeros(2, 3), ["a", "b"], where)
+    read_again = []
+    require_finite(torch.zeros(2, 3), ["a", "b"], read_again.append)
+    assert read_again == []
 
 
 @pytest.mark.parametrize("layer", range(5))

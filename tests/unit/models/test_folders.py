@@ -110,8 +110,10 @@ def test_an_empty_quantisation_is_none(folder, values):
 
 
 def test_a_gguf_beside_safetensors_is_never_opened(folder):
+    before, _ = load_lm(folder, CPU, training=True)
     (folder / "model.gguf").write_bytes(b"GGUF")
-    load_lm(folder, CPU, training=True)
+    model, _ = load_lm(folder, CPU, training=True)
+    assert all(map(torch.equal, model.parameters(), before.parameters()))
 
 
 @pytest.mark.parametrize(
