@@ -14,7 +14,8 @@ from atu.config.sections import Choices, Pinned
 from atu.config.spaces import ends, value_at, with_values
 from atu.errors import ArtifactError, ConfigError, SourceError, shown
 from atu.models.folders import check_config, check_model_folder
-from atu.models.gguf import gguf_config, is_gguf
+from atu.models.gguf import gguf_config
+from atu.models.gguf_header import is_gguf
 from atu.models.pinned import locate
 from atu.models.trainable import BelowHook
 from atu.results.locks import Lock

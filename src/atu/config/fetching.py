@@ -18,7 +18,8 @@ from atu.config.sections import Pinned
 from atu.errors import SourceError
 from atu.models.encoder import BUNDLED, locate_encoder
 from atu.models.folders import refuse_file, require_vocabulary
-from atu.models.gguf import is_gguf
+from atu.models.gguf import check_gguf
+from atu.models.gguf_header import is_gguf
 from atu.models.packages import fetch_package, is_package
 from atu.models.pinned import locate, patterns, source_digests
 from atu.results.locks import Lock, Source
@@ -81,7 +82,9 @@ def model_lock(source: Source, offline: bool, update: bool, code: bool) -> Lock:
         _download(replace(source, revision=commit), offline, code)
     place = locate(source, commit)
     digests = source_digests(source, place, code)
-    if not is_gguf(place):
+    if is_gguf(place):
+        check_gguf(place)
+    else:
         require_vocabulary(place, code)
     return Lock(commit, digests)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from atu.config.fetching import model_lock
 from atu.errors import ArtifactError
-from atu.models.gguf import dequantise, gguf_in, is_gguf
+from atu.models.gguf import dequantise
+from atu.models.gguf_header import gguf_in, is_gguf
 from atu.models.packages import is_package
 from atu.models.pinned import file_digests, locate
 from atu.results.files import read_json, write_json

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 from atu.errors import SourceError
-from atu.models.gguf import is_gguf
+from atu.models.gguf_header import is_gguf
 from atu.results.files import read_json, sha256, write_json
 
 PREFIX = "pip:"

@@ -12,7 +12,7 @@ from typing import Any
 
 from atu.errors import SourceError
 from atu.models.folders import check_model_folder, refuse_file
-from atu.models.gguf import gguf_in, is_gguf
+from atu.models.gguf_header import gguf_in, is_gguf
 from atu.models.packages import is_package, locate_package, wheel_digest
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json, sha256

@@ -17,7 +17,8 @@ from atu.inference.batching import BatchSize
 from atu.inference.probing import answer_probes
 from atu.models.build import build_lm
 from atu.models.compute import Compute, device_of, settle
-from atu.models.gguf import dequantise, is_gguf
+from atu.models.gguf import dequantise
+from atu.models.gguf_header import is_gguf
 from atu.models.llm import load_lm, require_room, save_lm
 from atu.models.pinned import PIN, locate, parameter_count, pin
 from atu.models.tokenizer import train_tokenizer

@@ -19,7 +19,8 @@ from atu import attacks, methods
 from atu.config.sections import Pinned
 from atu.methods.base import Method, wants_reference
 from atu.models.encoder import locate_encoder
-from atu.models.gguf import gguf_config, is_gguf
+from atu.models.gguf import gguf_config
+from atu.models.gguf_header import is_gguf
 from atu.models.llm import decoder_layers, parameters_below
 from atu.models.pinned import locate
 from atu.models.predictor import EmbeddingPredictor

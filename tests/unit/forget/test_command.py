@@ -103,7 +103,7 @@ def test_a_failure_amid_the_work_keeps_it(request_of, tmp_path, monkeypatch):
 
 FILES = {
     "model.safetensors": r"is one file of a model; name its folder, .*model$",
-    "model.gguf": r"cannot be read as a GGUF",
+    "model.gguf": r"does not begin with `GGUF`",
 }
 
 
