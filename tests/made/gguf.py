@@ -67,6 +67,7 @@ class Made:
 
     def write(self, path, quantised=()):
         """The file; the weights named in `quantised` as Q8_0."""
+        path.parent.mkdir(exist_ok=True)
         writer = GGUFWriter(path, self.architecture)
         config = self.config
         writer.add_context_length(config["max_position_embeddings"])
