@@ -110,7 +110,7 @@ def _work_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except AtuError:
-        if folder in made and {path.name for path in folder.iterdir()} <= {LOCKS}:
+        if folder in made and {path.name for path in folder.iterdir()} <= {LOCKS, MODEL}:
             shutil.rmtree(folder)
             with contextlib.suppress(OSError):  # somebody else uses it by now
                 for path in made[1:]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atu.errors import SourceError
-from atu.models.folders import check_model_folder, refuse_file
+from atu.models.folders import PATTERNS, check_model_folder, refuse_file
 from atu.models.gguf_header import gguf_in, is_gguf
 from atu.models.packages import is_package, locate_package, wheel_digest
 from atu.results.artifacts import Artifact
@@ -21,8 +21,6 @@ from atu.untrusted.texts import is_file, is_folder
 
 PIN = "pin.json"
 FOLDER = "model"
-PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""The files of a model that transformers reads: neither pickled weights nor code."""
 
 
 def split_revision(model: str) -> tuple[str, str | None]:
@@ -49,7 +47,9 @@ def locate(source: Source, revision: str | None = None) -> Path:
         return gguf_in(source.folder) or source.folder
     if is_package(source.place):
         return locate_package(source.place)
-    if is_gguf(Path(source.place)) and is_file(Path(source.place)):
+    if is_gguf(Path(source.place)):
+        if not is_file(Path(source.place)):
+            raise SourceError(f"{source}: there is no such file; name one that is there")
         return Path(source.place)
     refuse_file(Path(source.place))
     from transformers.utils import cached_file
