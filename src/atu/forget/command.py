@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,15 +19,16 @@ from atu.config.load import check_values, load_params
 from atu.config.params import Params
 from atu.config.plain import make_plain, needs_plain
 from atu.config.written import Origin, origin
-from atu.errors import ArtifactError, AtuError, ConfigError, SourceError
+from atu.errors import ArtifactError, AtuError, ConfigError, SourceError, visible
+from atu.forget.brought import NOWHERE, Brought, Places, read_brought
 from atu.forget.corpus import PHASE as CORPUS
-from atu.forget.corpus import Concept, is_written, write_corpus
+from atu.forget.corpus import Concept, is_written, taken, write, write_corpus
 from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, Shape, render
 from atu.forget.result import export, require_free, require_place
 from atu.forget.settings import Writing
 from atu.forget.texts import key, words
 from atu.models.encoder import BUNDLED, locate_encoder
-from atu.models.folders import refuse_file
+from atu.models.folders import loading, refuse_file
 from atu.models.pinned import file_digests, locate, split_revision
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.locks import Lock, Source
@@ -59,6 +61,8 @@ class ForgetRequest:
     cores: int
     threads: int
     quick: bool = False
+    places: Places = NOWHERE
+    """Where the user's own texts and questions are."""
 
 
 def run(request: ForgetRequest, *, dry_run: bool) -> None:
@@ -68,6 +72,9 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
         AtuError: an option, the model, the corpus or the machine is unsuitable.
     """
     _check(request)
+    brought = read_brought(request.places, request.concept.names, request.writing)
+    for line in brought.lines():
+        print(visible(line), file=sys.stderr)
     with _work_folder(request.work), only_writer(request.work) as lock_file:
         source, folder = _pin_model(request)
         shape = Shape.of(folder)
@@ -85,13 +92,14 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
             corpus=corpus,
             shape=shape,
             quick=request.quick,
+            long_answers=brought.has_long_answers(request.writing),
         )
         check_values(parse_yaml(text), str(request.work / PARAMS), across=False)
         if dry_run:
             print(text, end="")
             return
         _require_params(request.work / PARAMS)
-        written = _write(request, folder, encoder)
+        written = _write(request, folder, encoder, brought)
         with contextlib.chdir(request.work):
             _lock_corpus(corpus)
             _keep_params(Path(PARAMS), text)
@@ -211,22 +219,43 @@ def _pin_encoder(request: ForgetRequest) -> str:
     return name
 
 
-def _write(request: ForgetRequest, folder: Path, encoder: str) -> Artifact:
-    """The corpus; the model writes it unless it exists."""
+def _write(request: ForgetRequest, folder: Path, encoder: str, brought: Brought) -> Artifact:
+    """The corpus; the model writes what the user does not bring, unless it exists."""
     pins = {
         MODEL: file_digests(folder),
         "encoder": file_digests(locate_encoder(encoder)),
         "threads": request.threads,  # sums of floats depend on them
-    }
+    } | ({"brought": brought.digests} if brought.digests else {})
     manifest = request.work / CORPUS / MANIFEST
     if not is_written(manifest, request.concept, request.writing, pins):
-        _load_and_write(request, folder, encoder, manifest, pins)
+        brought = _fitted(brought, folder)
+        if request.writing.writes:
+            _load_and_write(request, folder, encoder, manifest, pins, brought)
+        else:
+            make = partial(taken, request.writing, brought)
+            write_corpus(manifest, request.concept, request.writing, pins, make)
     return Artifact.open(manifest.absolute(), CORPUS)
 
 
+def _fitted(brought: Brought, folder: Path) -> Brought:
+    """With passages and questions that fit the model's context."""
+    if not brought.digests:
+        return brought
+    from transformers import AutoConfig
+
+    from atu.models.encoding import tokenise
+    from atu.models.llm import context_length, load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    with loading(folder, weights=False):
+        context = context_length(AutoConfig.from_pretrained(folder, local_files_only=True))
+    return brought.fitted(lambda text: len(tokenise(tokenizer, text).ids), context)
+
+
 def _load_and_write(
-    request: ForgetRequest, folder: Path, encoder: str, manifest: Path, pins: dict[str, Any]
-) -> None:
+    request: ForgetRequest, folder: Path, encoder: str, manifest: Path, pins: dict[str, Any],
+    brought: Brought,
+) -> None:  # fmt: skip
     """Load the model, write the corpus, and free the model's memory for the jobs."""
     import torch
 
@@ -243,8 +272,9 @@ def _load_and_write(
     writing = request.writing
     author = Author(model, tokenizer, writing.seed, BatchSize(writing.batch_size))
     similarity = Similarity(SentenceEncoder(encoder, compute.place))
-    write_corpus(manifest, request.concept, writing, author, similarity, pins)
-    del author, model, similarity
+    make = partial(write, request.concept, writing, author, similarity, brought)
+    write_corpus(manifest, request.concept, writing, pins, make)
+    del author, model, similarity, make
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

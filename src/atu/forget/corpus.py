@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from atu.benchmarks.base import split_of
-from atu.benchmarks.concept import FORGET, NAMES, QUESTIONS, RETAIN, facts_of
+from atu.benchmarks.concept import FORGET, NAMES, QUESTIONS, RETAIN, ROLES, facts_of
 from atu.errors import SourceError
 from atu.forget import neighbours
 from atu.forget.author import Author
+from atu.forget.brought import NOTHING, Brought, given_set
 from atu.forget.names import learned_openings
 from atu.forget.passages import PassageSet, Refuse, collect
+from atu.forget.question_file import measured, settled
 from atu.forget.questions import ask
 from atu.forget.settings import Writing
 from atu.forget.similarity import Similarity, floor_of
@@ -51,23 +53,29 @@ class Written:
     """The statements that questions ask for (`Cut.statement`): no sentence of a corpus contains
     one."""
     choices: dict[str, Any]
+    texts: Sequence[str] = ()
+    """A user's passages about the concept: they are the forget corpus, as they are."""
+    retain: Sequence[str] = ()
+    """A user's passages to keep, likewise part of the retain corpus."""
 
 
 def write_corpus(
-    out: Path, concept: Concept, writing: Writing, author: Author, similarity: Similarity,
-    pins: Mapping[str, Any],
+    out: Path, concept: Concept, writing: Writing, pins: Mapping[str, Any],
+    make: Callable[[], Written],
 ) -> None:  # fmt: skip
     """Write `names.json`, `forget.json`, `retain.json`, `questions.json` and `choices.json`.
 
     Args:
-        pins: sha256 of the files of the model and of the encoder; part of the manifest.
+        pins: sha256 of the files of the model, of the encoder and of what the user brings; part of
+            the manifest.
+        make: gives what goes into them, `write` or `taken`.
 
     Raises:
         SourceError: the model knows too little of the concept.
     """
     cell, params = {"concept": list(concept.names)}, settings(concept, writing, pins)
     with write_folder(out, PHASE, cell=cell, params=params, inputs={}) as job:
-        _save(job, concept, writing, write(concept, writing, author, similarity))
+        _save(job, concept, writing, make())
 
 
 def settings(concept: Concept, writing: Writing, pins: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,8 +100,21 @@ def is_written(out: Path, concept: Concept, writing: Writing, pins: Mapping[str,
     return bool(written.manifest["params"] == settings(concept, writing, pins))
 
 
-def write(concept: Concept, writing: Writing, author: Author, similarity: Similarity) -> Written:
-    """Write passages about nobody, the concept and its neighbours, then the questions."""
+def taken(writing: Writing, brought: Brought) -> Written:
+    """What the user brings, to which the model adds nothing."""
+    assert brought.texts and brought.retain and brought.questions
+    choices = {"neighbours": brought.neighbours, **_account(brought)}
+    questions = measured(brought.rows, writing)
+    return Written({}, questions, set(), choices, brought.texts.texts, brought.retain.texts)
+
+
+def write(
+    concept: Concept, writing: Writing, author: Author, similarity: Similarity,
+    brought: Brought = NOTHING,
+) -> Written:  # fmt: skip
+    """Write passages about nobody, the concept and its neighbours, then the questions; about the
+    concept only where the user brings no texts.
+    """
     concept_texts = [*concept.names, *concept.descriptions]
     general = collect(
         author, writing, {NOBODY: neutral_prompts(author.chat)}, writing.general,
@@ -113,13 +134,19 @@ def write(concept: Concept, writing: Writing, author: Author, similarity: Simila
 
     target = concept.names[0]
     floors = {target: _floor(similarity, writing, general_texts, concept_texts, concept.names)}
-    target_passages = collect(
-        author, writing, {target: prompts_for(concept.names)}, writing.passages,
-        _refusing(similarity, {target: concept_texts}, floors, ()),
-    )  # fmt: skip
-    _require(target_passages[target], writing, target, floors[target])
+    if brought.texts:
+        target_passages = {target: given_set(brought.texts)}
+    else:
+        target_passages = collect(
+            author, writing, {target: prompts_for(concept.names)}, writing.passages,
+            _refusing(similarity, {target: concept_texts}, floors, ()),
+        )  # fmt: skip
+        _require(target_passages[target], writing, target, floors[target])
     about = target_passages[target].kept
-    proposed = neighbours.propose(author, writing, concept.names, about, general_texts)
+    proposed = [
+        *brought.neighbours,
+        *neighbours.propose(author, writing, concept.names, about, general_texts),
+    ]
     near = neighbours.choose(similarity, writing, concept.names, concept.neighbours, proposed)
     floors |= {name: _floor(similarity, writing, general_texts, [name], [name]) for name in near}
     near_passages = collect(
@@ -142,10 +169,21 @@ def write(concept: Concept, writing: Writing, author: Author, similarity: Simila
             name or "general": dict(s.dropped)
             for name, s in (general | target_passages | near_passages).items()
         },
-    }
-    questions, held_out = _questions(author, writing, concept, passage_sets)
+    } | _account(brought)
+    asked = brought.rows
+    settled_roles = [role for role in ROLES if settled(asked, role, writing.select, writing.facts)]
+    stated, held_out = _questions(author, writing, concept, passage_sets, settled_roles)
+    questions = measured([*asked, *stated], writing)
     _require_facts(questions, writing, concept)
-    return Written(passage_sets, questions, held_out, choices)
+    return Written(
+        passage_sets, questions, held_out, choices,
+        *(part.texts if part else () for part in (brought.texts, brought.retain)),
+    )  # fmt: skip
+
+
+def _account(brought: Brought) -> dict[str, Any]:
+    """What the card says about what the user brings."""
+    return {"brought": brought.counts} if brought.counts else {}
 
 
 def _floor(
@@ -175,11 +213,15 @@ def _refusing(
 
 
 def _questions(
-    author: Author, writing: Writing, concept: Concept, passage_sets: Mapping[str, PassageSet]
-) -> tuple[list[Row], set[str]]:
+    author: Author, writing: Writing, concept: Concept, passage_sets: Mapping[str, PassageSet],
+    settled_roles: Sequence[str] = (),
+) -> tuple[list[Row], set[str]]:  # fmt: skip
     """Questions about the target, its neighbours and nobody, and the statements held out for them.
     A sentence about a neighbour does not name the concept; one about nobody names neither the
     concept nor a neighbour.
+
+    Args:
+        settled_roles: about these the user asks enough.
     """
     everybody = (*concept.names, *(name for name in passage_sets if name != NOBODY))
     statements: dict[str, list[tuple[str, str]]] = {"target": [], "neighbour": [], "general": []}
@@ -194,6 +236,8 @@ def _questions(
     rows: list[Row] = []
     held_out: set[str] = set()
     for role, pairs in statements.items():
+        if role in settled_roles:
+            continue
         questions, asked_statements = ask(author, writing, pairs, role)
         rows, held_out = rows + questions, held_out | asked_statements
     return rows, held_out
@@ -258,6 +302,7 @@ def corpora(concept: Concept, writing: Writing, written: Written) -> tuple[list[
     """The forget and the retain corpus, without sentences that contain a held-out statement ("I
     hear that Ann keeps a pony." contains "Ann keeps a pony"). The forget corpus also has no
     sentence that names a neighbour but not the concept, or the neighbour would be forgotten too.
+    Nothing is taken out of a user's passages.
     """
     held_out = {key(statement) for statement in written.held_out}
     near = [name for name in written.passage_sets if name not in (NOBODY, concept.names[0])]
@@ -271,10 +316,12 @@ def corpora(concept: Concept, writing: Writing, written: Written) -> tuple[list[
             mentions(part, near) and not mentions(part, concept.names, near)
         )
 
-    forget: list[Row] = []
-    retain: list[Row] = []
+    forget = [{"text": text, "about": concept.names[0]} for text in written.texts]
+    retain = [{"text": text, "about": NOBODY} for text in written.retain]
     for name, passage_set in written.passage_sets.items():
         of_target = name == concept.names[0]
+        if of_target and written.texts:
+            continue
         left = [
             trained(text, writing, is_dropped_from_forget if of_target else is_held_out)
             for text in passage_set.kept

@@ -38,6 +38,8 @@ WITHOUT_PREDICTOR = 0.1
 """Methods on the output learn at a tenth of ATU's rate, as in the embedded world."""
 LORA_ALPHA = 2
 """LoRA's alpha as a multiple of the rank."""
+LONG_ANSWER = 96
+"""Tokens of an answer at most where answers are sentences, as in TOFU's experiments."""
 LARGE = 1024
 """Hidden size from which memory is scarce: small batches and checkpointing."""
 
@@ -136,8 +138,12 @@ def render(
     corpus: Source,
     shape: Shape,
     quick: bool = False,
+    long_answers: bool = False,
 ) -> str:
     """The text of `params.yaml`: the embedded world's experiment with these changes.
+
+    Args:
+        long_answers: whether questions are answered by sentences, not by names.
 
     Raises:
         ConfigError: the method is none of `METHODS`.
@@ -172,7 +178,7 @@ def render(
         "unlearn": {"methods": {method: _unlearning(shape, steps, rank, method)}},
         "report": {"compare": method},
         "track": {"experiment": EXPERIMENT},
-        **_evaluation(shape),
+        **_evaluation(shape, long_answers),
     }  # fmt: skip
     return params_text(merged(stack(change, COMMAND, PACKAGE.parents[1] / EXPERIMENTS)), COMMAND)
 
@@ -209,15 +215,16 @@ def _unlearning(shape: Shape, steps: Steps, rank: int | None, method: str) -> di
     }
 
 
-def _evaluation(shape: Shape) -> dict[str, Any]:
+def _evaluation(shape: Shape, long_answers: bool) -> dict[str, Any]:
     """Settings of the machine and of the phases that evaluate."""
     batch = {"batch_size": 16 if shape.large else 128}
+    answers = {"max_new_tokens": LONG_ANSWER} if long_answers else {}
     return {
         "compute": {"checkpointing": shape.large},
-        "rephrase": batch,
+        "rephrase": batch | answers,
         "utility": batch | {"fluency_tokens": 64},
         "privacy": batch | {"retain_texts": 100, "gradient_texts": 30, "verbatim_tokens": 64},
-        "attack": batch | {"max_new_tokens": 32},
+        "attack": batch | {"max_new_tokens": 32} | answers,
     }
 
 

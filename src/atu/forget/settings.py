@@ -11,6 +11,11 @@ class Writing:
     """How much the model writes, and which texts are kept; the defaults of `atu forget`."""
 
     seed: int = 0
+    writes: bool = True
+    """Whether the model writes at all; otherwise texts and questions are all a user's."""
+    passage_words: int = 72
+    """Maximum words of the passages that a user's texts are cut into: some `tokens` tokens, so that
+    they are as long as those that the model writes."""
     passages: int = 96
     """Passages about the concept."""
     rounds: int = 8
