@@ -7,7 +7,7 @@ list of rows whose values are strings where nothing else is said:
 - `forget.json`, `retain.json`: `text`, and `about`, its subject ("" for nobody in particular).
 - `questions.json`: `role` (target, neighbour or general), `subject`, `form` (one of
   `probes/prompts.py`), `kind` (how a form was worded), `query`, `prompt` and `answer`. A user's
-  may have lists of `options` and of `wrong` answers, and the `measure` of all answers.
+  may have lists of `options`, of `wrong` answers and of `stops`, and the `measure` of all answers.
 
 There is no ground truth: the gold answers are the original model's, so every score is the share of
 them that the model still gives. Questions with the same subject and the same answer are one fact.
@@ -135,7 +135,7 @@ def _probes(reader: Reader, select: float) -> Iterator[dict[str, Any]]:
             prompt=asked_text(row, "prompt", where),
             answer=answer,
             measure=row["measure"],
-            stops=NEXT_QUESTION,
+            stops=_texts_in(row, "stops", where) or NEXT_QUESTION,
             phrasing=phrasing,
             select=select,
             options=_texts_in(row, "options", where),

@@ -129,8 +129,15 @@ def forget(
         Path | None, typer.Option(help="Folder of corpus and results; beside --out without it.")
     ] = None,
     offline: Annotated[bool, typer.Option(help="Download nothing: all must be here.")] = False,
-    cores: Annotated[int, typer.Option(min=1, help="Jobs at once.")] = 2,
-    threads: Threads = 1,
+    cores: Annotated[int, typer.Option(min=1, help="CPU cores to use.")] = 2,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="CPU threads of a job, part of the result; of a small model 1, otherwise all "
+            "cores.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the parameter file and stop.")] = False,
 ) -> None:
     """Make a model forget a concept by its name; it writes the texts for that itself, or you bring

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +23,7 @@ from atu.errors import ArtifactError, AtuError, ConfigError, SourceError, visibl
 from atu.forget.brought import NOWHERE, Brought, Places, read_brought
 from atu.forget.corpus import PHASE as CORPUS
 from atu.forget.corpus import Concept, is_written, taken, write, write_corpus
-from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, Shape, render
+from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, SCALES, Shape, render
 from atu.forget.result import export, require_free, require_place
 from atu.forget.settings import Writing
 from atu.forget.texts import key, words
@@ -41,6 +41,9 @@ from atu.untrusted.yaml import parse_yaml
 PARAMS = "params.yaml"
 SNAKEFILE = "Snakefile"
 LOCKS = "locks"
+THREADED = tuple(f"{phase}_one" for phase in
+                 ("embed", "align", "unlearn", "rephrase", "utility", "privacy", "attack"))  # fmt: skip
+"""The workflow's rules whose jobs compute with the model."""
 READ = ("names.json", "forget.json", "retain.json", "questions.json")
 
 
@@ -59,7 +62,8 @@ class ForgetRequest:
     work: Path
     offline: bool
     cores: int
-    threads: int
+    threads: int | None
+    """Of every job; None: one for a small model, otherwise all cores."""
     quick: bool = False
     places: Places = NOWHERE
     """Where the user's own texts and questions are."""
@@ -78,6 +82,8 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
     with _work_folder(request.work), only_writer(request.work) as lock_file:
         source, folder = _pin_model(request)
         shape = Shape.of(folder)
+        threads = request.threads or (1 if shape.scale == SCALES[0] else request.cores)
+        request = replace(request, threads=threads)
         encoder = _pin_encoder(request)
         corpus = Source(CORPUS, None, f"{LOCKS}/{CORPUS}.json")
         text = render(
@@ -266,6 +272,7 @@ def _load_and_write(
     from atu.models.encoder import SentenceEncoder
     from atu.models.llm import load_lm
 
+    assert request.threads
     torch.set_num_threads(request.threads)
     compute = Compute("auto", "auto", "sdpa", False, [])
     model, tokenizer = load_lm(folder, compute, training=False)
@@ -316,7 +323,8 @@ def _snakemake(request: ForgetRequest, lock_file: IO[str]) -> None:
         ArtifactError: a job failed; Snakemake has printed which.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile()),
-               "--directory", ".", "--cores", str(request.cores), "--quiet", "rules"]  # fmt: skip
+               "--directory", ".", "--cores", str(request.cores), "--quiet", "rules",
+               "--set-threads", *(f"{rule}={request.threads}" for rule in THREADED)]  # fmt: skip
     # This process holds the work folder's lock, so a lock of Snakemake's is stale. The child
     # inherits the folder's lock and keeps it if this process is killed first. All downloads are
     # done, so jobs run offline.

@@ -56,7 +56,8 @@ def collect(
     refuse: Refuse,
 ) -> dict[str, PassageSet]:
     """Write in rounds until there are `count` texts about every subject, at most `writing.rounds`
-    times. Each round uses all prompts of the subjects that lack texts.
+    times. Each round uses all prompts of the subjects that lack texts; one of which the first
+    round gives none is given up.
 
     Args:
         prompts: prompts per subject.
@@ -66,14 +67,12 @@ def collect(
         pairs = [
             (s, prompt)
             for s, subject_prompts in prompts.items()
-            if not passage_sets[s].full
+            if not passage_sets[s].full and (passage_sets[s].kept or not number)
             for prompt in subject_prompts
         ]
         if not pairs:
             break
-        missing = max(
-            passage_set.missing / len(prompts[s]) for s, passage_set in passage_sets.items()
-        )
+        missing = max(passage_sets[s].missing / len(prompts[s]) for s, _ in pairs)
         texts = author.write(
             [prompt for _, prompt in pairs],
             number=number,

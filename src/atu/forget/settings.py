@@ -40,8 +40,8 @@ class Writing:
     neighbours: int = 8
     neighbour_passages: int = 24
     """Passages about each neighbour."""
-    min_neighbour_passages: int = 4
-    """A neighbour with fewer passages is dropped."""
+    min_passages: int = 4
+    """A neighbour with fewer passages is dropped, and the concept is refused."""
     alias: float = 0.95
     """A name with a higher cosine to the concept counts as another name of it."""
     held_out: float = 0.3
@@ -51,6 +51,10 @@ class Writing:
     answer_tokens: int = 24
     statements: int = 160
     """Maximum sentences per role that are tried as questions."""
+    continued: int = 48
+    """Maximum beginnings of sentences per role that are continued, where facts are too few."""
+    options: int = 3
+    """Names of others that stand in the subject's place: the wrong answers of a choice."""
     wordings: int = 3
     """Maximum sentences of a fact that are held out."""
     answer_samples: int = 5
@@ -66,7 +70,8 @@ class Writing:
     """Texts per batch; halved when memory is short."""
 
 
-QUICK = {"passages": 24, "general": 48, "neighbours": 3, "neighbour_passages": 12, "statements": 60}
+QUICK = {"passages": 24, "general": 48, "neighbours": 3, "neighbour_passages": 12, "statements": 60,
+         "continued": 24}  # fmt: skip
 """Settings of `--quick`: about a quarter of the texts."""
 
 
