@@ -13,7 +13,6 @@ from atu.cli.options import (
     DEFAULT_PARAMS,
     ParamsFile,
     Results,
-    Threads,
     app,
 )
 from atu.cli.starting import open_input, quiet_libraries, settle_machine

@@ -24,13 +24,14 @@ from atu.forget.brought import NOWHERE, Brought, Places, read_brought
 from atu.forget.corpus import PHASE as CORPUS
 from atu.forget.corpus import Concept, is_written, taken, write, write_corpus
 from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, SCALES, Shape, render
-from atu.forget.result import export, require_free, require_place
+from atu.forget.result import NUMBERS, export, require_free, require_place
 from atu.forget.settings import Writing
 from atu.forget.texts import key, words
 from atu.models.encoder import BUNDLED, locate_encoder
 from atu.models.folders import loading, refuse_file
 from atu.models.pinned import file_digests, locate, split_revision
 from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.files import read_json
 from atu.results.locks import Lock, Source
 from atu.results.sources import PACKAGE
 from atu.results.writer import only_writer
@@ -41,9 +42,8 @@ from atu.untrusted.yaml import parse_yaml
 PARAMS = "params.yaml"
 SNAKEFILE = "Snakefile"
 LOCKS = "locks"
-THREADED = tuple(f"{phase}_one" for phase in
-                 ("embed", "align", "unlearn", "rephrase", "utility", "privacy", "attack"))  # fmt: skip
-"""The workflow's rules whose jobs compute with the model."""
+THREADED = ("embed", "align", "unlearn", "rephrase", "utility", "privacy", "attack")
+"""The phases whose jobs compute with the model."""
 READ = ("names.json", "forget.json", "retain.json", "questions.json")
 
 
@@ -136,6 +136,7 @@ def finish(request: ForgetRequest, params: Params, corpus: Artifact) -> None:
     """Write the result folder and print where it is."""
     results = Path("results") / params.experiment
     new = export(request.out, params, Path(PARAMS), results, corpus)
+    print(read_json(request.out / NUMBERS)["summary"])
     print(f"{'Written' if new else 'Nothing to be done'}: {request.out} (README.md is its card)")
     print(f"Report: {request.work / results / 'report' / 'report.html'}")
 
@@ -322,9 +323,11 @@ def _snakemake(request: ForgetRequest, lock_file: IO[str]) -> None:
     Raises:
         ArtifactError: a job failed; Snakemake has printed which.
     """
+    assert request.threads
+    threads = (f"{phase}_one={request.threads}" for phase in THREADED)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile()),
                "--directory", ".", "--cores", str(request.cores), "--quiet", "rules",
-               "--set-threads", *(f"{rule}={request.threads}" for rule in THREADED)]  # fmt: skip
+               "--set-threads", *threads]  # fmt: skip
     # This process holds the work folder's lock, so a lock of Snakemake's is stale. The child
     # inherits the folder's lock and keeps it if this process is killed first. All downloads are
     # done, so jobs run offline.
