@@ -14,7 +14,7 @@ from atu.models.folders import check_config
 from atu.models.gguf_header import Header, read_header
 from atu.models.gguf_tokenizer import (
     ORIGINAL,
-    check_vocabulary,
+    check_tokens,
     compare_tokenizer,
     settled,
 )
@@ -36,7 +36,7 @@ def _checked(file: Path) -> tuple[Header, Any]:
 
     header = read_header(file)
     _require_architecture(header)
-    check_vocabulary(header)
+    check_tokens(header)
     with _reading(file):
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     try:
