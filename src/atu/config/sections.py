@@ -140,7 +140,8 @@ class Pinned(Section):
 
     model_config = ConfigDict(strict=False)  # would take no dataclass from a dict
     source: Source = Field(
-        description="a Hugging Face folder, a GGUF file, pip:package==version, or a repository of the hub"
+        description="a Hugging Face folder, a GGUF file, pip:package==version, or a repository of "
+        "the hub"
     )
     finetune: StrictBool = Field(
         description="train it on the benchmark's corpus first, which gives an oracle too"
