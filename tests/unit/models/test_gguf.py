@@ -146,6 +146,10 @@ FAULTS = {
     "endless layers": (
         lambda m: m.config.update(num_hidden_layers=10**6), r"num_hidden_layers = 1000000 is more",
     ),
+    "scaled positions": (
+        lambda m: setattr(m, "scaling", "yarn"),
+        r"scales its positions \(llama\.rope\.scaling\.type = 'yarn'\)",
+    ),
     "no weights": (lambda m: m.tensors.clear(), r"holds no model \('model', 0 tensors\)"),
 }  # fmt: skip
 
