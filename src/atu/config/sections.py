@@ -139,7 +139,10 @@ class Pinned(Section):
     """A model that exists: its weights stay where they are, and are pinned by their sha256."""
 
     model_config = ConfigDict(strict=False)  # would take no dataclass from a dict
-    source: Source = Field(description="a Hugging Face folder, or a repository of the hub")
+    source: Source = Field(
+        description="a Hugging Face folder, a GGUF file, pip:package==version, or a repository of "
+        "the hub"
+    )
     finetune: StrictBool = Field(
         description="train it on the benchmark's corpus first, which gives an oracle too"
     )
