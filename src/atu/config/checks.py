@@ -14,6 +14,8 @@ from atu.config.sections import Choices, Pinned
 from atu.config.spaces import ends, value_at, with_values
 from atu.errors import ArtifactError, ConfigError, SourceError, shown
 from atu.models.folders import check_config, check_model_folder
+from atu.models.gguf import gguf_config
+from atu.models.gguf_header import is_gguf
 from atu.models.pinned import locate
 from atu.models.trainable import BelowHook
 from atu.results.locks import Lock
@@ -194,13 +196,17 @@ def _layers(params: Params, name: str) -> int:
     try:
         if isinstance(spec, Pinned):
             folder = locate(spec.source, Lock.read(Path(spec.source.lock)).revision)
-            check_model_folder(folder, code=name in params.compute.remote_code)
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if is_gguf(folder):
+                layers = gguf_config(folder)["num_hidden_layers"]
+            else:
+                check_model_folder(folder, code=name in params.compute.remote_code)
+                config = AutoConfig.from_pretrained(folder, local_files_only=True)
+                layers = config.num_hidden_layers
         else:
             check_config(spec.config)
             values = dict(spec.config)
             config = AutoConfig.for_model(values.pop("model_type", None), **values)
-        layers = config.num_hidden_layers
+            layers = config.num_hidden_layers
         if type(layers) is not int or layers < 1:
             raise ValueError(f"num_hidden_layers is {shown(layers)}; give a number of 1 or more")
     except Exception as error:  # transformers raises many types here; all mean a bad config

@@ -18,7 +18,10 @@ from atu.config.sections import Pinned
 from atu.errors import SourceError
 from atu.models.encoder import BUNDLED, locate_encoder
 from atu.models.folders import refuse_file, require_vocabulary
-from atu.models.pinned import file_digests, locate, patterns
+from atu.models.gguf import check_gguf
+from atu.models.gguf_header import is_gguf
+from atu.models.packages import fetch_package, is_package
+from atu.models.pinned import locate, patterns, source_digests
 from atu.results.locks import Lock, Source
 from atu.untrusted.targets import Target
 from atu.untrusted.texts import is_folder
@@ -71,13 +74,20 @@ def model_lock(source: Source, offline: bool, update: bool, code: bool) -> Lock:
         SourceError, ArtifactError: it is not here, or no folder that may be read.
     """
     commit = None
-    if source.folder is None:
+    if is_package(source.place):
+        if source.revision is not None:
+            raise SourceError(f"{source}: a package has no revision; write `revision: null`")
+        fetch_package(source.place, offline)
+    elif source.folder is None and not is_gguf(Path(source.place)):
         refuse_file(Path(source.place))
         commit = _commit(source, "model", offline, update)
         _download(replace(source, revision=commit), offline, code)
-    place = source.folder or locate(source, commit)
-    digests = file_digests(place, code)
-    require_vocabulary(place, code)
+    place = locate(source, commit)
+    digests = source_digests(source, place, code)
+    if is_gguf(place):
+        check_gguf(place)
+    else:
+        require_vocabulary(place, code)
     return Lock(commit, digests)
 
 

@@ -16,6 +16,7 @@ from atu.benchmarks.shared.source import Reader
 from atu.config.fetching import bring_encoder, model_lock, settle_lock
 from atu.config.load import check_values, load_params
 from atu.config.params import Params
+from atu.config.plain import make_plain, needs_plain
 from atu.config.written import Origin, origin
 from atu.errors import ArtifactError, AtuError, ConfigError, SourceError
 from atu.forget.corpus import PHASE as CORPUS
@@ -26,7 +27,7 @@ from atu.forget.settings import Writing
 from atu.forget.texts import key, words
 from atu.models.encoder import BUNDLED, locate_encoder
 from atu.models.folders import refuse_file
-from atu.models.pinned import file_digests, locate
+from atu.models.pinned import file_digests, locate, split_revision
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.locks import Lock, Source
 from atu.results.sources import PACKAGE
@@ -109,7 +110,7 @@ def _work_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except AtuError:
-        if folder in made and {path.name for path in folder.iterdir()} <= {LOCKS}:
+        if folder in made and {path.name for path in folder.iterdir()} <= {LOCKS, MODEL}:
             shutil.rmtree(folder)
             with contextlib.suppress(OSError):  # somebody else uses it by now
                 for path in made[1:]:
@@ -171,18 +172,13 @@ def _check(request: ForgetRequest) -> None:
         )
 
 
-def split_revision(model: str) -> tuple[str, str | None]:
-    """Split `owner/name@revision`; a folder has no revision."""
-    if is_folder(Path(model)):
-        return model, None
-    place, _, revision = model.partition("@")
-    return place, revision or None
-
-
 def _pin_model(request: ForgetRequest) -> tuple[Source, Path]:
     """The model's source, locked in the work folder, and the folder of its files."""
     place, revision = split_revision(request.model)
-    refuse_file(Path(request.model))
+    if needs_plain(place):
+        make_plain(Source(place, revision, ""), request.work / MODEL, offline=request.offline)
+        place = str(request.work / MODEL)
+    refuse_file(Path(place))
     if is_folder(Path(place)):
         place = str(Path(place).resolve())
     elif place.startswith((".", "/", "~")) or place.count("/") != 1:

@@ -11,19 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from atu.errors import SourceError
-from atu.models.folders import check_model_folder, refuse_file
+from atu.models.folders import PATTERNS, check_model_folder, refuse_file
+from atu.models.gguf_header import gguf_in, is_gguf
+from atu.models.packages import is_package, locate_package, wheel_digest
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json, sha256
 from atu.results.locks import Lock, Source
+from atu.untrusted.texts import is_file, is_folder
 
 PIN = "pin.json"
 FOLDER = "model"
-PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""The files of a model that transformers reads: neither pickled weights nor code."""
+
+
+def split_revision(model: str) -> tuple[str, str | None]:
+    """Split `owner/name@revision`; a folder, a file and a package have no revision."""
+    path = Path(model)
+    if is_package(model) or is_folder(path) or is_file(path):
+        return model, None
+    place, _, revision = model.partition("@")
+    return place, revision or None
 
 
 def locate(source: Source, revision: str | None = None) -> Path:
-    """The folder of a model: the source's, or the snapshot in the hub's local cache.
+    """The folder of a model: the source's, or the snapshot in the hub's local cache; of a model
+    in one GGUF file, that file.
 
     Args:
         revision: the hub's commit; the source's revision if None.
@@ -33,7 +44,13 @@ def locate(source: Source, revision: str | None = None) -> Path:
         SourceError: there is neither.
     """
     if source.folder is not None:
-        return source.folder
+        return gguf_in(source.folder) or source.folder
+    if is_package(source.place):
+        return locate_package(source.place)
+    if is_gguf(Path(source.place)):
+        if not is_file(Path(source.place)):
+            raise SourceError(f"{source}: there is no such file; name one that is there")
+        return Path(source.place)
     refuse_file(Path(source.place))
     from transformers.utils import cached_file
 
@@ -58,12 +75,21 @@ def patterns(code: bool) -> list[str]:
     return [*PATTERNS, *(["*.py"] if code else [])]
 
 
+def source_digests(source: Source, place: Path, code: bool = False) -> dict[str, str]:
+    """`file_digests` of a located source, and of a package also that of its wheel."""
+    wheel = wheel_digest(source.place) if is_package(source.place) else {}
+    return wheel | file_digests(place, code)
+
+
 def file_digests(folder: Path, code: bool = False) -> dict[str, str]:
     """sha256 by name of every file that transformers reads; with `code` also of the model's code.
+    Of a GGUF file, its own.
 
     Raises:
         ArtifactError: the folder holds what no model folder may.
     """
+    if is_gguf(folder):
+        return {folder.name: sha256(folder)}
     check_model_folder(folder, code=code)
     paths = (path for pattern in patterns(code) for path in folder.glob(pattern))
     names = {path.name for path in paths if path.is_file()}
@@ -78,7 +104,7 @@ def pin(source: Source, code: bool = False) -> dict[str, Any]:
     """
     lock = Lock.of(source)
     folder = locate(source, lock.revision)
-    digests = file_digests(folder, code)
+    digests = source_digests(source, folder, code)
     for name, digest in digests.items():
         lock.require(Path(source.lock), name, digest, source)
     for name in sorted(set(lock.content) - set(digests)):

@@ -4,6 +4,7 @@ benchmark from scratch or from a model that exists; or that model itself, pinned
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -16,6 +17,8 @@ from atu.inference.batching import BatchSize
 from atu.inference.probing import answer_probes
 from atu.models.build import build_lm
 from atu.models.compute import Compute, device_of, settle
+from atu.models.gguf import dequantise
+from atu.models.gguf_header import is_gguf
 from atu.models.llm import load_lm, require_room, save_lm
 from atu.models.pinned import PIN, locate, parameter_count, pin
 from atu.models.tokenizer import train_tokenizer
@@ -72,8 +75,12 @@ def run(
     ) as job:
         if isinstance(spec, Pinned) and not spec.finetune:
             content = pin(spec.source, code)
-            write_json(job.path(PIN), content)
             folder = locate(spec.source, content["revision"])
+            if is_gguf(folder):
+                dequantise(folder, job.path("model"))
+                folder = job.path("model")
+            else:
+                write_json(job.path(PIN), content)
             job.metrics = {"pretrain/parameters/all": parameter_count(folder)}
             return
         corpus = read_table(shared.file("corpus.parquet"))
@@ -105,6 +112,10 @@ def _start(
     """
     if isinstance(spec, Pinned):
         folder = locate(spec.source, pin(spec.source, code)["revision"])
+        if is_gguf(folder):
+            with tempfile.TemporaryDirectory() as scratch:
+                dequantise(folder, Path(scratch))
+                return load_lm(Path(scratch), compute, training=True)
         return load_lm(folder, compute, training=True, code=code)
     tokenizer = train_tokenizer([row["text"] for row in corpus], spec.vocab_size)
     lm = build_lm(_complete(spec.config, tokenizer), child_seed(seed, "init"))

@@ -173,6 +173,8 @@ def _write_tables(job: Job, results: Tables) -> None:
     job.path("table.md").write_text(text, encoding="utf-8")
     text = tables.markdown_robustness(results.robustness, results.shown)
     job.path("robustness.md").write_text(text, encoding="utf-8")
+    text = tables.markdown_transposed(results.privacy, TITLES, tables.interval)
+    job.path("privacy.md").write_text(text, encoding="utf-8")
 
 
 def _write_figures(job: Job, results: Tables, experiment: str) -> None:

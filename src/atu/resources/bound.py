@@ -19,6 +19,8 @@ from atu import attacks, methods
 from atu.config.sections import Pinned
 from atu.methods.base import Method, wants_reference
 from atu.models.encoder import locate_encoder
+from atu.models.gguf import gguf_config
+from atu.models.gguf_header import is_gguf
 from atu.models.llm import decoder_layers, parameters_below
 from atu.models.pinned import locate
 from atu.models.predictor import EmbeddingPredictor
@@ -214,7 +216,9 @@ def model_config(params: Params, name: str) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`transformers` values of a model's folder, without those that name code."""
+    """`transformers` values of a model's folder or GGUF file, without those that name code."""
+    if is_gguf(folder):
+        return gguf_config(folder)
     values: dict[str, Any] = read_json(folder / "config.json")
     values.pop("auto_map", None)
     return values

@@ -16,7 +16,8 @@ from atu.probes.measures import MEASURES
 PACKAGE = Path(__file__).parents[1]
 INFRASTRUCTURE = {
     "cli", "config", "untrusted", "errors", "plugins", "progress", "benchmarks.shared.source",
-    "benchmarks.world.vocabulary", "metrics.registry", "models.folders", "models.pinned",
+    "benchmarks.world.vocabulary", "metrics.registry", "models.folders", "models.gguf_header",
+    "models.packages", "models.pinned",
     "results.artifacts", "results.checkpoints", "results.files", "results.jobs", "results.locks",
     "results.provenance", "results.sources", "results.writer", "training.keeper",
 }  # fmt: skip

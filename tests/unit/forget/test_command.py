@@ -11,10 +11,11 @@ from made.concept import ANN
 from atu.config.written import params_text
 from atu.errors import ArtifactError, AtuError, ConfigError
 from atu.forget import command
-from atu.forget.command import PARAMS, ForgetRequest, run, split_revision
+from atu.forget.command import PARAMS, ForgetRequest, run
 from atu.forget.corpus import Concept, is_written, settings
 from atu.forget.result import _is_here
 from atu.forget.settings import Writing
+from atu.models.pinned import split_revision
 from atu.results.jobs import write_folder
 
 
@@ -102,7 +103,7 @@ def test_a_failure_amid_the_work_keeps_it(request_of, tmp_path, monkeypatch):
 
 FILES = {
     "model.safetensors": r"is one file of a model; name its folder, .*model$",
-    "model.gguf": r"is a GGUF file, which is not read here",
+    "model.gguf": r"does not begin with `GGUF`",
 }
 
 
