@@ -181,6 +181,9 @@ class Embed(Section):
         description="texts of the forget corpus that describe the concept too, chosen by hash"
     )
     retain_texts: Annotated[int, Field(ge=0)] = Field(description="retain texts to align on")
+    window_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="share of the distinct windows to encode and to align on, chosen by hash"
+    )
     batch_size: PositiveInt
     reference_compat: bool = Field(
         description="frame the concept, not the windows, which start inside words"
