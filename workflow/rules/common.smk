@@ -88,6 +88,19 @@ def model_lock(wildcards):
     return [source.lock] if source else []
 
 
+def oracle_lock(wildcards):
+    """The locks of a model that exists, and of the oracle that came with it for the target."""
+    oracles = getattr(PARAMS.pretrain.models[wildcards.model], "oracles", {})
+    source = oracles.get(TARGETS[wildcards.target].label)
+    return [*model_lock(wildcards), *([source.lock] if source else [])]
+
+
+def given_lock(wildcards):
+    """The lock of a checkpoint that is given; none for a method that trains."""
+    source = getattr(PARAMS.unlearn.methods[wildcards.method], "source", None)
+    return [source.lock] if source else []
+
+
 def measures():
     """The modules of the metrics that the benchmark's probes are scored by."""
     return [
@@ -139,11 +152,12 @@ def is_oracle(wildcards):
 
 def start_model(wildcards):
     """The model a method starts from: the original, or the one that met the request before. The
-    oracle is a model of its own.
+    oracle is a model of its own, and a given checkpoint one of the original's.
     """
     oracle = is_oracle(wildcards)
     before = TARGETS[wildcards.target].before
-    if before and not oracle:
+    given = methods.get(loss_of(wildcards.method)).given
+    if before and not oracle and not given:
         here = RESULTS / "unlearn" / wildcards.model / before.slug
         return here / wildcards.method / wildcards.seed / MANIFEST
     variant = f"oracle-{wildcards.target}" if oracle else "full"
