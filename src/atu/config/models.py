@@ -8,6 +8,7 @@ from atu.config.cells import pretrained_manifest
 from atu.config.entries import parse_plain
 from atu.config.load import load_params
 from atu.config.params import Params
+from atu.config.plain import needs_plain, plain_folder
 from atu.errors import ConfigError, resource_errors
 from atu.models.compute import Compute
 from atu.models.folders import refuse_file
@@ -32,8 +33,9 @@ def load_model(
     Args:
         place: a Hugging Face folder; the folder or the `manifest.json` of a finished `pretrain`,
             `unlearn` or `forget` job, whose files are compared with the manifest; a key of
-            `pretrain.models`, which is the model before unlearning; or `owner/name` in the hub's
-            local cache.
+            `pretrain.models`, which is the model before unlearning; a GGUF file, a folder with
+            one or a fetched `pip:package==version`, which is dequantised into the user's cache
+            the first time; or `owner/name` in the hub's local cache.
         revision: the hub's commit or branch.
         params: parameters that know the key; the working directory's `params.yaml` if None.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
@@ -59,7 +61,7 @@ def _find(place: str | Path, revision: str | None, params: Params | None) -> Art
     path, name = Path(place), str(place)
     if path.name == MANIFEST or is_file(path / MANIFEST):
         return _open_job(path if path.name == MANIFEST else path / MANIFEST)
-    if is_folder(path):
+    if is_folder(path) and not needs_plain(name):
         return path
     if params is None and is_file(Path("params.yaml")):
         params = load_params()
@@ -67,6 +69,8 @@ def _find(place: str | Path, revision: str | None, params: Params | None) -> Art
     if params and name in models:
         manifest = pretrained_manifest(Path("results") / params.experiment, name)
         return Artifact.open(manifest, "pretrain")
+    if needs_plain(name):
+        return plain_folder(name, revision)
     refuse_file(path)
     if "/" not in name:
         known = ", ".join(models) or "no parameters here"

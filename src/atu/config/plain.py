@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,11 +11,12 @@ from typing import Any
 
 from atu.config.fetching import model_lock
 from atu.errors import ArtifactError
+from atu.models import gguf, gguf_tokenizer
 from atu.models.gguf import dequantise
 from atu.models.gguf_header import gguf_in, is_gguf
-from atu.models.packages import is_package
-from atu.models.pinned import file_digests, locate
-from atu.results.files import read_json, write_json
+from atu.models.packages import cache_folder, is_package
+from atu.models.pinned import file_digests, locate, source_digests
+from atu.results.files import read_json, sha256, write_json
 from atu.results.locks import Lock, Source
 from atu.untrusted.texts import is_file, is_folder
 
@@ -40,7 +43,7 @@ def make_plain(source: Source, out: Path, *, offline: bool) -> bool:
         SourceError: the model is not to be had, or not as its lock says.
     """
     read = model_lock(source, offline, False, False)
-    if source.lock and Path(source.lock).exists():
+    if source.lock:
         known = Lock.of(source)
         for name, digest in read.content.items():
             known.require(Path(source.lock), name, digest, source)
@@ -57,6 +60,24 @@ def make_plain(source: Source, out: Path, *, offline: bool) -> bool:
     return True
 
 
+def plain_folder(place: str, revision: str | None) -> Path:
+    """The Hugging Face folder that a GGUF file, or one in a package, was made into in the user's
+    cache; made now unless it is there.
+
+    Raises:
+        ArtifactError, SourceError: as `make_plain`; nothing is downloaded.
+    """
+    import transformers
+
+    source = Source(place, revision, "")
+    read = json.dumps(source_digests(source, locate(source)), sort_keys=True)
+    code = "".join(sha256(Path(module.__file__)) for module in (gguf, gguf_tokenizer))
+    key = hashlib.sha256(f"{read}{code}{transformers.__version__}".encode()).hexdigest()[:32]
+    folder = cache_folder() / "models" / key
+    make_plain(source, folder, offline=True)
+    return folder
+
+
 def _write(place: Path, made: Path) -> None:
     made.mkdir()
     if is_gguf(place):
@@ -70,9 +91,11 @@ def _require_same(out: Path, origin: dict[str, Any]) -> None:
     """Refuse a folder that was not made from these files, or was altered since."""
     path = out / ORIGIN
     known = read_json(path) if path.is_file() else {}
-    if {key: known.get(key) for key in origin} != origin:
+    if not isinstance(known, dict) or known.get("read") != origin["read"]:
         raise ArtifactError(f"{out}: holds something else; move it away, or name another --out")
-    made = {name: digest for name, digest in file_digests(out).items() if name != ORIGIN}
-    for name in sorted({*made, *known["made"]}):
-        if made.get(name) != known["made"].get(name):
-            raise ArtifactError(f"{out / name}: altered since it was made; delete {out}")
+    made, kept = file_digests(out), known.get("made", {})
+    for name in sorted({*made, *kept} - {ORIGIN}):
+        if made.get(name) != kept.get(name):
+            raise ArtifactError(
+                f"{out / name}: altered since it was made; delete {out}, and it is made anew"
+            )

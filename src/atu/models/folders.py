@@ -21,6 +21,8 @@ from atu.untrusted.texts import is_file, require_inside
 ADAPTERS = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = "*.safetensors"
+PATTERNS = ("*.json", WEIGHTS, "*.model", "*.txt", "*.jinja")
+"""The files of a model that transformers reads: neither pickled weights nor code."""
 GGUF = ".gguf"
 TO_SAFETENSORS = "and save it with `save_pretrained` into a folder of its own"
 REPAIRS = {

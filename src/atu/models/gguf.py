@@ -16,7 +16,7 @@ from atu.models.gguf_tokenizer import (
     ORIGINAL,
     check_vocabulary,
     compare_tokenizer,
-    settle_tokenizer,
+    settled,
 )
 
 
@@ -89,8 +89,7 @@ def dequantise(file: Path, out: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(
             file.parent, gguf_file=file.name, local_files_only=True
         )
-        settle_tokenizer(tokenizer, header)
-        tokenizer.save_pretrained(out)
+        settled(tokenizer, header).save_pretrained(out)
         # As it will be read.
         made = AutoTokenizer.from_pretrained(out, local_files_only=True)
     compare_tokenizer(made, header)

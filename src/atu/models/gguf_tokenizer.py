@@ -7,6 +7,7 @@ rest to llama.cpp. The names and what they mean: llama.cpp, src/llama-vocab.cpp.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,13 +89,14 @@ def _split_faults(header: Header) -> Iterator[str]:
         yield "holds no merges (tokenizer.ggml.merges)"
 
 
-def settle_tokenizer(tokenizer: Any, header: Header) -> None:
-    """Split texts as the file's tokenizer does, where transformers would not."""
+def settled(tokenizer: Any, header: Header) -> Any:
+    """The tokenizer that transformers made, with what it does not heed of the file."""
     from tokenizers import pre_tokenizers
 
-    backend, name = tokenizer.backend_tokenizer, header.tokenizer("pre")
     if header.tokenizer("model") != BYTE_LEVEL:
-        return
+        return tokenizer
+    tokenizer = _without_strangers(tokenizer, header)
+    backend, name = tokenizer.backend_tokenizer, header.tokenizer("pre")
     if name in DIGITS_ALONE:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -104,6 +106,24 @@ def settle_tokenizer(tokenizer: Any, header: Header) -> None:
         )
     if name in WHOLE_WORDS_FIRST:
         backend.model.ignore_merges = True
+    return tokenizer
+
+
+def _without_strangers(tokenizer: Any, header: Header) -> Any:
+    """The tokenizer without tokens beyond the vocabulary: transformers adds GPT-2's unknown token
+    to that of a file that names none, and no embedding has its number.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    values, tokens = json.loads(tokenizer.backend_tokenizer.to_str()), header.tokens
+    values["added_tokens"] = [t for t in values["added_tokens"] if t["id"] < len(tokens)]
+    ids = {name: header.tokenizer(f"{key}_token_id") for name, key in SPECIAL.items()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(values)),
+        chat_template=tokenizer.chat_template,
+        **{f"{name}_token": tokens[i] for name, i in ids.items() if i is not None},
+    )
 
 
 def compare_tokenizer(tokenizer: Any, header: Header) -> None:
@@ -137,9 +157,15 @@ def _differences(tokenizer: Any, header: Header) -> Iterator[str]:
             if not made:
                 yield f"token {index}, {shown(tokens[index])}, is cut into pieces"
     yield from _merge_differences(tokenizer, header)
+    ids = tokenizer("a").input_ids
     begins = header.tokenizer("add_bos_token", _adds_bos(header))
-    if (tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]) != bool(begins):
-        yield f"a text begins {'without' if begins else 'with'} the bos token, which the file says"
+    ends = header.tokenizer("add_eos_token", False)
+    for name, here, there in (
+        ("bos", ids[0] == tokenizer.bos_token_id, bool(begins)),
+        ("eos", ids[-1] == tokenizer.eos_token_id, bool(ends)),
+    ):
+        if here != there:
+            yield f"a text has {'its' if here else 'no'} {name} token, otherwise than in the file"
     if (header.values.get("tokenizer.chat_template") or None) != tokenizer.chat_template:
         yield "the chat template is another"
 
@@ -151,8 +177,6 @@ def _adds_bos(header: Header) -> bool:
 
 
 def _merge_differences(tokenizer: Any, header: Header) -> Iterator[str]:
-    import json
-
     merges = header.tokenizer("merges")
     if merges is None:  # sentencepiece: made from the vocabulary's scores
         return

@@ -14,6 +14,7 @@ from typing import Any
 from atu.errors import SourceError
 from atu.models.folders import (
     ADAPTERS,
+    PATTERNS,
     check_adapter_folder,
     check_model_folder,
     is_adapter,
@@ -28,8 +29,6 @@ from atu.untrusted.texts import is_file, is_folder
 
 PIN = "pin.json"
 FOLDER = "model"
-PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""The files of a model that transformers reads: neither pickled weights nor code."""
 
 
 def split_revision(model: str) -> tuple[str, str | None]:
@@ -56,7 +55,9 @@ def locate(source: Source, revision: str | None = None) -> Path:
         return gguf_in(source.folder) or source.folder
     if is_package(source.place):
         return locate_package(source.place)
-    if is_gguf(Path(source.place)) and is_file(Path(source.place)):
+    if is_gguf(Path(source.place)):
+        if not is_file(Path(source.place)):
+            raise SourceError(f"{source}: there is no such file; name one that is there")
         return Path(source.place)
     refuse_file(Path(source.place))
     from transformers.utils import cached_file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -250,16 +250,32 @@ def markdown_table(
 
 
 def markdown_robustness(rows: Sequence[Mapping[str, Any]], shown: Sequence[Any]) -> str:
-    """The robustness table in Markdown, transposed: one line per column, one column per method."""
+    """The robustness table in Markdown: one line per column, one column per method."""
+    titles = {s.key: f"*{s.title}*" if s.control else s.title for s in shown}
+    return markdown_transposed(rows, titles, number)
+
+
+def markdown_transposed(
+    rows: Sequence[Mapping[str, Any]],
+    titles: Mapping[str, str],
+    written: Callable[[Estimate], str],
+) -> str:
+    """A table with many columns in Markdown: a line for each of `titles` that the rows have, a
+    column for each row, and last the number of items.
+    """
     names = [f"`{row['method']}`" for row in rows]
     if len({row["model"] for row in rows}) > 1:
         names = [f"`{row['method']}` ({row['model']})" for row in rows]
     lines = ["| | " + " | ".join(names) + " | n |", "|---" * (len(rows) + 2) + "|"]
-    for column in shown:
-        title = f"*{column.title}*" if column.control else column.title
-        cells = [number(row[column.key]) for row in rows]
-        lines.append(f"| {title} | " + " | ".join(cells) + f" | {rows[0][column.key].n} |")
+    for key in (key for key in titles if key in rows[0]):
+        cells = [written(row[key]) for row in rows]
+        lines.append(f"| {titles[key]} | " + " | ".join(cells) + f" | {rows[0][key].n} |")
     return "\n".join(lines) + "\n"
+
+
+def interval(estimate: Estimate) -> str:
+    """The mean with its interval, where it has one, or INVALID."""
+    return number(estimate) if estimate.low == estimate.high else str(estimate)
 
 
 def number(estimate: Estimate) -> str:

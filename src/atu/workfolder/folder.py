@@ -13,6 +13,8 @@ from atu.results.artifacts import MANIFEST, METRICS, PROVENANCE, Artifact
 
 PARAMS = "params.yaml"
 LOCKS = "locks"
+MODEL = "model"
+"""The model as a folder of its own, where it came otherwise."""
 
 
 @contextlib.contextmanager
@@ -25,7 +27,7 @@ def work_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except AtuError:
-        if folder in made and {path.name for path in folder.iterdir()} <= {LOCKS}:
+        if folder in made and {path.name for path in folder.iterdir()} <= {LOCKS, MODEL}:
             shutil.rmtree(folder)
             with contextlib.suppress(OSError):  # somebody else uses it by now
                 for path in made[1:]:

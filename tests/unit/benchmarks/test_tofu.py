@@ -140,6 +140,45 @@ def test_the_forget_sets_can_be_asked_for(settings):
     assert tofu.targets(settings()) == ("forget01", "forget05", "forget10")
 
 
+def test_some_authors(settings, tables_of):
+    """Ten authors: the first nine, and the last one, whom forget01 forgets. Questions about others
+    are neither trained on nor asked."""
+    used = [*made.AUTHORS[:9], LAST]
+    shared, found = tables_of(settings(authors=10), Target(("forget01",)))
+    assert pairs(shared.corpus) == asked(made.FULL[:180] + made.FULL[-20:])
+    assert pairs(found.forget) == asked(made.FULL[-20:])
+    assert pairs(found.retain) == asked(made.FULL[:180])
+    assert found.concepts == (LAST,)
+    whole, _ = tables_of(settings(), Target(("forget01",)))
+    about = [p for p in whole.probes if p["subject"] in used]
+    assert shared.probes == about and len(about) < len(whole.probes)
+    assert {p["subject"] for p in found.probes if p["role"] == "target"} == {LAST}
+
+
+def test_a_forget_set_with_an_author_left_out_is_refused(settings, tables_of):
+    with pytest.raises(SourceError, match=r"prepare\.authors: 10 leaves out authors of forget05"):
+        tables_of(settings(authors=10), FORGET05)
+
+
+def test_the_forget_sets_of_some_authors(settings):
+    """Of 20 authors two are from the end, forget01's; forget05's ten are among those of 100."""
+    assert tofu.targets(settings(authors=20)) == ("forget01",)
+    assert tofu.targets(settings(authors=100)) == ("forget01", "forget05")
+    assert tofu.targets(settings(authors=99)) == ("forget01",)
+
+
+def test_some_questions(settings, tables_of):
+    """At most five of each set beside the forget set, in its order, the same every time."""
+    _, found = tables_of(settings(questions=5), FORGET05)
+    _, again = tables_of(settings(questions=5), FORGET05)
+    _, whole = tables_of(settings(), FORGET05)
+    assert found.probes == again.probes
+    assert found.probes == [p for p in whole.probes if p in found.probes]
+    assert Counter(p["role"] for p in found.probes) == {
+        "target": 80, "other": 5, "neighbour": 5, "general": 5,
+    }  # fmt: skip
+
+
 def test_another_set_is_refused(settings, tables_of):
     with pytest.raises(SourceError, match="no forget set 'forget20'; it has forget01, forget05"):
         tables_of(settings(), Target(("forget20",)))
@@ -223,6 +262,20 @@ def test_an_author_whom_nobody_names():
     assert list(dict.fromkeys(found.values())) == made.AUTHORS
     with pytest.raises(SourceError, match="full: no author has a name"):
         authors_of(rows)
+
+
+def test_twenty_authors_of_the_real_data(real_data, make_source, tables_of):
+    """They have all questions of forget01, and those of 18 authors about whom TOFU has probes."""
+    source = make_source(real_data / "tofu")
+    settings = Settings("tofu", source, False, [], 0.25, authors=20, questions=60)
+    shared, found = tables_of(settings, Target(("forget01",)))
+    assert len(shared.corpus) == 400 and len(found.forget) == 40 and len(found.retain) == 360
+    assert Counter((p["role"], p["form"]) for p in found.probes) == {
+        ("target", "question"): 40, ("target", "synonym"): 40, ("other", "question"): 60,
+        ("neighbour", "question"): 60, ("general", "question"): 60,
+    }  # fmt: skip
+    trained = {row["fact"] for row in found.retain}
+    assert all(p["fact"] in trained for p in found.probes if p["role"] == "other")
 
 
 def test_all_authors_of_the_real_data(real_data):

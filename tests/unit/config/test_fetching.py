@@ -14,7 +14,8 @@ from atu.config.fetching import fetch
 from atu.config.load import check_values
 from atu.config.params import Params
 from atu.errors import ArtifactError, ConfigError, SourceError
-from atu.models.pinned import PATTERNS, pin
+from atu.models.folders import PATTERNS
+from atu.models.pinned import pin
 from atu.phases.prepare import run_shared, run_target
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.locks import Lock, Source

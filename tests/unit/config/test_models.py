@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from made import models
+from made.gguf import Made
 
 from atu.config.models import load_model
 from atu.errors import ArtifactError, ConfigError, SourceError
@@ -44,6 +45,19 @@ def test_a_folder_is_loaded_to_be_read(folder):
     assert found.source == folder and not found.model.training
     assert weights(found).dtype == torch.bfloat16 and weights(found).device.type == "cpu"
     assert "Parameter" not in repr(found) and "device='cpu'" in repr(found)
+
+
+def test_a_gguf_is_dequantised_once_into_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATU_CACHE", str(tmp_path / "cache"))
+    made = Made(tmp_path / "original")
+    file = made.write(tmp_path / "own" / "tiny.gguf")
+    found = load_model(file, **CPU)
+    assert found.source.is_relative_to(tmp_path / "cache" / "models")
+    assert torch.equal(weights(found), weights(load_model(made.folder, **CPU)))
+    written = [path.stat().st_mtime_ns for path in sorted(found.source.iterdir())]
+    again = load_model(file.parent, **CPU)
+    assert again.source == found.source
+    assert [path.stat().st_mtime_ns for path in sorted(again.source.iterdir())] == written
 
 
 def test_a_job_is_named_by_its_folder_or_its_manifest(job):
@@ -88,11 +102,14 @@ def test_a_guard_stands_around_its_model_and_is_saved(folder, tmp_path):
         ("align", {}, ArtifactError, "holds phase 'align', but 'unlearn' was expected"),
         ("empty", {}, ArtifactError, r"holds no \*\.safetensors"),
         ("model/model.safetensors", {}, ArtifactError, r"one file of a model; name its folder"),
-        ("m.gguf", {}, ArtifactError, r"m\.gguf: is a GGUF file"),
+        ("m.gguf", {}, ArtifactError, r"m\.gguf: does not begin with `GGUF`"),
+        ("pip:a-model==1", {}, SourceError, r"pip:a-model==1: is not in .*`atu fetch` brings it"),
+        ("pip:a-model", {}, SourceError, r"pip:a-model: names no version.*`pip:package==version`"),
     ],
 )
 def test_what_is_no_model_is_refused(folder, tmp_path, monkeypatch, place, options, error, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATU_CACHE", str(tmp_path / "cache"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "m.gguf").touch()
     with write_folder(tmp_path / "align" / MANIFEST, "align", cell={}, params={}, inputs={}):

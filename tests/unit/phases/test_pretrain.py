@@ -1,10 +1,17 @@
 import pytest
+import torch
 from machines import CPU
+from made.gguf import Made
 
-from atu.models.llm import load_lm
+from atu.config.fetching import model_lock, settle_lock
+from atu.config.sections import Pinned
+from atu.errors import SourceError
+from atu.models.llm import load_lm, open_lm
+from atu.models.pinned import is_pinned
 from atu.phases import pretrain
 from atu.probes.prompts import WHOLE
 from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.locks import Lock, Source
 from atu.results.tables import read_table
 
 
@@ -184,3 +191,47 @@ def test_another_model_in_the_file_changes_nothing(chain, mini_params, tmp_path)
     pretrain.run(tmp_path / "full" / MANIFEST, wider, CPU, "llama_tiny", chain.shared, None)
     again = Artifact.open(tmp_path / "full" / MANIFEST, "pretrain")
     assert again.digest == chain.full.digest
+
+
+@pytest.fixture
+def gguf(tmp_path, mini_params):
+    """A function that runs the phase on a GGUF file: the job, and the model in the file."""
+    made = Made(tmp_path / "original")
+    file = made.write(tmp_path / "tiny.gguf")
+    source = Source(str(file), None, str(tmp_path / "lock.json"))
+
+    def run(shared, finetune, **changes):
+        if not (tmp_path / "lock.json").exists():
+            settle_lock(source, model_lock(source, True, False, False), False)
+        models = {"tiny": Pinned(source=source, finetune=finetune)}
+        section = mini_params.pretrain.model_copy(update={"models": models} | changes)
+        manifest = tmp_path / "full" / MANIFEST
+        pretrain.run(manifest, section, CPU, "tiny", shared, None)
+        return Artifact.open(manifest, "pretrain"), load_lm(made.folder, CPU, training=True)[0]
+
+    return run
+
+
+def test_a_gguf_is_dequantised_into_the_jobs_own_folder(gguf, chain, tmp_path):
+    job, original = gguf(chain.shared, finetune=False)
+    assert not is_pinned(job) and "model/model.safetensors" in job.manifest["artifacts"]
+    (tmp_path / "tiny.gguf").unlink()
+    found = open_lm(job, CPU, training=True)[0].state_dict()
+    assert all(torch.equal(found[k], value) for k, value in original.state_dict().items())
+    count = sum(p.numel() for p in original.parameters())
+    assert job.metrics() == {"pretrain/parameters/all": count}
+
+
+def test_a_gguf_is_where_fine_tuning_begins(gguf, chain):
+    """With a step of no size the weights are still the file's."""
+    job, original = gguf(chain.shared, finetune=True, steps=1, learning_rate=1e-12)
+    found = open_lm(job, CPU, training=True)[0].state_dict()
+    for name, value in original.state_dict().items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9)
+
+
+def test_a_gguf_that_is_not_the_locked_one_is_refused(gguf, chain, tmp_path):
+    Lock(content={"tiny.gguf": "0" * 64}).write(tmp_path / "lock.json")
+    with pytest.raises(SourceError, match=r"'tiny\.gguf' is altered"):
+        gguf(chain.shared, finetune=False)
+    assert not (tmp_path / "full").exists()

@@ -113,7 +113,7 @@ def test_files(reported, make_inputs):
     assert sorted(artifact.manifest["artifacts"]) == sorted(
         [
             *FIGURES, "comparison.csv", "cost.csv", "forms.csv", "metrics.json", "privacy.csv",
-            "report.html", "requests.csv", "robustness.csv", "robustness.md",
+            "privacy.md", "report.html", "requests.csv", "robustness.csv", "robustness.md",
             "robustness_summary.csv", "table.csv", "table.md", "trajectories.csv",
         ]
     )  # fmt: skip

@@ -11,9 +11,11 @@ from atu.reporting.tables import (
     example_answers,
     flatten,
     form_table,
+    interval,
     main_table,
     markdown_robustness,
     markdown_table,
+    markdown_transposed,
     shown_perplexity,
     task_score,
     trajectory_table,
@@ -308,6 +310,18 @@ def test_robustness_as_markdown():
         "| one | 0.50 | INVALID | 4 |",
         "| *two* | 0.50 | 0.00 | 4 |",
     ]
+
+
+def test_intervals_as_markdown():
+    """A number of whole cells has no interval; what a benchmark lacks has no line."""
+    rows = [{"model": "m", "method": "ga", "a": SURE, "b": Estimate(0.5, 0.5, 0.5, 1)}]
+    titles = {"a": "one", "b": "two", "c": "three"}
+    assert markdown_transposed(rows, titles, interval).splitlines()[2:] == [
+        "| one | 0.50 [0.25, 0.75] | 4 |",
+        "| two | 0.50 | 1 |",
+    ]
+    row = rows[0] | {"a": INVALID}
+    assert "INVALID" in markdown_transposed([row], titles, interval)
 
 
 def test_robustness_as_markdown_names_the_models_where_there_are_several():
