@@ -146,6 +146,16 @@ class Pinned(Section):
     finetune: StrictBool = Field(
         description="train it on the benchmark's corpus first, which gives an oracle too"
     )
+    oracles: dict[str, Source] = Field(
+        default_factory=dict,
+        description="per target, a checkpoint that never saw it, where somebody has published one "
+        "(TOFU's retain models); none: {}, or leave it out",
+    )
+
+    @field_validator("oracles")
+    @classmethod
+    def _composed(cls, values: dict[str, Source]) -> dict[str, Source]:
+        return {composed(label): source for label, source in values.items()}
 
 
 ModelSpec = Annotated[

@@ -19,6 +19,7 @@ from atu.results.files import read_json
 from atu.untrusted.texts import is_file, require_inside
 
 ADAPTERS = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = "*.safetensors"
 PATTERNS = ("*.json", WEIGHTS, "*.model", "*.txt", "*.jinja")
 """The files of a model that transformers reads: neither pickled weights nor code."""
@@ -83,6 +84,27 @@ def check_model_folder(folder: Path, weights: bool = True, code: bool = False) -
             ) from None
     for path in sorted(folder.glob("*.index.json")):
         _check_index(path)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter in place of a model."""
+    weights = {path.name for path in folder.glob(WEIGHTS)} - {ADAPTER_WEIGHTS}
+    return (folder / ADAPTERS).is_file() and not weights
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Refuse an adapter's folder with links out of it, or without safetensors.
+
+    Raises:
+        ArtifactError: names the file, what is wrong with it, and the repair.
+    """
+    for path in folder.rglob("*"):
+        _check_link(folder, path)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ArtifactError(
+            f"{folder}: holds no {ADAPTER_WEIGHTS}; load the adapter once with peft, where you "
+            "trust it, and `save_pretrained` it, which writes one"
+        )
 
 
 def refuse_file(path: Path) -> None:
