@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-<<<<<<< HEAD
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-=======
-from dataclasses import dataclass
->>>>>>> main
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +13,13 @@ from atu.benchmarks.shared.source import Reader
 from atu.config.fetching import bring_encoder, model_lock, settle_lock
 from atu.config.load import check_values, load_params
 from atu.config.params import Params
-<<<<<<< HEAD
-from atu.config.plain import make_plain, needs_plain
-from atu.config.written import Origin, origin
-from atu.errors import ArtifactError, AtuError, ConfigError, SourceError, visible
+from atu.config.plain import make_plain, needs_plain, plain_name
+from atu.errors import ConfigError, SourceError, visible
 from atu.forget.brought import NOWHERE, Brought, Places, read_brought
 from atu.forget.corpus import PHASE as CORPUS
 from atu.forget.corpus import Concept, is_written, taken, write, write_corpus
 from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, SCALES, Shape, render
-from atu.forget.result import NUMBERS, export, require_free, require_place
-=======
-from atu.config.plain import make_plain, needs_plain, plain_name
-from atu.errors import ConfigError, SourceError
-from atu.forget.corpus import PHASE as CORPUS
-from atu.forget.corpus import Concept, is_written, write_corpus
-from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, Shape, render
-from atu.forget.result import export, require_free
->>>>>>> main
+from atu.forget.result import NUMBERS, export, require_free
 from atu.forget.settings import Writing
 from atu.forget.texts import key, words
 from atu.models.encoder import BUNDLED, locate_encoder
@@ -57,14 +42,6 @@ from atu.workfolder.folder import (
 )
 from atu.workfolder.workflow import run_workflow, snakefile
 
-<<<<<<< HEAD
-PARAMS = "params.yaml"
-SNAKEFILE = "Snakefile"
-LOCKS = "locks"
-THREADED = ("embed", "align", "unlearn", "rephrase", "utility", "privacy", "attack")
-"""The phases whose jobs compute with the model."""
-=======
->>>>>>> main
 READ = ("names.json", "forget.json", "retain.json", "questions.json")
 
 
@@ -97,14 +74,10 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
         AtuError: an option, the model, the corpus or the machine is unsuitable.
     """
     _check(request)
-<<<<<<< HEAD
     brought = read_brought(request.places, request.concept.names, request.writing)
     for line in brought.lines():
         print(visible(line), file=sys.stderr)
-    with _work_folder(request.work), only_writer(request.work) as lock_file:
-=======
     with work_folder(request.work), only_writer(request.work) as lock_file:
->>>>>>> main
         source, folder = _pin_model(request)
         shape = Shape.of(folder)
         threads = request.threads or (1 if shape.scale == SCALES[0] else request.cores)
@@ -129,18 +102,13 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
         if dry_run:
             print(text, end="")
             return
-<<<<<<< HEAD
-        _require_params(request.work / PARAMS)
-        written = _write(request, folder, encoder, brought)
-=======
         require_params(request.work / PARAMS, COMMAND)
-        written = _write(request, folder, encoder)
->>>>>>> main
+        written = _write(request, folder, encoder, brought)
         with contextlib.chdir(request.work):
             _lock_corpus(corpus)
             keep_params(Path(PARAMS), text)
             params = load_params(Path(PARAMS))
-            run_workflow(COMMAND, EXPERIMENT, request.cores, lock_file)
+            run_workflow(COMMAND, EXPERIMENT, request.cores, lock_file, threads)
             finish(request, params, written)
 
 
@@ -293,53 +261,3 @@ def _lock_corpus(corpus: Source) -> None:
     path = Path(corpus.lock)
     if not path.exists() or Lock.read(path) != reader.lock:
         reader.lock.write(path)
-<<<<<<< HEAD
-
-
-def _require_params(path: Path) -> None:
-    """Refuse a work folder whose parameter file another command wrote.
-
-    Raises:
-        ArtifactError: names the file.
-    """
-    here = origin(path) if path.exists() else Origin(COMMAND, edited=False)
-    if here is None or here.command != COMMAND:
-        raise ArtifactError(f"{path}: was not written by `{COMMAND}`; name another --work")
-
-
-def _keep_params(path: Path, text: str) -> None:
-    """Write the parameter file, unless the user has edited it."""
-    here = origin(path) if path.exists() else None
-    if here is not None and here.edited:
-        print(f"{path.absolute()}: was edited, so it is used as it is; delete it for a new one")
-    elif here is None or path.read_bytes() != text.encode("utf-8"):
-        path.write_text(text, encoding="utf-8")
-
-
-def _snakemake(request: ForgetRequest, lock_file: IO[str]) -> None:
-    """Run the workflow in the work folder, which is the working directory by now.
-
-    Raises:
-        ArtifactError: a job failed; Snakemake has printed which.
-    """
-    assert request.threads
-    threads = (f"{phase}_one={request.threads}" for phase in THREADED)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile()),
-               "--directory", ".", "--cores", str(request.cores), "--quiet", "rules",
-               "--set-threads", *threads]  # fmt: skip
-    # This process holds the work folder's lock, so a lock of Snakemake's is stale. The child
-    # inherits the folder's lock and keeps it if this process is killed first. All downloads are
-    # done, so jobs run offline.
-    options: dict[str, Any] = {
-        "pass_fds": (lock_file.fileno(),), "env": os.environ | {"HF_HUB_OFFLINE": "1"}
-    }  # fmt: skip
-    if any(Path(".snakemake/locks").glob("*")):
-        subprocess.run([*command, "--unlock"], check=True, **options)
-    done = subprocess.run(command, **options)
-    if done.returncode:
-        raise ArtifactError(
-            f"{Path.cwd()}: a job failed (see above, and logs/{EXPERIMENT}); run the same "
-            "command again to resume"
-        )
-=======
->>>>>>> main

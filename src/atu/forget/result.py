@@ -13,32 +13,21 @@ from atu.config.cells import Cell, grid_cells, manifest_path
 from atu.config.params import Params
 from atu.config.roles import ORIGINAL
 from atu.errors import ArtifactError
-<<<<<<< HEAD
 from atu.forget.card import Sources, make_card, numbers
 from atu.forget.corpus import CHOICES
 from atu.forget.evidence import Evidence, gather
 from atu.forget.samples import write_samples
-from atu.results.artifacts import MANIFEST, METRICS, PROVENANCE, Artifact
+from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import read_json, write_json
 from atu.results.jobs import write_folder
 from atu.results.locks import Lock
 from atu.results.tables import read_frame
-
-PHASE = "forget"
-CARD, PARAMS = "README.md", "params.yaml"
-NUMBERS = "numbers.json"
-"""All numbers of the card."""
-=======
-from atu.forget.card import Sources, make_card
-from atu.results.artifacts import MANIFEST, Artifact
-from atu.results.files import write_json
-from atu.results.jobs import write_folder
-from atu.results.locks import Lock
 from atu.workfolder.folder import PARAMS, is_here, standing_result
 
 PHASE = "forget"
 CARD = "README.md"
->>>>>>> main
+NUMBERS = "numbers.json"
+"""All numbers of the card."""
 ADAPTER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"
 

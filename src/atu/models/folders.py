@@ -99,7 +99,7 @@ def check_adapter_folder(folder: Path) -> None:
         ArtifactError: names the file, what is wrong with it, and the repair.
     """
     for path in folder.rglob("*"):
-        _check_link(folder, path)
+        check_link(folder, path)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ArtifactError(
             f"{folder}: holds no {ADAPTER_WEIGHTS}; load the adapter once with peft, where you "
