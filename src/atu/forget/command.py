@@ -81,7 +81,8 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
         source, folder = _pin_model(request)
         shape = Shape.of(folder)
         threads = request.threads or (1 if shape.scale == SCALES[0] else request.cores)
-        request = replace(request, threads=threads)
+        writing = request.writing.keeping(1.0 if request.quick else shape.scale.retain_share)
+        request = replace(request, threads=threads, writing=writing)
         encoder = _pin_encoder(request)
         corpus = Source(CORPUS, None, f"{LOCKS}/{CORPUS}.json")
         text = render(
