@@ -28,13 +28,19 @@ def propose(
     passages: Sequence[str],
     general: Sequence[str],
 ) -> list[str]:
-    """Names of other things, most related first: those in a chat model's lists and in passages
-    about the concept, then, if these are too few, in general passages.
+    """Names of other things, most related first: those in a chat model's lists; if these are too
+    few, those in passages about the concept; then those in general passages.
     """
-    related = [*_listed(author, writing, names), *_frequent(counted(passages, names))]
-    if len(related) >= writing.neighbours:
-        return related
-    return list(dict.fromkeys([*related, *_frequent(counted(general, names))]))
+    related: list[str] = []
+    for more in (
+        lambda: _listed(author, writing, names),
+        lambda: _frequent(counted(passages, names)),
+        lambda: _frequent(counted(general, names)),
+    ):
+        related = list({key(name): name for name in [*related, *more()]}.values())
+        if len(related) >= writing.neighbours:
+            break
+    return related
 
 
 def _listed(author: Author, writing: Writing, names: Sequence[str]) -> list[str]:
