@@ -16,6 +16,7 @@ from atu.metrics.muse_knowledge import (
     muse_knowledge_fixed,
     open_unlearning_knowledge,
 )
+from atu.metrics.options import option_accuracy
 from atu.metrics.rouge import is_blind
 from atu.metrics.tofu_recall import tofu_rouge_l_recall, tofu_rouge_l_recall_fixed
 from atu.probes.prompts import part_of
@@ -71,6 +72,7 @@ ANSWERS = {
             *RATIOS,
             memo.tofu_probability.id,
             *OPTIONS,
+            option_accuracy.id,
             *TEXTS,
             *memo.TOKENWISE,
         ),
@@ -139,10 +141,16 @@ def answer_scores(
         {name: ratio(base.loss, losses) if wrong else None for name, ratio in RATIOS.items()}
         | {memo.tofu_probability.id: memo.tofu_probability(right.log_probs)}
         | {name: share(right.loss, losses) if wrong else None for name, share in OPTIONS.items()}
+        | {option_accuracy.id: _choice(base.loss, losses) if wrong else None}
         | {name: score(output, probe["answer"]) for name, score in TEXTS.items()}
         | {name: score(matches) for name, score in memo.TOKENWISE.items()}
         | {BLIND: is_blind(output, probe["answer"])}
     )
+
+
+def _choice(base: float, wrong: Sequence[float]) -> float:
+    """Whether the right answer is likelier per token than each wrong one."""
+    return option_accuracy([-base, *(-loss for loss in wrong)], 0)
 
 
 def memorisation_metrics(answers: pl.DataFrame, reference: pl.DataFrame | None) -> dict[str, float]:

@@ -43,6 +43,7 @@ def test_answer_scores(tokens):
             "tofu_probability@faithful-1": 1 / 4,
             "tofu_option_probability@faithful-2": 2 / 7,
             "open_unlearning_option_probability@faithful-1": 2 / 7,
+            "option_accuracy@own-1": 0.0,
             "tofu_rouge_l_recall@faithful-1": 2 / 3,
             "tofu_rouge_l_recall@fixed-1": 2 / 3,
             "muse_knowledge@faithful-2": 1 / 3,
