@@ -146,7 +146,7 @@ def _prepare(section: dict[str, Any], home: Path, data: Path | None) -> dict[str
     sources = [k for k, v in section.items() if isinstance(v, dict) and {"place", "lock"} <= set(v)]
     if data is not None and len(sources) != 1:
         raise ConfigError(
-            "--data", str(data), f"the benchmark {section['benchmark']} has {len(sources)} sources; "
+            "--data", str(data), f"{section['benchmark']} has {len(sources)} sources; "
             "name their folders in a parameter file"
         )  # fmt: skip
     for key in sources:

@@ -59,30 +59,26 @@ class Beside:
 
 
 def evidence_of(
+    beside: Beside,
     method: str,
-    model: str,
-    methods: Sequence[str],
-    items: pl.DataFrame,
-    attacked: pl.DataFrame,
     utility: Sequence[Artifact],
     privacy: Sequence[Artifact],
-    section: Report,
     attack: AttackSection,
     names: Sequence[str],
 ) -> Evidence:
-    """Everything that is known of one method's checkpoint of one model."""
-    beside = Beside(model, methods, items, attacked, section)
-    plain, worst_line, forms = _asked(beside, method)
-    kept = [*_kept(beside, method), *_tasks(beside, method, utility)]
+    """Everything that is known of one method's checkpoint; `names` are the grid's attacks."""
+    model, methods = beside.model, beside.methods
+    plain, most, forms = _asked(beside, method)
     scores = tables.utility_means(utility)[model, method]
-    quality = [a.metrics()[QUALITY] for a in _of(privacy, model, method) if QUALITY in a.metrics()]
+    known = [a.metrics() for a in _of(privacy, model, method)]
+    quality = [metrics[QUALITY] for metrics in known if QUALITY in metrics]
     return Evidence(
         name=method,
         plain=plain,
-        worst=worst_line,
+        worst=most,
         forms=forms,
         attacks=_attacks(beside, method, attack, names),
-        losses=kept,
+        losses=[*_kept(beside, method), *_tasks(beside, method, utility)],
         collapsed=bool(scores["collapsed"]),
         oracle=ORACLE in methods,
         original=ORIGINAL in methods,
