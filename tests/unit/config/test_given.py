@@ -81,7 +81,7 @@ def test_they_are_fetched_and_locked(fetched, tmp_path):
 )  # fmt: skip
 def test_another_tokenizer_is_refused_before_any_work(fetched, tmp_path, name, key):
     lower(tmp_path / name)
-    with pytest.raises(ConfigError, match="gives other tokens .*copy the original's") as error:
+    with pytest.raises(ConfigError, match=r"gives other tokens .*copy the original's") as error:
         check_values(fetched)
     assert error.value.key == key
 
