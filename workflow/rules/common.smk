@@ -168,6 +168,16 @@ def start_model(wildcards):
     return RESULTS / "pretrain" / wildcards.model / variant / MANIFEST
 
 
+def prepared_manifests():
+    """The prepared folders of all requests."""
+    return [RESULTS / "prepare" / slug / MANIFEST for slug in TARGETS]
+
+
+def prepared_options(wildcards):
+    """The CLI options that name `prepared_manifests`."""
+    return " ".join(f"--prepare {path}" for path in prepared_manifests())
+
+
 def alignment_of(model, target, seed):
     """The embed and align folders of a model, target and seed."""
     return {

@@ -127,7 +127,7 @@ def job_folders(params: Params, results: Path) -> set[Path]:
     """The folders of all jobs that the grid needs: those of a clean run."""
     grid, searched = params.grid, [name for name in params.grid.methods if params.searched(name)]
     sought = Target((params.search.target,)).slug
-    folders = {results / "prepare/shared", results / "search/shared"}
+    folders = {results / phase / "shared" for phase in ("prepare", "embed", "search")}
     folders |= {results / "report", results / "track"}
     for cell in grid_cells(params):
         aligned = ("embed", "align") if needs_alignment(params) else ()

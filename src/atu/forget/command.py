@@ -12,7 +12,7 @@ from atu.benchmarks.shared.source import Reader
 from atu.config.fetching import bring_encoder, model_lock, settle_lock
 from atu.config.load import check_values, load_params
 from atu.config.params import Params
-from atu.config.plain import make_plain, needs_plain
+from atu.config.plain import make_plain, needs_plain, plain_name
 from atu.errors import ConfigError, SourceError
 from atu.forget.corpus import PHASE as CORPUS
 from atu.forget.corpus import Concept, is_written, write_corpus
@@ -143,8 +143,9 @@ def _pin_model(request: ForgetRequest) -> tuple[Source, Path]:
     """The model's source, locked in the work folder, and the folder of its files."""
     place, revision = split_revision(request.model)
     if needs_plain(place):
-        make_plain(Source(place, revision, ""), request.work / MODEL, offline=request.offline)
-        place = str(request.work / MODEL)
+        folder = request.work / MODEL / plain_name(place)
+        make_plain(Source(place, revision, ""), folder, offline=request.offline)
+        place, revision = str(folder), None
     refuse_file(Path(place))
     if is_folder(Path(place)):
         place = str(Path(place).resolve())

@@ -26,9 +26,7 @@ PATTERNS = ("*.json", WEIGHTS, "*.model", "*.txt", "*.jinja")
 GGUF = ".gguf"
 TO_SAFETENSORS = "and save it with `save_pretrained` into a folder of its own"
 REPAIRS = {
-    GGUF: "load it once with transformers, "
-    f"`AutoModelForCausalLM.from_pretrained(folder, gguf_file=name)`, {TO_SAFETENSORS}; or name "
-    "the folder of the model that it was made from",
+    GGUF: "make a folder of one with `atu model FILE.gguf --out FOLDER`",
     "pickle": f"load it once with transformers, where you trust it, {TO_SAFETENSORS}",
     "quantised": "name the folder of the model that it was made from, in full precision",
     "bitsandbytes": "name the folder of the model that it was made from, or load it once with "
@@ -118,9 +116,7 @@ def refuse_file(path: Path) -> None:
     if not is_file(path):
         return
     suffix = path.suffix.lower()
-    if suffix == GGUF:
-        fault = f"is a GGUF file, which is not read here; {REPAIRS[GGUF]}"
-    elif suffix in EXECUTED:
+    if suffix in EXECUTED:
         fault = f"is a file of pickled weights, which would run code; {REPAIRS['pickle']}"
     elif (path.parent / "config.json").is_file():
         fault = f"is one file of a model; name its folder, {path.parent}"
@@ -136,7 +132,7 @@ def _check_weights(folder: Path) -> None:
         gguf = [name for name in names if name.lower().endswith(GGUF)]
         pickled = [name for name in names if Path(name).suffix.lower() in EXECUTED]
         if gguf:
-            fault = f"only GGUF ({', '.join(gguf)}), which is not read here; {REPAIRS[GGUF]}"
+            fault = f"only GGUF ({', '.join(gguf)}); {REPAIRS[GGUF]}"
         elif pickled:
             fault = f"only {', '.join(pickled)}, which would run code; {REPAIRS['pickle']}"
         else:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from made import models
 from made.concept import ANN
+from made.gguf import Made
 
 from atu.config.written import params_text
 from atu.errors import ArtifactError, AtuError, ConfigError
@@ -116,6 +117,17 @@ def test_a_file_in_place_of_the_models_folder(request_of, tmp_path, name, messag
     with pytest.raises(ArtifactError, match=message):
         run(replace(given, model=str(path)), dry_run=False)
     assert not (tmp_path / "work").exists()
+
+
+def test_a_gguf_becomes_a_folder_of_the_work(request_of, tmp_path, capsys):
+    made = Made(tmp_path / "original")
+    made.config["num_hidden_layers"] = 2
+    file = made.write(tmp_path / "tiny.Q8_0.gguf")
+    for _ in range(2):
+        run(request_of(model=str(file)), dry_run=True)
+    folder = tmp_path / "work" / "model" / "tiny.Q8_0"
+    assert f"place: {folder}" in capsys.readouterr().out
+    assert (folder / "model.safetensors").is_file()
 
 
 def test_pickled_weights_are_refused(request_of, tmp_path):
