@@ -142,6 +142,9 @@ class Parrot:
     def proceed(self, beginnings, tokens, label):
         return [self.said.get(text, "") for text in beginnings]
 
+    def complete(self, prompts, tokens, label, stops):
+        return [self.said.get(text, "") for text in prompts]
+
     def answer(self, prompts, tokens, label):
         return [self.said.get(text, "") for text in prompts]
 

@@ -171,12 +171,15 @@ def passages(text: str, words: int) -> list[str]:
     "too.".
     """
     parts = []
-    rest = re.findall(r"\S+\s*", text)
-    while rest:
-        ends = [i for i, word in enumerate(rest[:words], 1) if END.search(word)]
-        cut = len(rest) if len(rest) <= words else max(ends, default=words)
-        parts.append("".join(rest[:cut]).strip())
-        rest = rest[cut:]
+    all_words = re.findall(r"\S+\s*", text)
+    start = 0
+    while start < len(all_words):
+        next_words = all_words[start : start + words]
+        ends = [i for i, word in enumerate(next_words, 1) if END.search(word)]
+        is_rest = len(all_words) - start <= words
+        cut = len(next_words) if is_rest else max(ends, default=words)
+        parts.append("".join(next_words[:cut]).strip())
+        start += cut
     return parts
 
 

@@ -1,12 +1,13 @@
 """A concept by name: texts and questions written by the model to unlearn.
 
 `atu forget` writes the folder (docs/forget.md); users may write one themselves. Each file is a JSON
-list of rows whose values are all strings:
+list of rows whose values are strings where nothing else is said:
 
 - `names.json`: `name`, a name of the concept. The first is the target's name.
 - `forget.json`, `retain.json`: `text`, and `about`, its subject ("" for nobody in particular).
 - `questions.json`: `role` (target, neighbour or general), `subject`, `form` (one of
-  `probes/prompts.py`), `kind` (how a form was worded), `query`, `prompt` and `answer`.
+  `probes/prompts.py`), `kind` (how a form was worded), `query`, `prompt` and `answer`. A user's
+  may have lists of `options`, of `wrong` answers and of `stops`, and the `measure` of all answers.
 
 There is no ground truth: the gold answers are the original model's, so every score is the share of
 them that the model still gives. Questions with the same subject and the same answer are one fact.
@@ -31,7 +32,7 @@ from atu.benchmarks.base import (
     sentence_row,
 )
 from atu.benchmarks.shared.source import Reader, Readers, asked_text, text_of
-from atu.errors import SourceError
+from atu.errors import SourceError, shown
 from atu.metrics.words import normalise
 from atu.probes.prompts import FORMS, NEXT_QUESTION
 from atu.results.locks import Source
@@ -42,7 +43,9 @@ from atu.untrusted.targets import Target
 NAMES, FORGET, RETAIN, QUESTIONS = (
     f"{name}.json" for name in ("names", "forget", "retain", "questions")
 )
-MEASURE = "contains@own-2"
+MEASURE, LONG = "contains@own-2", "rwku_rouge_l_recall@fixed-2"
+"""How answers are compared: with the words of the gold answer in a row; long ones by ROUGE-L
+recall, since no model repeats a sentence word for word."""
 ROLES = ("target", "neighbour", "general")
 
 
@@ -111,6 +114,9 @@ def _texts(reader: Reader, file: str, names: tuple[str, ...]) -> Iterator[dict[s
 def _probes(reader: Reader, select: float) -> Iterator[dict[str, Any]]:
     """Every question, with its fact (`facts_of`)."""
     rows = [_question(row, number) for number, row in enumerate(reader.file(QUESTIONS))]
+    if len(measures := {row["measure"] for row in rows}) > 1:
+        raise SourceError(f"{QUESTIONS}: has several measures, {', '.join(sorted(measures))}; "
+                          "give all questions one")  # fmt: skip
     questions = [(row["role"], row["subject"], row["answer"]) for row in rows]
     phrasings: dict[tuple[str, str], int] = {}
     for number, (row, fact) in enumerate(zip(rows, facts_of(questions), strict=True)):
@@ -128,10 +134,12 @@ def _probes(reader: Reader, select: float) -> Iterator[dict[str, Any]]:
             query=asked_text(row, "query", where),
             prompt=asked_text(row, "prompt", where),
             answer=answer,
-            measure=MEASURE,
-            stops=NEXT_QUESTION,
+            measure=row["measure"],
+            stops=_texts_in(row, "stops", where) or NEXT_QUESTION,
             phrasing=phrasing,
             select=select,
+            options=_texts_in(row, "options", where),
+            wrong=_texts_in(row, "wrong", where),
         )
 
 
@@ -144,7 +152,17 @@ def _question(row: dict[str, Any], number: int) -> dict[str, Any]:
     answer = asked_text(row, "answer", where)
     if not normalise(answer):
         raise SourceError(f"{where}: the answer {answer!r} has no letter to compare")
-    return row | {"subject": subject}
+    measure = {"measure": MEASURE} | row
+    _one_of(measure, "measure", (MEASURE, LONG), where)
+    return measure | {"subject": subject}
+
+
+def _texts_in(row: dict[str, Any], key: str, where: str) -> list[str]:
+    """The row's list of texts; empty where it has none."""
+    texts = row.get(key, [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise SourceError(f"{where}: {key} = {shown(texts)} is no list of texts")
+    return texts
 
 
 def facts_of(questions: Sequence[tuple[str, str, str]]) -> list[str]:
@@ -173,4 +191,4 @@ def _one_of(row: dict[str, Any], key: str, known: tuple[str, ...], where: str) -
     return value
 
 
-BENCHMARK = Benchmark(Settings, shared, prepare, measures=(MEASURE,))
+BENCHMARK = Benchmark(Settings, shared, prepare, measures=(MEASURE, LONG))

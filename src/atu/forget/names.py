@@ -16,6 +16,7 @@ LISTED = re.compile(r"[;\n]|,(?![^();\n]*\))")
 NUMBERED = re.compile(r"^\s*(?:\d+[.)]|[-*\u2022])\s*")
 SAID_OF = re.compile(r"\*{0,2}:\s|\s[\u2013\u2014-]\s")
 """Separates a listed name from its description."""
+POSSESSIVE = re.compile(r"['\u2019]s\b")
 MAX_WORDS = 6
 """Limit of a listed name; anything longer is a sentence."""
 
@@ -49,9 +50,9 @@ def proper_names(text: str) -> list[str]:
 
 def is_same(name: str, concept: Sequence[str]) -> bool:
     """Whether a name is part of one of the concept's names, or contains one: "King" and "young
-    Stephen King" are Stephen King, "Tabitha King" is not.
+    Stephen King" are Stephen King, and so is "King's"; "Tabitha King" is not.
     """
-    parts = set(words(name))
+    parts = set(words(POSSESSIVE.sub("", name)))
     return not parts or any(parts <= set(words(n)) or set(words(n)) <= parts for n in concept)
 
 

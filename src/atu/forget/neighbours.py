@@ -14,7 +14,9 @@ from atu.probes.prompts import alike_prompt
 
 LIST_FACTOR = 2
 """A chat model is asked for this many times the number of neighbours."""
-LIST_TOKENS = 200
+LIST_TOKENS = 120
+LISTS = 8
+"""Sampled lists per name of the concept."""
 MIN_TEXTS = 2
 """Minimum texts of a base model with a name: a name in a single text may be made up."""
 
@@ -26,17 +28,38 @@ def propose(
     passages: Sequence[str],
     general: Sequence[str],
 ) -> list[str]:
-    """Names of other things, most related first: a chat model's list; for a base model the names in
-    its passages about the concept, then, if these are too few, in its general passages.
+    """Names of other things, most related first: those in a chat model's lists; if these are too
+    few, those in passages about the concept; then those in general passages.
     """
-    if author.chat:
-        prompts = [alike_prompt(name, LIST_FACTOR * writing.neighbours) for name in names]
-        answers = author.answer(prompts, LIST_TOKENS, "neighbours", stops=())
-        return list({key(n): n for text in answers for n in listed(text, names)}.values())
-    related = _frequent(counted(passages, names))
-    if len(related) >= writing.neighbours:
-        return related
-    return list(dict.fromkeys([*related, *_frequent(counted(general, names))]))
+    related: list[str] = []
+    for more in (
+        lambda: _listed(author, writing, names),
+        lambda: _frequent(counted(passages, names)),
+        lambda: _frequent(counted(general, names)),
+    ):
+        related = list({key(name): name for name in [*related, *more()]}.values())
+        if len(related) >= writing.neighbours:
+            break
+    return related
+
+
+def _listed(author: Author, writing: Writing, names: Sequence[str]) -> list[str]:
+    """Names in a chat model's lists: a greedy one, which a small model fills with one name, and
+    sampled ones. Those in most lists come first.
+    """
+    if not author.chat:
+        return []
+    prompts = [alike_prompt(name, LIST_FACTOR * writing.neighbours) for name in names]
+    texts = author.write(
+        prompts, number=0, samples=LISTS, tokens=LIST_TOKENS, temperature=writing.temperature,
+        top_p=writing.top_p,
+    )  # fmt: skip
+    texts += author.answer(prompts, LIST_TOKENS, "neighbours", stops=())
+    counts: Counter[str] = Counter()
+    spelled: dict[str, str] = {}
+    for text in texts:
+        counts.update(spelled.setdefault(key(name), name) for name in listed(text, names))
+    return [name for name, _ in counts.most_common()]
 
 
 def _frequent(counts: Counter[str]) -> list[str]:

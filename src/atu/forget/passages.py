@@ -14,6 +14,8 @@ from atu.forget.texts import Distinct, cleaned, words
 
 SURPLUS = 1.5
 """Texts to write per missing text, since some are dropped."""
+PATIENCE = 2
+"""Rounds after which a subject without any text is given up."""
 Refuse = Callable[[str, list[str]], list[str | None]]
 """Maps a subject and texts about it to the reason why each is refused; None keeps the text."""
 
@@ -56,7 +58,8 @@ def collect(
     refuse: Refuse,
 ) -> dict[str, PassageSet]:
     """Write in rounds until there are `count` texts about every subject, at most `writing.rounds`
-    times. Each round uses all prompts of the subjects that lack texts.
+    times. Each round uses all prompts of the subjects that lack texts; one of whom
+    `PATIENCE` rounds give none is given up.
 
     Args:
         prompts: prompts per subject.
@@ -66,14 +69,12 @@ def collect(
         pairs = [
             (s, prompt)
             for s, subject_prompts in prompts.items()
-            if not passage_sets[s].full
+            if not passage_sets[s].full and (passage_sets[s].kept or number < PATIENCE)
             for prompt in subject_prompts
         ]
         if not pairs:
             break
-        missing = max(
-            passage_set.missing / len(prompts[s]) for s, passage_set in passage_sets.items()
-        )
+        missing = max(passage_sets[s].missing / len(prompts[s]) for s, _ in pairs)
         texts = author.write(
             [prompt for _, prompt in pairs],
             number=number,

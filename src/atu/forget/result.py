@@ -13,15 +13,21 @@ from atu.config.cells import Cell, grid_cells, manifest_path
 from atu.config.params import Params
 from atu.config.roles import ORIGINAL
 from atu.errors import ArtifactError
-from atu.forget.card import Sources, make_card
+from atu.forget.card import Sources, make_card, numbers
+from atu.forget.corpus import CHOICES
+from atu.forget.evidence import Evidence, gather
+from atu.forget.samples import write_samples
 from atu.results.artifacts import MANIFEST, Artifact
-from atu.results.files import write_json
+from atu.results.files import read_json, write_json
 from atu.results.jobs import write_folder
 from atu.results.locks import Lock
+from atu.results.tables import read_frame
 from atu.workfolder.folder import PARAMS, is_here, standing_result
 
 PHASE = "forget"
 CARD = "README.md"
+NUMBERS = "numbers.json"
+"""All numbers of the card."""
 ADAPTER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -45,22 +51,29 @@ def export(out: Path, params: Params, params_file: Path, results: Path, corpus: 
     unlearned = inputs["unlearn"]
     lora = f"{ADAPTER}/{ADAPTER_CONFIG}" in unlearned.manifest["artifacts"]
     revision = Lock.read(Path(source.lock)).revision
-    card = make_card(
-        Sources(
-            corpus=corpus,
-            report=inputs["report"],
-            unlearned=unlearned,
-            rephrased=inputs["rephrase"],
-            place=source.place,
-            revision=revision,
-            is_hub=source.folder is None,
-            method=cell.method,
-            lora=lora,
-            aligned=_aligned(params, results, cell),
-            select=params.prepare.select,
-            keep=params.unlearn.keep,
-            attacks=bool(params.grid.attacks),
-        )
+    before = _jobs(results, next(c for c in grid_cells(params) if c.method == ORIGINAL))
+    after = _jobs(results, cell)
+    found = Sources(
+        corpus=corpus,
+        report=inputs["report"],
+        unlearned=unlearned,
+        rephrased=inputs["rephrase"],
+        evidence=_evidence(before, after, params),
+        samples=write_samples(
+            [before["unlearn"], after["unlearn"]],
+            params.compute,
+            corpus.cell["concept"][0],
+            read_json(corpus.file(CHOICES))["neighbours"],
+        ),
+        place=source.place,
+        revision=revision,
+        is_hub=source.folder is None,
+        method=cell.method,
+        lora=lora,
+        aligned=_aligned(params, results, cell),
+        select=params.prepare.select,
+        keep=params.unlearn.keep,
+        attacks=bool(params.grid.attacks),
     )
     cells = {"concept": corpus.cell["concept"], "method": cell.method, "lora": lora}
     with write_folder(out / MANIFEST, PHASE, cell=cells, params={}, inputs=inputs) as job:
@@ -69,10 +82,27 @@ def export(out: Path, params: Params, params_file: Path, results: Path, corpus: 
             _name_base(job.folder / ADAPTER_CONFIG, source.place, revision)
         else:
             _copy(unlearned.subfolder("model"), job.folder)
-        job.path(CARD).write_text(card, encoding="utf-8")
+        job.path(CARD).write_text(make_card(found), encoding="utf-8")
+        write_json(job.path(NUMBERS), numbers(found))
         shutil.copyfile(params_file, job.path(PARAMS))
         job.metrics = inputs["report"].metrics()
     return True
+
+
+def _jobs(results: Path, cell: Cell) -> dict[str, Artifact]:
+    """The folders of a cell that the evidence is read from."""
+    return {
+        phase: Artifact.open(manifest_path(results, phase, cell), phase)
+        for phase in ("unlearn", "rephrase", "privacy")
+    }
+
+
+def _evidence(before: dict[str, Artifact], after: dict[str, Artifact], params: Params) -> Evidence:
+    items, answers = (
+        [read_frame(jobs[phase].file(f"{name}.parquet")) for jobs in (before, after)]
+        for phase, name in (("rephrase", "items"), ("privacy", "answers"))
+    )
+    return gather(*items, (answers[0], answers[1]), params.report)
 
 
 def _aligned(params: Params, results: Path, cell: Cell) -> Artifact | None:

@@ -11,6 +11,11 @@ class Writing:
     """How much the model writes, and which texts are kept; the defaults of `atu forget`."""
 
     seed: int = 0
+    writes: bool = True
+    """Whether the model writes at all; otherwise texts and questions are all a user's."""
+    passage_words: int = 72
+    """Maximum words of the passages that a user's texts are cut into: some `tokens` tokens, so that
+    they are as long as those that the model writes."""
     passages: int = 96
     """Passages about the concept."""
     rounds: int = 8
@@ -35,8 +40,8 @@ class Writing:
     neighbours: int = 8
     neighbour_passages: int = 24
     """Passages about each neighbour."""
-    min_neighbour_passages: int = 4
-    """A neighbour with fewer passages is dropped."""
+    min_passages: int = 4
+    """A neighbour with fewer passages is dropped, and the concept is refused."""
     alias: float = 0.95
     """A name with a higher cosine to the concept counts as another name of it."""
     held_out: float = 0.3
@@ -46,6 +51,10 @@ class Writing:
     answer_tokens: int = 24
     statements: int = 160
     """Maximum sentences per role that are tried as questions."""
+    continued: int = 48
+    """Maximum beginnings of sentences per role that are continued, where facts are too few."""
+    options: int = 3
+    """Names of others that stand in the subject's place: the wrong answers of a choice."""
     wordings: int = 3
     """Maximum sentences of a fact that are held out."""
     answer_samples: int = 5
@@ -60,8 +69,16 @@ class Writing:
     batch_size: int = 64
     """Texts per batch; halved when memory is short."""
 
+    def keeping(self, share: float) -> Writing:
+        """With this share of the passages that are not about the concept."""
+        return replace(
+            self, general=round(share * self.general),
+            neighbour_passages=round(share * self.neighbour_passages),
+        )  # fmt: skip
 
-QUICK = {"passages": 24, "general": 48, "neighbours": 3, "neighbour_passages": 12, "statements": 60}
+
+QUICK = {"passages": 24, "general": 48, "neighbours": 3, "neighbour_passages": 12, "statements": 60,
+         "continued": 24}  # fmt: skip
 """Settings of `--quick`: about a quarter of the texts."""
 
 

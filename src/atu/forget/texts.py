@@ -48,14 +48,30 @@ def telling_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if not line.rstrip().endswith(":")]
 
 
+MARKER = re.compile(r"^\s*(?:#{1,6}|[-*+\u2022]|\d{1,3}[.)])\s+")
+"""Markdown before a line's text: a heading's, a list's."""
+EMPHASIS = re.compile(r"\*\*|__|`")
+OF_ITSELF = re.compile(
+    r"^(?:(?:sure|certainly|of course|absolutely)\b[^.]*[.!]"
+    r"|(?:here(?:'s| is| are)\b.*\b(?:paragraphs?|sentences?|lines|lists?|articles?|overview)\b.*)"
+    r"|.*\b(?:as an ai|an ai (?:language )?model|an ai assistant|ai language model)\b.*"
+    r"|(?:i'?m|i am) (?:sorry|unable|not able)\b.*"
+    r"|i (?:can(?:'t|not| not)|do(?:n't| not) have)\b.*)$",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A sentence in which a chat model speaks of itself or of its text."""
+
+
 def cleaned(text: str) -> str:
-    """The complete sentences of every line, each once, without lines that announce something
-    ("Sure! Here is a paragraph:"), in NFC, so that a name is found however the model spelled it.
+    """The complete sentences of every line, each once, in NFC, so that a name is found however the
+    model spelled it. Without Markdown, lines that announce something ("Here is a paragraph:") and
+    sentences in which a chat model speaks of itself ("As an AI ...").
     """
     first: dict[str, str] = {}
     for line in telling_lines(composed(text)):
-        for part in sentences(line):
-            first.setdefault(key(part), part)
+        for part in sentences(EMPHASIS.sub("", MARKER.sub("", line))):
+            if not OF_ITSELF.match(part.replace("\u2019", "'")):
+                first.setdefault(key(part), part)
     return " ".join(first.values())
 
 

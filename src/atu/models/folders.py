@@ -65,7 +65,7 @@ def check_model_folder(folder: Path, weights: bool = True, code: bool = False) -
         ArtifactError: names the file, what is wrong with it, and the repair.
     """
     for path in folder.rglob("*"):
-        _check_link(folder, path)
+        check_link(folder, path)
     if (folder / ADAPTERS).exists():
         raise ArtifactError(
             f"{folder / ADAPTERS}: adapters name another model to load; merge them into the weights"
@@ -99,7 +99,7 @@ def check_adapter_folder(folder: Path) -> None:
         ArtifactError: names the file, what is wrong with it, and the repair.
     """
     for path in folder.rglob("*"):
-        _check_link(folder, path)
+        check_link(folder, path)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ArtifactError(
             f"{folder}: holds no {ADAPTER_WEIGHTS}; load the adapter once with peft, where you "
@@ -184,7 +184,7 @@ def _without_unused_code(content: Any, name: str) -> Any:
     return {key: value for key, value in content.items() if key != "auto_map"}
 
 
-def _check_link(folder: Path, path: Path) -> None:
+def check_link(folder: Path, path: Path) -> None:
     """Refuse a link that leads out of the folder, except from a snapshot in the hub's cache to the
     `blobs` beside it.
     """

@@ -194,6 +194,8 @@ INVENTED_NAMES = (
 questions about them."""
 COMPLETE = "How does this sentence end? {beginning} ..."
 """Asks a model to complete a sentence."""
+TELL, TELL_OF = "Tell a fact.", "Tell a fact about {name}."
+"""Asks a chat model for a sentence whose beginning is given."""
 OPENINGS = ("{name}", "{name} is", "{name} was", "{name} has", "The following is about {name}.")
 """Openings that a base model continues to write about a name; the last one is removed from the
 text."""
@@ -243,6 +245,16 @@ def neutral_prompts(chat: bool) -> list[str]:
 def alike_prompt(name: str, count: int) -> str:
     """Asks a chat model for other names of the same kind."""
     return _ALIKE.format(name=name, count=count)
+
+
+def statement_prompt(name: str, beginning: str, chat: bool) -> str:
+    """A prompt that ends with the beginning of a sentence about a name, or about nobody: a chat
+    model finds it at the start of its own turn (`split_opening`), a base model alone.
+    """
+    if not chat:
+        return beginning
+    query = TELL_OF.format(name=name) if name else TELL
+    return join_answer(format_prompt("question", query), beginning)
 
 
 def completion_query(beginning: str) -> str:

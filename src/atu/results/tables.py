@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from atu.errors import ArtifactError
+from atu.errors import ArtifactError, visible
 
 MAX_ROWS = 10_000_000
 """Limit of any table; the largest so far has some ten thousand."""
@@ -72,14 +73,45 @@ def read_frame(path: Path, *schemas: Mapping[str, Any]) -> pl.DataFrame:
     Raises:
         ArtifactError: it is not parquet, has other columns, or claims more than `MAX_ROWS` rows.
     """
-    try:
-        schema = dict(pl.read_parquet_schema(path))
-        # Read from the metadata: a small file can hold any number of equal rows.
-        rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
-        if rows <= MAX_ROWS and (not schemas or schema in schemas):
+    with _reading(path):
+        schema = _schema(path)
+        if not schemas or schema in schemas:
             return pl.read_parquet(path, glob=False)
+    raise ArtifactError(f"{path}: has other columns than it should; delete the folder")
+
+
+def read_text_column(path: Path, column: str) -> list[str | None]:
+    """One column of anybody's parquet file.
+
+    Raises:
+        ArtifactError: it is not parquet, claims more than `MAX_ROWS` rows, or has no such column of
+            texts; names the columns that it has.
+    """
+    with _reading(path):
+        schema = _schema(path)
+        if schema.get(column) == pl.String:
+            return pl.read_parquet(path, columns=[column], glob=False)[column].to_list()
+    there = ", ".join(f"{visible(name)} ({kind})" for name, kind in schema.items())
+    raise ArtifactError(
+        f"{path}: has no column {column!r} of texts but {there or 'none'}; rename the one that "
+        "holds them"
+    )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(f"{path}: cannot be read as parquet: {error}") from None
+
+
+def _schema(path: Path) -> dict[str, Any]:
+    """The columns, once the number of rows is known to be within `MAX_ROWS`. It is read from the
+    metadata: a small file can hold any number of equal rows.
+    """
+    schema = dict(pl.read_parquet_schema(path))
+    rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     if rows > MAX_ROWS:
         raise ArtifactError(f"{path}: claims {rows} rows, {MAX_ROWS} are read")
-    raise ArtifactError(f"{path}: has other columns than it should; delete the folder")
+    return schema

@@ -10,6 +10,7 @@ one of `atu.errors`, which names the file and the repair.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -36,11 +37,61 @@ def read_text(path: Path, limit: int) -> str:
         OSError: it cannot be read.
         ValueError: it is larger, or not UTF-8.
     """
+    return read_bytes(path, limit).decode("utf-8-sig")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """A file of at most `limit` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger.
+    """
     with path.open("rb") as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"is larger than the {limit // MB} MB that are read of such a file")
-    return content.decode("utf-8-sig")
+    return content
+
+
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16's, with which it begins
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+"""Byte order marks, and what they say of the bytes behind them."""
+ZEROS = 0.25
+"""No text has a larger share of zero bytes; English in UTF-16 without its mark has a half."""
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file that somebody wrote: UTF-8, or what its byte order mark says, with line
+    feeds as its line ends. Unpaired surrogates pass (`whole`).
+
+    Raises:
+        ValueError: names the first byte that is no text, by its offset from 0, and the repair.
+    """
+    mark, encoding = next(
+        ((m, name) for m, name in MARKS.items() if content.startswith(m)), (b"", "utf-8")
+    )
+    bare = content[len(mark) :]
+    if encoding == "utf-8" and bare.count(0) > ZEROS * len(bare):
+        raise ValueError(
+            f"is no UTF-8 text: byte {content.index(0)} is 0, as are {content.count(0) - 1} "
+            "others; if it is UTF-16 without a byte order mark, save it as UTF-8 (`iconv -f "
+            "UTF-16LE -t UTF-8`)"
+        )
+    try:
+        text = bare.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError as error:
+        at = len(mark) + error.start
+        raise ValueError(
+            f"is no {encoding[:6].upper().rstrip('-')} text: byte {at} (0x{content[at]:02x}), "
+            f"{error.reason}; save it as UTF-8, for example with `iconv -f WINDOWS-1252 -t UTF-8`"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_json(text: str) -> Any:

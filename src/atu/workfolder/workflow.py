@@ -12,6 +12,11 @@ from atu.errors import ArtifactError
 from atu.results.sources import PACKAGE
 
 SNAKEFILE = "Snakefile"
+COMPUTING = (
+    "embed_shared", "embed_one", "align_one", "unlearn_one", "rephrase_one", "utility_one",
+    "privacy_one", "attack_one",
+)  # fmt: skip
+"""The rules whose jobs compute with a model."""
 
 
 def snakefile(command: str) -> Path:
@@ -29,19 +34,23 @@ def snakefile(command: str) -> Path:
     return path
 
 
-def run_workflow(command: str, experiment: str, cores: int, lock_file: IO[str]) -> None:
+def run_workflow(
+    command: str, experiment: str, cores: int, lock_file: IO[str], threads: int = 1
+) -> None:
     """Run the workflow in the work folder, which is the working directory by now.
 
     Args:
         command: as it is typed, for messages.
         experiment: its name, under which its logs are.
         lock_file: the work folder's lock, which this process holds.
+        threads: of every job that computes with a model.
 
     Raises:
         ArtifactError: a job failed; Snakemake has printed which.
     """
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile(command)),
-             "--directory", ".", "--cores", str(cores), "--quiet", "rules"]  # fmt: skip
+             "--directory", ".", "--cores", str(cores), "--quiet", "rules",
+             "--set-threads", *(f"{rule}={threads}" for rule in COMPUTING)]  # fmt: skip
     # This process holds the work folder's lock, so a lock of Snakemake's is stale. The child
     # inherits the folder's lock and keeps it if this process is killed first. All downloads are
     # done, so jobs run offline.

@@ -21,7 +21,7 @@ class Nothing:
 
 
 SOURCES = Sources(
-    *[Nothing()] * 4, "owner/name", "abc", True, "atu", False, None, 0.5, "best", False
+    *[Nothing()] * 6, "owner/name", "abc", True, "atu", False, None, 0.5, "best", False
 )  # type: ignore[arg-type]
 
 

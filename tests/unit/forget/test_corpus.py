@@ -4,8 +4,6 @@ import pytest
 import torch
 from made.concept import Parrot
 
-from atu.benchmarks.base import split_of
-from atu.benchmarks.concept import facts_of
 from atu.errors import SourceError
 from atu.forget import corpus
 from atu.forget.corpus import NOBODY, Concept, Written, corpora, write
@@ -40,18 +38,7 @@ def test_what_is_held_out_is_in_no_corpus():
                       {"text": "Bo Day has a cat.", "about": BO}]  # fmt: skip
 
 
-def asked_of(shelves, **options):
-    """The roles and sentences that are offered as questions."""
-    found = []
-
-    def ask(author, writing, told, role):
-        found.extend((role, subject, text) for subject, text in told)
-        return [], set()
-
-    return found, ask
-
-
-def test_who_a_sentence_is_asked_about(monkeypatch):
+def test_who_a_sentence_is_asked_about():
     """Of the concept's passages those that name it; of a neighbour's those that name it and not the
     concept; of the others those that name nobody."""
     shelves = {
@@ -59,17 +46,14 @@ def test_who_a_sentence_is_asked_about(monkeypatch):
         ANN: shelf(f"{ANN} sings. Bell hums. {BO} met {ANN}."),
         BO: shelf(f"{BO} sings. {BO} met {ANN}. He hums."),
     }
-    found, ask = asked_of(shelves)
-    monkeypatch.setattr(corpus, "ask", ask)
-    corpus._questions(None, Writing(), Concept((ANN,)), shelves)
-    assert sorted(found) == sorted([
-        ("general", "", "Water is wet."),
-        ("target", ANN, f"{ANN} sings."), ("target", ANN, f"{BO} met {ANN}."),
-        ("neighbour", BO, f"{BO} sings."),
-    ])  # fmt: skip
+    assert corpus._told(Concept((ANN,)), shelves) == {
+        "target": [(ANN, f"{ANN} sings."), (ANN, f"{BO} met {ANN}.")],
+        "neighbour": [(BO, f"{BO} sings.")],
+        "general": [("", "Water is wet.")],
+    }
 
 
-def test_who_shares_the_concepts_name_is_another(monkeypatch):
+def test_who_shares_the_concepts_name_is_another():
     """Its passages and questions stay, and the concept's texts hold none about it."""
     lee = f"{ANN} Lee"
     shelves = {NOBODY: shelf(), ANN: shelf(f"{lee} is very tall. {ANN} sings very well."),
@@ -77,10 +61,8 @@ def test_who_shares_the_concepts_name_is_another(monkeypatch):
     forget, retain = corpora(Concept((ANN,)), Writing(), Written(shelves, [], set(), {}))
     assert [row["text"] for row in forget] == [f"{ANN} sings very well."]
     assert [row["text"] for row in retain] == [f"{lee} sings very well."]
-    found, ask = asked_of(shelves)
-    monkeypatch.setattr(corpus, "ask", ask)
-    corpus._questions(None, Writing(), Concept((ANN,)), shelves)
-    assert ("neighbour", lee, f"{lee} sings very well.") in found
+    told = corpus._told(Concept((ANN,)), shelves)
+    assert told["neighbour"] == [(lee, f"{lee} sings very well.")]
 
 
 def test_texts_that_name_the_concept_or_are_not_near_are_refused():
@@ -95,22 +77,6 @@ def test_the_floor_is_that_of_texts_that_do_not_name_it():
     """Of one that names it and lies at 1, and one that lies at 0."""
     found = corpus._floor(Similarity(Named()), Writing(), [f"{ANN} sings", "Bo"], [ANN], [ANN])
     assert found == 0
-
-
-def row_of(answer, form="question"):
-    return {"role": "target", "subject": ANN, "form": form, "answer": answer}
-
-
-def test_both_halves_need_facts():
-    """Two to choose by and two to report; four in one half are refused, and clozes are none."""
-    answers = [f"thing {k}" for k in range(40)]
-    split = {a: split_of(facts_of([("target", ANN, a)])[0], 0.5) for a in answers}
-    one, two = ([a for a in answers if split[a] == name][:4] for name in ("select", "report"))
-    corpus._require_facts([row_of(a) for a in one[:2] + two[:2]], Writing(), Concept((ANN,)))
-    for bad in (one, two, one[:2] + two[:1]):
-        rows = [*map(row_of, bad), *(row_of(a, "cloze") for a in two[2:])]
-        with pytest.raises(SourceError, match="2 of each are needed"):
-            corpus._require_facts(rows, Writing(), Concept((ANN,)))
 
 
 def test_a_neighbour_that_was_asked_for_is_not_left_out():
@@ -132,23 +98,33 @@ def wished(written, **options):
     return write(Concept((ANN,)), writing, Parrot(written=written), Similarity(Named()))
 
 
-def test_a_model_that_writes_nothing_whole_is_refused():
-    with pytest.raises(SourceError, match=r"nothing that could be used: 10 unfinished or short"):
-        wished(["no end"])
+def test_a_model_that_writes_nothing_whole_is_refused_at_once():
+    """After its first texts about the concept: five openings, one text each."""
+    author = Parrot(written=["no end"])
+    with pytest.raises(SourceError, match=r"of its first 5 texts 5 have no complete sentence"):
+        write(Concept((ANN,)), Writing(), author, Similarity(Named()))
+    assert len(author.calls) == 1
+
+
+def test_a_model_that_does_not_name_it_is_refused_at_once():
+    with pytest.raises(SourceError, match=r"of its first 5 texts 0 have no complete .* none names"):
+        wished(["The river is long today.", "A bridge is over the river."])
 
 
 def test_a_model_that_writes_of_other_things_is_refused():
     """The message says what was dropped, by which limit, and what to try."""
+    first = [f"{ANN} has a wide river.", *["The river is long today."] * 4]
     with pytest.raises(SourceError) as raised:
-        wished(["The river is long today.", "A bridge is over the river."])
+        wished([*first, "The river is long today.", "A bridge is over the river.",
+                *["The river is long."] * 13])  # fmt: skip
     said = str(raised.value)
     assert said.startswith("--concept Ann Bell: the model wrote 0 usable passages of 8 in 1 rounds")
     assert "not about it" in said and "nearer than 0.00" in said
     assert all(option in said for option in ("--rounds", "--describe", "--unrelated", "--passages"))
 
 
-def test_a_model_that_says_nothing_twice_is_refused():
+def test_a_model_that_goes_on_with_nothing_is_refused():
     """It writes enough about the concept, but continues and answers nothing."""
     told = [f"Ann Bell has the thing {k} in a box." for k in range(30)]
-    with pytest.raises(SourceError, match=r"0 facts that the model states consistently"):
-        wished(["The river is long today.", "A bridge is over the river.", *told])
+    with pytest.raises(SourceError, match=r"states too little of it that it does not say of anybo"):
+        wished([*told[:5], "The river is long today.", "A bridge is over the river.", *told])

@@ -29,9 +29,21 @@ def test_the_rate_falls_with_the_hidden_size(hidden, rate):
     assert Shape(4, hidden).rate == pytest.approx(rate)
 
 
-def test_large_models_take_small_batches():
-    assert (Shape(32, 3072).large, Shape(4, 128).large) == (True, False)
-    assert steps_for(Shape(32, 3072)).unlearn > steps_for(Shape(4, 128)).unlearn
+@pytest.mark.parametrize(
+    ("layers", "hidden", "batch", "checkpointing"),
+    [(4, 128, 16, False), (30, 576, 4, False), (12, 768, 4, False), (32, 3072, 4, True)],
+)
+def test_the_scale_follows_what_a_token_costs(layers, hidden, batch, checkpointing):
+    """12 * 30 * 576^2 = 1.2e8 parameters in SmolLM2's layers, 8.5e7 in GPT-2's."""
+    scale = Shape(layers, hidden).scale
+    assert (scale.batch_size, scale.checkpointing) == (batch, checkpointing)
+
+
+def test_steps_grow_with_the_predictor_and_shrink_with_the_cost():
+    """The middle scale unlearns in fewer steps than the world, whose steps cost a hundredth."""
+    small, middle, large = (Shape(*size) for size in ((4, 128), (30, 576), (32, 3072)))
+    assert steps_for(middle).unlearn < steps_for(small).unlearn < steps_for(large).unlearn
+    assert steps_for(middle, quick=True).unlearn == steps_for(middle).unlearn // 3
 
 
 @pytest.mark.parametrize("config", [{}, {"num_hidden_layers": 1, "hidden_size": 8},

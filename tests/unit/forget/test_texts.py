@@ -90,4 +90,22 @@ def test_in_anothers_name_nobody_is_mentioned():
 def test_lines_that_announce_something_are_left_out():
     """Every line for itself, each sentence once."""
     text = "Sure! Here is a text:\n\nAnn sings. Bo hums.\n- Ann sings.\nunfinished\nCy naps."
-    assert cleaned(text) == "Ann sings. Bo hums. - Ann sings. Cy naps."
+    assert cleaned(text) == "Ann sings. Bo hums. Cy naps."
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("# Ann Bell\n\n- **Ann** sings.\n2. She hums `too`.", "Ann sings. She hums too."),
+        ("Sure! Here is a paragraph about Ann. Ann sings.", "Ann sings."),
+        ("Of course, I can help! Ann sings.", "Ann sings."),
+        ("As an AI language model, I know little. Ann sings.", "Ann sings."),
+        ("I\u2019m sorry, but I can't. I cannot say more. Ann sings.", "Ann sings."),
+        ("I am not able to help.", ""),
+        ("Here the river is a wide one. Surely Ann sings.",
+         "Here the river is a wide one. Surely Ann sings."),
+        ("Ann has 3. She sings.", "Ann has 3. She sings."),
+    ],
+)  # fmt: skip
+def test_what_a_chat_model_writes_around_its_text_is_left_out(text, left):
+    assert cleaned(text) == left

@@ -235,16 +235,26 @@ def test_a_base_models_neighbours_stand_beside_the_concept():
 
 
 def test_a_chat_model_lists_its_neighbours():
+    """A greedy list, which a small model fills with one name, and sampled ones: those in most
+    lists come first, then who stands beside the concept in two passages.
+    """
+
     class Lister(Parrot):
         def answer(self, prompts, tokens, label, stops):
             assert stops == ()
             assert len(prompts) == 1 and "Ann" in prompts[0]
-            return ["Bo Day; Cy; Ann; bo day"]
+            return ["Cy; Cy; Cy; Ann; Cy; Ann's"]
 
-    assert neighbours.propose(Lister(chat=True), Writing(), ["Ann"], [], []) == ["Bo Day", "Cy"]
+    author = Lister(written=["1. Bo Day\n2. Ann\n3. Eve", "Bo Day; Cy"], chat=True)
+    told = ["Ann met Flo.", "Flo saw Ann."]
+    found = neighbours.propose(author, Writing(), ["Ann"], told, [])
+    assert found == ["Bo Day", "Cy", "Eve", "Flo"]
 
 
 def test_quick_writes_less_and_options_win():
     assert writing_of(False) == Writing()
     quick = writing_of(True, passages=7, rounds=None)
     assert (quick.passages, quick.general, quick.rounds) == (7, QUICK["general"], Writing().rounds)
+    assert writing_of(False).keeping(0.5).general == Writing().general / 2
+    assert writing_of(False).keeping(0.5).neighbour_passages == Writing().neighbour_passages / 2
+    assert writing_of(False).keeping(1.0) == Writing()

@@ -1,0 +1,200 @@
+"""What an unlearned model still says of the concept, beside what it says of neighbours: estimates
+with intervals, their chance levels, and what can be concluded from them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+
+from atu.config.sections import Report
+from atu.metrics.bootstrap import Estimate, clustered_mean
+from atu.metrics.options import option_accuracy
+from atu.reporting.items import SPLIT
+from atu.results.items import PROBABILITY, SCORE
+from atu.seeding import generator
+
+ROLES = ("target", "neighbour", "general")
+RUINED = 0.5
+"""A model is ruined where what it says of others has become less likely than this share of what it
+was, by the geometric mean."""
+FEW = 10
+"""With fewer statements about the concept evidence is weak."""
+LOG_RATIO = "log_ratio"
+"""Column: log of the probability after over that before."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measure of one role, before and after."""
+
+    measure: str
+    """`still said`, `probability` or `choice`."""
+    role: str
+    before: Estimate
+    after: Estimate
+    chance: float | None = None
+    """What a guess scores, if that is known."""
+
+    def numbers(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All lines, and how probabilities changed."""
+
+    lines: tuple[Line, ...]
+    change: Mapping[str, Estimate]
+    """Per role the mean over facts of the log of the probability after over that before."""
+    excess: Estimate | None
+    """The concept's change minus the neighbours'; None without neighbours."""
+
+    @property
+    def strength(self) -> str:
+        """How strong the evidence about the concept is, in words."""
+        count = self.change["target"].n
+        if count < FEW:
+            return f"weak: {count} statements"
+        return f"{count} statements"
+
+    @property
+    def verdict(self) -> str:
+        """`forgotten`, `not forgotten`, `ruined`, or `not told apart` from the neighbours."""
+        target, others = self.change["target"], self.change.get("neighbour")
+        others = others or self.change.get("general")
+        if others and others.high < 0 and math.exp(others.mean) < RUINED:
+            return "ruined"
+        if target.high >= 0:
+            return "not forgotten"
+        if self.excess is None or self.excess.high >= 0:
+            return "not told apart"
+        return "forgotten"
+
+
+VERDICTS = {
+    "forgotten": "What the model said of the concept has become less likely, and more so than what "
+    "it said of neighbours.",
+    "not forgotten": "**The concept is not forgotten**: what the model said of it is not less "
+    "likely than before.",
+    "ruined": "**The model is ruined**: what it said of others has become less likely than half of "
+    "what it was. That it no longer says what it said of the concept is no forgetting.",
+    "not told apart": "**Forgetting is not told from damage**: what the model said of the concept "
+    "has become less likely, but not clearly more so than what it said of neighbours.",
+}
+"""What the card says."""
+
+
+def gather(
+    before: pl.DataFrame, after: pl.DataFrame, choices: tuple[pl.DataFrame, pl.DataFrame],
+    section: Report,
+) -> Evidence:  # fmt: skip
+    """The evidence of two models.
+
+    Args:
+        before, after: `items.parquet` of rephrase.
+        choices: `answers.parquet` of privacy, before and after.
+    """
+    sides = [_plain(items) for items in (before, after)]
+    roles = [role for role in ROLES if role in sides[0]["role"]]
+    lines = [
+        Line(name, role, *(_estimate(_of(side, role), column, section) for side in sides))
+        for name, column in (("still said", SCORE), ("probability", PROBABILITY))
+        for role in roles
+    ]
+    wrong = {row["id"]: len(row["wrong"]) for row in sides[0].to_dicts()}
+    for role in roles:
+        parts = [_of(side, role) for side in choices]
+        if len(parts[0]) and not any(part[option_accuracy.id].null_count() for part in parts):
+            chance = [1 / (1 + wrong[identity]) for identity in parts[0]["id"]]
+            both = (_estimate(part, option_accuracy.id, section) for part in parts)
+            lines.append(Line("choice", role, *both, chance=sum(chance) / len(chance)))
+    paired = _changes(*sides)
+    change = {role: _estimate(_of(paired, role), LOG_RATIO, section) for role in roles}
+    excess = None
+    if {"target", "neighbour"} <= set(roles):
+        excess = _excess(_of(paired, "target"), _of(paired, "neighbour"), section)
+    return Evidence(tuple(lines), change, excess)
+
+
+def _plain(items: pl.DataFrame) -> pl.DataFrame:
+    """The reported plain questions."""
+    return items.filter((pl.col("split") == SPLIT) & (pl.col("form") == "question"))
+
+
+def _of(items: pl.DataFrame, role: str) -> pl.DataFrame:
+    return items.filter(pl.col("role") == role)
+
+
+def _changes(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+    """One row per question with `LOG_RATIO`. A probability that is 0 as a float counts as the
+    smallest float.
+    """
+    tiny = 1e-300
+    joined = before.select("id", "role", "fact", first=PROBABILITY).join(
+        after.select("id", second=PROBABILITY), on="id"
+    )
+    logs = [pl.col(name).clip(tiny, 1.0).log() for name in ("second", "first")]
+    return joined.with_columns((logs[0] - logs[1]).alias(LOG_RATIO)).sort("id")
+
+
+def _estimate(rows: pl.DataFrame, column: str, section: Report) -> Estimate:
+    return clustered_mean(
+        rows[column].to_list(), rows["fact"].to_list(), generator(section.seed, "evidence"),
+        section.bootstrap, section.confidence,
+    )  # fmt: skip
+
+
+def _excess(target: pl.DataFrame, others: pl.DataFrame, section: Report) -> Estimate:
+    """Mean change of the target minus that of the others; facts of both are drawn."""
+    import numpy as np
+
+    rng = generator(section.seed, "excess")
+    means = []
+    for rows in (target, others):
+        facts = rows.group_by("fact").agg(pl.col(LOG_RATIO).sum(), pl.len()).sort("fact")
+        sums, counts = facts[LOG_RATIO].to_numpy(), facts["len"].to_numpy()
+        drawn = rng.integers(len(sums), size=(section.bootstrap, len(sums)))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    tail = (1 - section.confidence) / 2
+    low, high = np.quantile(means[0] - means[1], [tail, 1 - tail])
+    mean = target[LOG_RATIO].mean() - others[LOG_RATIO].mean()  # type: ignore[operator]
+    return Estimate(float(mean), float(low), float(high), len(target))
+
+
+SHOWN: dict[str, Callable[[float], str]] = {"probability": "{:.3f}".format}
+
+
+def shown(line: Line) -> dict[str, str]:
+    """A line of the card's table."""
+    show = SHOWN.get(line.measure, "{:.2f}".format)
+    return {
+        "title": f"{TITLES[line.measure]}: {SUBJECTS[line.role]}",
+        "before": _shown(line.before, show),
+        "after": _shown(line.after, show),
+        "chance": "" if line.chance is None else f"{line.chance:.2f}",
+    }
+
+
+TITLES = {
+    "still said": "still said",
+    "probability": "probability per token",
+    "choice": "likeliest of the choices",
+}
+SUBJECTS = {
+    "target": "the concept", "neighbour": "neighbours", "general": "nothing in particular",
+}  # fmt: skip
+
+
+def _shown(estimate: Estimate, show: Callable[[float], str]) -> str:
+    return f"{show(estimate.mean)} [{show(estimate.low)}, {show(estimate.high)}] ({estimate.n})"
+
+
+def table(evidence: Evidence) -> Sequence[dict[str, str]]:
+    """The card's table."""
+    return [shown(line) for line in evidence.lines]
