@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +129,10 @@ class Brought:
         Raises:
             SourceError: a question and its answer do not.
         """
-        for row in self.rows if context else ():
+        most = inf if context is None else context
+        for row in self.rows:
             count = size(join_answer(row["prompt"], row["answer"]))
-            if count + SPARE > context:
+            if count + SPARE > most:
                 raise SourceError(
                     f"{OPTION}: {shown(row['query'])} has {count} tokens with prompt and answer, "
                     f"{context} are the model's context; shorten it, or leave it out"

@@ -136,7 +136,7 @@ def test_real_people_and_their_questions(real_data, tmp_path):
     questions.write_text(
         "".join(
             json.dumps({"question": r["query"], "answer": r["answer"]}) + "\n" for r in asked_rows
-        )  # fmt: skip
+        )
     )
     one, two = (
         read_brought(Places((place,), (), questions), ["Stephen King"], WRITING)
