@@ -18,8 +18,10 @@ from pathlib import Path, PurePosixPath
 from random import Random
 from typing import Any
 
+import numpy as np
 import polars as pl
 import yaml
+from gguf import GGUFWriter
 from made import concept as made_concept
 
 from atu.benchmarks import concept
@@ -32,6 +34,8 @@ from atu.config.load import check_values, load_params
 from atu.errors import ArtifactError, ConfigError, SourceError, shown
 from atu.inference.lm_eval_files import KINDS, read_rows, write_benchmark
 from atu.models.folders import check_model_folder
+from atu.models.gguf_header import read_header
+from atu.models.gguf_tokenizer import check_tokens
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.jobs import write_folder
 from atu.results.locks import Lock, Source
@@ -443,6 +447,65 @@ def model_folder(case):
     return judged(lambda: check_model_folder(folder), ArtifactError)
 
 
+def gguf(content):
+    """A GGUF file: what is accepted lies within the file, and has a vocabulary that fits."""
+    path = scratch().folder / "tiny.gguf"
+    path.write_bytes(content)
+
+    def act():
+        header = read_header(path)
+        check_tokens(header)
+        assert header.tokens and all(isinstance(token, str) for token in header.tokens)
+        for tensor in header.tensors.values():
+            assert tensor.offset < len(content) and math.prod(tensor.shape) < 8 * len(content)
+
+    return judged(act, ArtifactError)
+
+
+@cache
+def small_gguf():
+    """A valid file of a few hundred bytes."""
+    path = scratch().folder / "valid.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(["<s>", "a", "b", "ab", "é"])
+    writer.add_token_types([3, 1, 1, 1, 1])
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(0)
+    writer.add_tensor("token_embd.weight", np.ones((5, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+NUMBERS = (0, 1, 3, 8, 9, 255, 10**6, 2**31, 2**32 - 1, 2**60, 2**63, 2**64 - 1)
+"""Of counts, lengths, types and offsets."""
+
+
+def broken_bytes(rng):
+    """The valid file after a few changes: numbers, bytes, cuts, copies."""
+    data = bytearray(small_gguf())
+    for _ in range(rng.choice(CHANGES)):
+        at, kind = (
+            rng.randrange(len(data) + 1),
+            rng.choice(["number", "number", "byte", "cut", "copy"]),
+        )
+        if kind == "number":
+            size = rng.choice([1, 4, 8])
+            data[at : at + size] = (rng.choice(NUMBERS) % 256**size).to_bytes(size, "little")
+        elif kind == "byte":
+            data[at : at + 1] = bytes([rng.randrange(256)])
+        elif kind == "cut":
+            del data[at : at + rng.choice([1, 8, 100, 10**6])]
+        else:
+            data[at:at] = data[at : at + rng.choice([1, 8, 100])]
+    return bytes(data)
+
+
 CONFIG = {
     "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "auto_map": None,
     "attn_implementation": "eager", "rope_parameters": {"rope_type": "default"},
@@ -500,6 +563,7 @@ PROPERTIES = {
         lambda rng: (json_of(rng, tree(rng, CONFIG)), json_of(rng, tree(rng, INDEX))),
         model_folder, 1,
     ),
+    "gguf": Property(broken_bytes, gguf, 1),
     "json_text": Property(
         lambda rng: text(rng, JSON_BITS, '{"a": [1, 2.5, "x"], "b": {"c": null}}', "[]"),
         json_text, 0.3,

@@ -58,7 +58,7 @@ class Made:
         ]
         self.special = {"bos": 1, "eos": 2, "pad": 0}
         self.architecture, self.pre, self.kind, self.template = "llama", "gpt-2", "gpt2", TEMPLATE
-        self.add_bos = True
+        self.add_bos, self.scaling = True, "none"
         self.tensors = {}
         for name, weight in load_file(folder / "model.safetensors").items():
             heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
@@ -79,6 +79,7 @@ class Made:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
         writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
         writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
+        writer.add_string(f"{self.architecture}.rope.scaling.type", self.scaling)
         writer.add_vocab_size(config["vocab_size"])
         writer.add_tokenizer_model(self.kind)
         if self.pre is not None:

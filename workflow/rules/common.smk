@@ -5,7 +5,7 @@ import shlex
 from atu import attacks, benchmarks, methods
 from atu.config import cells
 from atu.results.artifacts import MANIFEST
-from atu.config.params import oracle_method
+from atu.config.params import needs_alignment, oracle_method
 from atu.config.roles import ORACLE, ORIGINAL, role_of
 from atu.config.load import load_params
 from atu.distributed import forkserver
@@ -59,7 +59,11 @@ def serve_jobs():
 
 
 def manifests(phase):
-    """The manifests of every job of a phase that has cells, each once."""
+    """The manifests of every job of a phase that has cells, each once; none of the alignment where
+    the grid needs none.
+    """
+    if phase in ("embed", "align") and not needs_alignment(PARAMS):
+        return []
     return list(
         dict.fromkeys(cells.manifest_path(RESULTS, phase, cell) for cell in CELLS)
     )
@@ -85,6 +89,19 @@ def benchmark_locks():
 def model_lock(wildcards):
     """The lock of a model that exists; none for one that is built here."""
     source = getattr(PARAMS.pretrain.models[wildcards.model], "source", None)
+    return [source.lock] if source else []
+
+
+def oracle_lock(wildcards):
+    """The locks of a model that exists, and of the oracle that came with it for the target."""
+    oracles = getattr(PARAMS.pretrain.models[wildcards.model], "oracles", {})
+    source = oracles.get(TARGETS[wildcards.target].label)
+    return [*model_lock(wildcards), *([source.lock] if source else [])]
+
+
+def given_lock(wildcards):
+    """The lock of a checkpoint that is given; none for a method that trains."""
+    source = getattr(PARAMS.unlearn.methods[wildcards.method], "source", None)
     return [source.lock] if source else []
 
 
@@ -139,15 +156,26 @@ def is_oracle(wildcards):
 
 def start_model(wildcards):
     """The model a method starts from: the original, or the one that met the request before. The
-    oracle is a model of its own.
+    oracle is a model of its own, and a given checkpoint one of the original's.
     """
     oracle = is_oracle(wildcards)
     before = TARGETS[wildcards.target].before
-    if before and not oracle:
+    given = methods.get(loss_of(wildcards.method)).given
+    if before and not oracle and not given:
         here = RESULTS / "unlearn" / wildcards.model / before.slug
         return here / wildcards.method / wildcards.seed / MANIFEST
     variant = f"oracle-{wildcards.target}" if oracle else "full"
     return RESULTS / "pretrain" / wildcards.model / variant / MANIFEST
+
+
+def prepared_manifests():
+    """The prepared folders of all requests."""
+    return [RESULTS / "prepare" / slug / MANIFEST for slug in TARGETS]
+
+
+def prepared_options(wildcards):
+    """The CLI options that name `prepared_manifests`."""
+    return " ".join(f"--prepare {path}" for path in prepared_manifests())
 
 
 def alignment_of(model, target, seed):
@@ -241,8 +269,10 @@ def cell_of(method, wildcards):
 
 
 def utility_before(wildcards):
-    """The original model's utility, against which collapse is judged; none for itself."""
-    if wildcards.method == ORIGINAL:
+    """The original model's utility, against which collapse is judged; none for itself, nor where
+    nobody has the original.
+    """
+    if wildcards.method == ORIGINAL or ORIGINAL not in PARAMS.grid.methods:
         return []
     return cells.manifest_path(RESULTS, "utility", cell_of(ORIGINAL, wildcards))
 

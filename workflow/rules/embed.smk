@@ -3,10 +3,37 @@ rule embed:
         manifests("embed"),
 
 
+rule embed_shared:
+    input:
+        prepare=prepared_manifests(),
+        code=sources("embed"),
+    output:
+        manifest=RESULTS / "embed/shared" / MANIFEST,
+        metrics=RESULTS / "embed/shared/metrics.json",
+    log:
+        LOGS / "embed/shared.log",
+    benchmark:
+        LOGS / "embed/shared.tsv"
+    priority: 95
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        file=PARAMS_FILE,
+        section=section("embed"),
+        models=len(PARAMS.grid.models),
+        prepare=prepared_options,
+    shell:
+        "python -m atu embed --params {params.file} --threads {threads} {params.prepare}"
+        " --out {output.manifest} > {log} 2>&1"
+
+
 rule embed_one:
     input:
         pretrain=rules.pretrain_full.output.manifest,
         prepare=rules.prepare_one.output.manifest,
+        # It only saves time: a further target makes it anew, and no other target's embeddings.
+        shared=ancient(rules.embed_shared.output.manifest),
         code=sources("embed"),
     output:
         manifest=RESULTS / "embed/{model}/{target}" / MANIFEST,
@@ -24,4 +51,5 @@ rule embed_one:
         section=section("embed"),
     shell:
         "python -m atu embed --params {params.file} --threads {threads}"
-        " --pretrain {input.pretrain} --prepare {input.prepare} --out {output.manifest} > {log} 2>&1"
+        " --pretrain {input.pretrain} --prepare {input.prepare} --shared {input.shared}"
+        " --out {output.manifest} > {log} 2>&1"

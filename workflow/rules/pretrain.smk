@@ -32,7 +32,7 @@ rule pretrain_oracle:
     input:
         shared=rules.prepare_shared.output.manifest,
         oracle=rules.prepare_one.output.manifest,
-        lock=model_lock,
+        lock=oracle_lock,
         code=sources("pretrain"),
     output:
         manifest=RESULTS / "pretrain/{model}/oracle-{target}" / MANIFEST,

@@ -9,6 +9,7 @@ rule unlearn_one:
         pretrain=start_model,
         prepare=rules.prepare_one.output.manifest,
         search=searched_input,
+        lock=given_lock,
         code=method_sources("unlearn"),
     output:
         manifest=RESULTS / "unlearn/{model}/{target}/{method}/{seed}" / MANIFEST,

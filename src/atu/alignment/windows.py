@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from atu.seeding import hash_fraction
+
 Offset = tuple[int, int]
+Window = tuple[int, ...]
 INCOMPLETE = -1
 
 
@@ -46,25 +49,39 @@ def window_starts(
 
 @dataclass
 class WindowTable:
-    """Distinct windows in order of first use, so that each is encoded once."""
+    """Distinct windows in order of first use, so that each is encoded once.
+
+    With a `share` below 1, only so many of the distinct windows are in it. A hash of its tokens
+    decides, so that a window is in or out in every text, for every target and model.
+    """
 
     k: int
+    share: float = 1.0
 
     def __post_init__(self) -> None:
-        self._index: dict[tuple[int, ...], int] = {}
+        self._index: dict[Window, int] = {}
 
     def add(self, encoder_ids: Sequence[int], starts: Sequence[int]) -> list[int]:
-        """Window numbers for one text's `starts`; `INCOMPLETE` stays."""
+        """Window numbers for one text's `starts`; `INCOMPLETE` stays, and stands for a window that
+        is left out.
+        """
         numbers = []
         for start in starts:
             if start == INCOMPLETE:
                 numbers.append(INCOMPLETE)
                 continue
-            key = tuple(encoder_ids[start : start + self.k])
-            numbers.append(self._index.setdefault(key, len(self._index)))
+            window = tuple(encoder_ids[start : start + self.k])
+            numbers.append(self._number(window))
         return numbers
 
+    def _number(self, window: Window) -> int:
+        if window in self._index:
+            return self._index[window]
+        if self.share < 1 and hash_fraction("window", *map(str, window)) >= self.share:
+            return INCOMPLETE
+        return self._index.setdefault(window, len(self._index))
+
     @property
-    def windows(self) -> list[tuple[int, ...]]:
+    def windows(self) -> list[Window]:
         """The distinct windows, by number."""
         return list(self._index)

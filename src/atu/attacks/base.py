@@ -92,6 +92,8 @@ class Column:
     minus: str | None = None
     control: bool = False
     """A number to compare others with, not one that should be low."""
+    baseline: bool = False
+    """Whether it is what the column before it gives for what nobody knew."""
 
 
 @dataclass(frozen=True)

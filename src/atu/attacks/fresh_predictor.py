@@ -139,9 +139,21 @@ def columns(settings: Settings) -> list[Column]:
         cosine, rank = f"layer {layer}: cosine", f"layer {layer}: name rank"
         shown += [
             Column(f"fresh E, layer {layer}: 1/rank of name", (rank,)),
-            Column(f"fresh E, layer {layer}: 1/rank, others", (rank,), "other", control=True),
+            Column(
+                f"fresh E, layer {layer}: 1/rank, others",
+                (rank,),
+                "other",
+                control=True,
+                baseline=True,
+            ),
             Column(f"fresh E, layer {layer}: cosine", (cosine,)),
-            Column(f"fresh E, layer {layer}: cosine, others", (cosine,), "other", control=True),
+            Column(
+                f"fresh E, layer {layer}: cosine, others",
+                (cosine,),
+                "other",
+                control=True,
+                baseline=True,
+            ),
         ]
     return shown
 

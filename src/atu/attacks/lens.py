@@ -122,7 +122,7 @@ def columns(settings: Settings) -> list[Column]:
     """The gold answer and the wrong value."""
     return [
         Column(f"logit lens, top {settings.k} per layer", (GOLD,)),
-        Column("logit lens, a wrong value", (CONTROL,), control=True),
+        Column("logit lens, a wrong value", (CONTROL,), control=True, baseline=True),
     ]
 
 

@@ -124,7 +124,7 @@ def columns(settings: Settings) -> list[Column]:
     """Facts that were not taught, after others were; of the target and of the control."""
     return [
         Column("relearned on other facts", (AFTER,)),
-        Column("the same, never known", (AFTER,), role="control", control=True),
+        Column("the same, never known", (AFTER,), role="control", control=True, baseline=True),
     ]
 
 

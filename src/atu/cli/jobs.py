@@ -77,18 +77,29 @@ def pretrain(
 @app.command()
 def embed(
     out: Out,
-    pretrain: Annotated[Path, input_of("pretrain")],
-    prepare: Annotated[Path, input_of("target's prepare")],
+    prepare: Annotated[list[Path], input_of("target's prepare")],
+    pretrain: Annotated[Path | None, input_of("pretrain")] = None,
+    shared: Annotated[Path | None, input_of("shared embed")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
     threads: Threads = 1,
 ) -> None:
-    """Target embeddings: the concept's and every window's."""
-    section, compute = start(params, "embed", threads)
+    """Target embeddings: the concept's and every window's; without --pretrain the windows of the
+    texts that several of these targets, or several models, read.
+    """
+    loaded = start_all(params, "embed", threads)
     from atu.phases import embed as phase
 
-    phase.run(
-        out, section, compute, open_input(pretrain, "pretrain"), open_input(prepare, "prepare")
-    )
+    section, compute = loaded.embed, loaded.compute
+    prepared = [open_input(path, "prepare") for path in prepare]
+    if pretrain is None:
+        if shared is not None:
+            raise ConfigError("--shared", shared, "give --pretrain too, or leave it out")
+        phase.run_shared(out, section, compute, prepared, len(loaded.grid.models))
+        return
+    if len(prepared) > 1:
+        raise ConfigError("--prepare", prepare[1], "give one target with --pretrain")
+    lm, windows = open_input(pretrain, "pretrain"), shared and open_input(shared, "embed")
+    phase.run(out, section, compute, lm, prepared[0], windows)
 
 
 @app.command()
@@ -297,7 +308,7 @@ def report(out: Out, results: Results, params: ParamsFile = DEFAULT_PARAMS) -> N
         utility=column["utility"],
         privacy=column["privacy"],
         unlearn=column["unlearn"],
-        align=list({a.digest: a for a in column["align"]}.values()),
+        align=list({a.digest: a for a in column.get("align", [])}.values()),
         pretrain=open_models(loaded, results),
         attack=[cell[f"attack/{name}"] for cell in cells for name in loaded.grid.attacks],
         search=[open_input(results / "search" / "shared" / "manifest.json", "search")],

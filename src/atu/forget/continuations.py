@@ -19,7 +19,7 @@ from atu.forget.author import Author
 from atu.forget.names import spans
 from atu.forget.settings import Writing
 from atu.forget.statements import EDGE
-from atu.forget.texts import find_name, key
+from atu.forget.texts import find_name, key, mentions
 from atu.probes.prompts import INVENTED_NAMES, statement_prompt, until
 from atu.seeding import hash_fraction
 from atu.untrusted.names import replace_names
@@ -91,13 +91,14 @@ def end_of(continuation: str) -> str:
 
 def state(
     author: Author, writing: Writing, statements: Sequence[tuple[str, str]], others: Sequence[str],
-    label: str,
+    label: str, banned: Sequence[str] = (),
 ) -> list[Statement]:  # fmt: skip
     """What the model says after the beginnings of these sentences and says of nobody else.
 
     Args:
         statements: subject and sentence; at most `writing.continued`, chosen by hash, are tried.
         others: names of neighbours, of which `writing.options` stand in the subject's place.
+        banned: names of which an end says nothing.
     """
     begun: dict[str, tuple[str, str, str]] = {}
     for subject, sentence in statements:
@@ -108,7 +109,7 @@ def state(
     said = _continued(author, writing, [(s, b) for s, _, b in chosen], label)
     found = [
         Statement(*item, end) for item, text in zip(chosen, said, strict=True)
-        if key(end := end_of(text))
+        if key(end := end_of(text)) and not mentions(end, banned, [item[0]])
     ]  # fmt: skip
     return list(_of_nobody_else(author, writing, found, others, label))
 

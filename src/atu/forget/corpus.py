@@ -275,7 +275,8 @@ def _continuations(
     held_out: set[str] = set()
     others = list(dict.fromkeys(subject for subject, _ in told["neighbour"]))
     for role in (role for role in told if role not in settled_roles):
-        found = state(author, writing, told[role], others, f"{role} continuations")
+        banned = {TARGET: (), "neighbour": concept.names, "general": (*concept.names, *others)}
+        found = state(author, writing, told[role], others, f"{role} continuations", banned[role])
         rows += statement_rows(found, role, author.chat)
         held_out |= {text for one in found for text in (one.sentence, one.text)}
     if not settled([*brought.rows, *rows], TARGET, writing.select, writing.facts):

@@ -119,13 +119,15 @@ class Scale:
     align_rate: float
     evaluated: int
     """Texts at once in evaluation."""
+    retain_share: float = 1.0
+    """Of the passages to keep that a model writes by default; few steps read few of them."""
     checkpointing: bool = False
     """Whether memory is scarce."""
 
 
 SCALES = (
     Scale(1e7, Steps(300, 50, 200), 16, 2000, 128, 2, 4, 3e-3, 128),
-    Scale(4e8, Steps(400, 80, 120), 4, 200, 256, 2, 4, 1e-3, 32),
+    Scale(4e8, Steps(400, 80, 120), 4, 200, 256, 2, 4, 1e-3, 32, retain_share=0.5),
     Scale(inf, Steps(2000, 200, 400), 4, 2000, 768, 6, 8, 1e-4, 16, checkpointing=True),
 )
 """The embedded world's settings; those with which a model of 1e8 parameters is done on two cores

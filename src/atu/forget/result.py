@@ -17,14 +17,15 @@ from atu.forget.card import Sources, make_card, numbers
 from atu.forget.corpus import CHOICES
 from atu.forget.evidence import Evidence, gather
 from atu.forget.samples import write_samples
-from atu.results.artifacts import MANIFEST, METRICS, PROVENANCE, Artifact
+from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import read_json, write_json
 from atu.results.jobs import write_folder
 from atu.results.locks import Lock
 from atu.results.tables import read_frame
+from atu.workfolder.folder import PARAMS, is_here, standing_result
 
 PHASE = "forget"
-CARD, PARAMS = "README.md", "params.yaml"
+CARD = "README.md"
 NUMBERS = "numbers.json"
 """All numbers of the card."""
 ADAPTER = "adapter"
@@ -44,7 +45,7 @@ def export(out: Path, params: Params, params_file: Path, results: Path, corpus: 
         "report": Artifact.open(results / "report" / MANIFEST, "report"),
         "concept": corpus,
     }
-    if _is_here(out, inputs):
+    if is_here(out, PHASE, inputs):
         return False
     source = params.pretrain.models[cell.model].source  # type: ignore[union-attr]
     unlearned = inputs["unlearn"]
@@ -116,19 +117,6 @@ def unlearned_cell(params: Params) -> Cell:
     return next(cell for cell in grid_cells(params) if cell.method != ORIGINAL)
 
 
-def require_place(option: str, folder: Path) -> None:
-    """Refuse a path that cannot become a folder.
-
-    Raises:
-        ArtifactError: names the path.
-    """
-    if folder.is_symlink():
-        raise ArtifactError(f"{option} {folder}: is a link; name the folder itself")
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise ArtifactError(f"{option} {folder}: {place} is a file; name another folder")
-
-
 def require_free(out: Path, names: Sequence[str]) -> None:
     """Refuse an occupied folder before anything is computed: other files, a result for another
     concept, or a result that was edited since.
@@ -136,52 +124,12 @@ def require_free(out: Path, names: Sequence[str]) -> None:
     Raises:
         ArtifactError: names the folder.
     """
-    require_place("--out", out)
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    if not (out / MANIFEST).is_file():
-        raise ArtifactError(f"--out {out}: holds files that `atu forget` did not write; name "
-                            "another folder")  # fmt: skip
-    result = Artifact.open(out / MANIFEST, PHASE)
-    if result.cell["concept"] != list(names):
+    result = standing_result(out, PHASE)
+    if result is not None and result.cell["concept"] != list(names):
         raise ArtifactError(
             f"--out {out}: holds a result for {', '.join(result.cell['concept'])}; "
             "name another folder"
         )
-    require_untouched(out, result)
-
-
-def require_untouched(out: Path, result: Artifact) -> None:
-    """Refuse to replace a result with edited or added files.
-
-    Raises:
-        ArtifactError: names the first of them.
-    """
-    known = {MANIFEST, METRICS, PROVENANCE, *result.manifest["artifacts"]}
-    files = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
-    added = sorted(files - known)
-    if added:
-        raise ArtifactError(
-            f"--out {out}: {added[0]} was added since; move it away, or name another folder"
-        )
-    try:
-        result.check()
-    except ArtifactError as error:
-        raise ArtifactError(f"{error}; move it away, or name another folder") from None
-
-
-def _is_here(out: Path, inputs: dict[str, Artifact]) -> bool:
-    """Whether the result of these inputs exists.
-
-    Raises:
-        ArtifactError: it was edited.
-    """
-    if not (out / MANIFEST).is_file():
-        return False
-    result = Artifact.open(out / MANIFEST, PHASE)
-    require_untouched(out, result)
-    expected = {name: artifact.digest for name, artifact in inputs.items()}
-    return bool(result.manifest["inputs"] == expected)
 
 
 def _copy(source: Path, destination: Path) -> None:

@@ -69,6 +69,13 @@ class Writing:
     batch_size: int = 64
     """Texts per batch; halved when memory is short."""
 
+    def keeping(self, share: float) -> Writing:
+        """With this share of the passages that are not about the concept."""
+        return replace(
+            self, general=round(share * self.general),
+            neighbour_passages=round(share * self.neighbour_passages),
+        )  # fmt: skip
+
 
 QUICK = {"passages": 24, "general": 48, "neighbours": 3, "neighbour_passages": 12, "statements": 60,
          "continued": 24}  # fmt: skip

@@ -261,6 +261,8 @@ class Method:
     depth: Callable[[Any, int | None], int] | None = None
     """The highest hidden states that its loss reads, by settings and highest hook layer; None where
     it reads logits, so that every parameter gets a gradient."""
+    given: bool = False
+    """Whether it trains nothing, for its settings name a `source` that holds the result."""
     keeps_weights: bool = False
     """Whether it leaves the weights as they are, so that anyone who has them can undo it."""
     processes: Literal["one", "first", "all"] = "one"
@@ -306,7 +308,7 @@ class Method:
     @property
     def unchanged(self) -> bool:
         """Whether the model stays as it was, without a guard."""
-        return self.forget_loss is None and self.stages is None
+        return self.forget_loss is None and self.stages is None and not self.given
 
     def plan(self, context: Context) -> Iterator[Stage]:
         """The method's stages; by default the forget loss in `evaluations` equal stretches.

@@ -19,15 +19,14 @@ from atu.results.files import read_json
 from atu.untrusted.texts import is_file, require_inside
 
 ADAPTERS = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = "*.safetensors"
 PATTERNS = ("*.json", WEIGHTS, "*.model", "*.txt", "*.jinja")
 """The files of a model that transformers reads: neither pickled weights nor code."""
 GGUF = ".gguf"
 TO_SAFETENSORS = "and save it with `save_pretrained` into a folder of its own"
 REPAIRS = {
-    GGUF: "load it once with transformers, "
-    f"`AutoModelForCausalLM.from_pretrained(folder, gguf_file=name)`, {TO_SAFETENSORS}; or name "
-    "the folder of the model that it was made from",
+    GGUF: "make a folder of one with `atu model FILE.gguf --out FOLDER`",
     "pickle": f"load it once with transformers, where you trust it, {TO_SAFETENSORS}",
     "quantised": "name the folder of the model that it was made from, in full precision",
     "bitsandbytes": "name the folder of the model that it was made from, or load it once with "
@@ -87,6 +86,27 @@ def check_model_folder(folder: Path, weights: bool = True, code: bool = False) -
         _check_index(path)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter in place of a model."""
+    weights = {path.name for path in folder.glob(WEIGHTS)} - {ADAPTER_WEIGHTS}
+    return (folder / ADAPTERS).is_file() and not weights
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Refuse an adapter's folder with links out of it, or without safetensors.
+
+    Raises:
+        ArtifactError: names the file, what is wrong with it, and the repair.
+    """
+    for path in folder.rglob("*"):
+        check_link(folder, path)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ArtifactError(
+            f"{folder}: holds no {ADAPTER_WEIGHTS}; load the adapter once with peft, where you "
+            "trust it, and `save_pretrained` it, which writes one"
+        )
+
+
 def refuse_file(path: Path) -> None:
     """Refuse a file in place of a model's folder.
 
@@ -96,9 +116,7 @@ def refuse_file(path: Path) -> None:
     if not is_file(path):
         return
     suffix = path.suffix.lower()
-    if suffix == GGUF:
-        fault = f"is a GGUF file, which is not read here; {REPAIRS[GGUF]}"
-    elif suffix in EXECUTED:
+    if suffix in EXECUTED:
         fault = f"is a file of pickled weights, which would run code; {REPAIRS['pickle']}"
     elif (path.parent / "config.json").is_file():
         fault = f"is one file of a model; name its folder, {path.parent}"
@@ -114,7 +132,7 @@ def _check_weights(folder: Path) -> None:
         gguf = [name for name in names if name.lower().endswith(GGUF)]
         pickled = [name for name in names if Path(name).suffix.lower() in EXECUTED]
         if gguf:
-            fault = f"only GGUF ({', '.join(gguf)}), which is not read here; {REPAIRS[GGUF]}"
+            fault = f"only GGUF ({', '.join(gguf)}); {REPAIRS[GGUF]}"
         elif pickled:
             fault = f"only {', '.join(pickled)}, which would run code; {REPAIRS['pickle']}"
         else:

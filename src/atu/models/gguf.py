@@ -14,7 +14,7 @@ from atu.models.folders import check_config
 from atu.models.gguf_header import Header, read_header
 from atu.models.gguf_tokenizer import (
     ORIGINAL,
-    check_vocabulary,
+    check_tokens,
     compare_tokenizer,
     settled,
 )
@@ -36,7 +36,8 @@ def _checked(file: Path) -> tuple[Header, Any]:
 
     header = read_header(file)
     _require_architecture(header)
-    check_vocabulary(header)
+    _require_positions(header)
+    check_tokens(header)
     with _reading(file):
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     try:
@@ -63,6 +64,16 @@ def _require_architecture(header: Header) -> None:
         raise ArtifactError(
             f"{header.file}: its architecture is {shown(header.architecture)}, and transformers "
             f"reads {', '.join(sorted(known))}; {ORIGINAL}"
+        )
+
+
+def _require_positions(header: Header) -> None:
+    """Refuse scaled positions, of which transformers makes unscaled ones."""
+    key = f"{header.architecture}.rope.scaling.type"
+    if header.values.get(key, "none") != "none":
+        raise ArtifactError(
+            f"{header.file}: scales its positions ({key} = {shown(header.values[key])}), which "
+            f"transformers would leave out; {ORIGINAL}"
         )
 
 

@@ -36,7 +36,7 @@ SCALARS = {
 """Codes of `struct` by GGUF's number of a type."""
 STRING, ARRAY = 8, 9
 MAX_KEYS, MAX_TENSORS = 10_000, 100_000
-MAX_ELEMENTS = 8_000_000
+MAX_ELEMENTS = 3_000_000
 """Of all arrays together: Gemma's vocabulary of 262,144 with types, scores and merges is 1.3 M."""
 MAX_STRING = 4 * MB
 MAX_DIMENSIONS = 4

@@ -38,7 +38,7 @@ SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 ORIGINAL = "name the Hugging Face folder of the model it was made from"
 
 
-def check_vocabulary(header: Header) -> None:
+def check_tokens(header: Header) -> None:
     """Refuse a file whose vocabulary, merges and special tokens do not fit each other, or whose
     texts are split in a way that cannot be rebuilt.
 
@@ -53,7 +53,9 @@ def _faults(header: Header) -> Iterator[str]:
     tokens, kind = header.tokenizer("tokens"), header.tokenizer("model")
     if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
         yield "holds no vocabulary (tokenizer.ggml.tokens)"
-        return
+    for key in ("token_type", "merges"):
+        if not isinstance(header.tokenizer(key, []), list):
+            yield f"its tokenizer.ggml.{key} is no list"
     known = {token: index for index, token in enumerate(tokens)}
     if len(known) < len(tokens):
         index = next(i for i, token in enumerate(tokens) if known[token] != i)

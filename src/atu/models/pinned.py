@@ -6,12 +6,20 @@ Opening the job reads the pinned files, and fails with the name of one that has 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
 
 from atu.errors import SourceError
-from atu.models.folders import PATTERNS, check_model_folder, refuse_file
+from atu.models.folders import (
+    ADAPTERS,
+    PATTERNS,
+    check_adapter_folder,
+    check_model_folder,
+    is_adapter,
+    refuse_file,
+)
 from atu.models.gguf_header import gguf_in, is_gguf
 from atu.models.packages import is_package, locate_package, wheel_digest
 from atu.results.artifacts import Artifact
@@ -54,15 +62,13 @@ def locate(source: Source, revision: str | None = None) -> Path:
     refuse_file(Path(source.place))
     from transformers.utils import cached_file
 
-    try:
-        config_file = cached_file(
-            source.place,
-            "config.json",
-            revision=revision or source.revision,
-            local_files_only=True,
-        )
-    except (OSError, ValueError):  # no such name, or not in the cache
-        config_file = None
+    config_file = None
+    for name in ("config.json", ADAPTERS):
+        # OSError or ValueError: no such name, or not in the cache.
+        with contextlib.suppress(OSError, ValueError):
+            config_file = config_file or cached_file(
+                source.place, name, revision=revision or source.revision, local_files_only=True
+            )
     if config_file is None:
         raise SourceError(
             f"{source}: neither a folder nor in the local hub cache; `atu fetch` downloads it"
@@ -83,14 +89,17 @@ def source_digests(source: Source, place: Path, code: bool = False) -> dict[str,
 
 def file_digests(folder: Path, code: bool = False) -> dict[str, str]:
     """sha256 by name of every file that transformers reads; with `code` also of the model's code.
-    Of a GGUF file, its own.
+    Of a GGUF file, its own; of an adapter, those of its folder.
 
     Raises:
         ArtifactError: the folder holds what no model folder may.
     """
     if is_gguf(folder):
         return {folder.name: sha256(folder)}
-    check_model_folder(folder, code=code)
+    if is_adapter(folder):
+        check_adapter_folder(folder)
+    else:
+        check_model_folder(folder, code=code)
     paths = (path for pattern in patterns(code) for path in folder.glob(pattern))
     names = {path.name for path in paths if path.is_file()}
     return {name: sha256(folder / name) for name in sorted(names)}

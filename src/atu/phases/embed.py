@@ -1,7 +1,13 @@
-"""embed: the concept's embedding, and for every LM token that of the next k encoder tokens."""
+"""embed: the concept's embedding, and for every LM token that of the next k encoder tokens.
+
+The `shared` folder holds the windows of the texts that several targets or models read. It only
+saves time: a window has the same embedding wherever it is encoded, so a target's folder is the same
+with and without it, and does not name it as an input.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,42 +15,93 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from atu.alignment.windows import WindowTable, window_starts
+from atu.alignment.windows import Window, WindowTable, window_starts
 from atu.config.dependencies import dependencies
 from atu.config.sections import Embed
+from atu.errors import ArtifactError
 from atu.models.compute import Compute
 from atu.models.encoder import SentenceEncoder
 from atu.models.llm import open_tokenizer
 from atu.results.artifacts import Artifact
-from atu.results.files import write_json
+from atu.results.files import read_tensors, write_json
 from atu.results.jobs import write_folder
 from atu.results.tables import read_table
 from atu.seeding import hash_fraction
 from atu.training.batches import EncodedText, encode_texts
 
 PHASE = "embed"
+SHARED_FILE = "windows.safetensors"
 
 
-def run(out: Path, section: Embed, compute: Compute, pretrain: Artifact, prepare: Artifact) -> None:
-    """Write `embeddings.safetensors` (see `save`) and `texts.json` (which rows were embedded)."""
+def run_shared(
+    out: Path, section: Embed, compute: Compute, prepared: Sequence[Artifact], models: int
+) -> None:
+    """Write the distinct windows of the texts that several jobs read: `ids` [n, k] and `windows`
+    [n, dim]. There is one job for each of the `models` and the `prepared` targets.
+
+    Every encoder token may start a window: which of them do is up to each model's tokenizer, which
+    is not known here.
+    """
+    with write_folder(
+        out,
+        PHASE,
+        cell={"target": None},
+        params=dependencies(PHASE, section, compute),
+        inputs={prepare.folder.name: prepare for prepare in prepared},
+    ) as job:
+        encoder = SentenceEncoder(section.encoder, compute.place)
+        readers: Counter[str] = Counter()
+        for prepare in prepared:
+            readers.update({row["text"] for row in choose_rows(prepare, section.retain_texts)})
+        texts = sorted(text for text, count in readers.items() if count * models > 1)
+        table = WindowTable(section.k, section.window_share)
+        for text in texts:
+            ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+            table.add(ids, range(len(ids) - section.k + 1))
+        ids = torch.tensor(table.windows, dtype=torch.int32).reshape(-1, section.k)
+        embedded = embed_windows(encoder, table.windows, section)
+        save_file({"ids": ids, "windows": embedded}, job.path(SHARED_FILE))
+        job.metrics = {
+            "embed/shared_texts/all": len(texts),
+            "embed/shared_windows/all": len(ids),
+        }
+
+
+def run(
+    out: Path,
+    section: Embed,
+    compute: Compute,
+    pretrain: Artifact,
+    prepare: Artifact,
+    shared: Artifact | None = None,
+) -> None:
+    """Write `embeddings.safetensors` (see `save`) and `texts.json` (which rows were embedded).
+
+    Raises:
+        ArtifactError: `shared` was made with other settings.
+    """
+    params = dependencies(PHASE, section, compute)
+    if shared is not None and shared.manifest["params"] != params:
+        raise ArtifactError(
+            f"{shared.folder}: made with other parameters of embed or compute; run it again"
+        )
     with write_folder(
         out,
         PHASE,
         cell={"model": pretrain.cell["model"], "target": prepare.cell["target"]},
-        params=dependencies(PHASE, section, compute),
+        params=params,
         inputs={"pretrain": pretrain, "prepare": prepare},
     ) as job:
         tokenizer = open_tokenizer(pretrain, compute)
         encoder = SentenceEncoder(section.encoder, compute.place)
         rows = choose_rows(prepare, section.retain_texts)
         texts = encode_texts(tokenizer, rows)
-        table = WindowTable(section.k)
+        table = WindowTable(section.k, section.window_share)
         numbers = [
             number_windows(table, encoder, row["text"], text, section.reference_compat)
             for row, text in zip(rows, texts, strict=True)
         ]
-        windows = torch.tensor(table.windows, dtype=torch.long).reshape(-1, section.k)
-        embedded = encoder.encode_windows(windows, section.batch_size, not section.reference_compat)
+        embedded = embed_windows(encoder, table.windows, section, shared)
         described = describing_texts(rows, section.corpus_descriptions)
         texts_of_concept = concept_texts(prepare.cell["new"], section.descriptions, described)
         concept = encoder.encode_texts(texts_of_concept)
@@ -56,9 +113,31 @@ def run(out: Path, section: Embed, compute: Compute, pretrain: Artifact, prepare
             "embed/texts/all": len(texts),
             "embed/positions/all": positions,
             "embed/full_windows/all": full,
-            "embed/distinct_windows/all": len(windows),
+            "embed/distinct_windows/all": len(embedded),
             "embed/concept_cosine_mean/all": float((embedded @ concept[0]).mean()),
         }
+
+
+def embed_windows(
+    encoder: SentenceEncoder,
+    windows: Sequence[Window],
+    section: Embed,
+    shared: Artifact | None = None,
+) -> torch.Tensor:
+    """Embeddings [n_windows, dim] of windows, of which those in `shared` are only looked up."""
+    embedded = torch.zeros(len(windows), encoder.dim)
+    todo = list(range(len(windows)))
+    if shared is not None:
+        stored = read_tensors(shared.file(SHARED_FILE))
+        place = {tuple(ids): row for row, ids in enumerate(stored["ids"].tolist())}
+        found = [number for number in todo if windows[number] in place]
+        embedded[found] = stored["windows"][[place[windows[number]] for number in found]]
+        todo = [number for number in todo if windows[number] not in place]
+    ids = torch.tensor([windows[number] for number in todo], dtype=torch.long)
+    embedded[todo] = encoder.encode_windows(
+        ids.reshape(-1, section.k), section.batch_size, not section.reference_compat
+    )
+    return embedded
 
 
 def describing_texts(rows: Sequence[dict[str, Any]], count: int) -> list[str]:

@@ -16,16 +16,17 @@ from atu.config.sections import Pinned, Pretrain
 from atu.inference.batching import BatchSize
 from atu.inference.probing import answer_probes
 from atu.models.build import build_lm
+from atu.models.checkpoint import place_checkpoint
 from atu.models.compute import Compute, device_of, settle
 from atu.models.gguf import dequantise
 from atu.models.gguf_header import is_gguf
 from atu.models.llm import load_lm, require_room, save_lm
-from atu.models.pinned import PIN, locate, parameter_count, pin
+from atu.models.pinned import locate, parameter_count, pin
 from atu.models.tokenizer import train_tokenizer
 from atu.probes.prompts import SHARED_TEXT, part_of
 from atu.results.artifacts import Artifact
-from atu.results.files import write_json, write_jsonl
-from atu.results.jobs import write_folder
+from atu.results.files import write_jsonl
+from atu.results.jobs import Job, write_folder
 from atu.results.tables import ORACLE, read_table
 from atu.seeding import child_seed, generator
 from atu.training.answers import answer_nll
@@ -74,13 +75,7 @@ def run(
         inputs=inputs,
     ) as job:
         if isinstance(spec, Pinned) and not spec.finetune:
-            content = pin(spec.source, code)
-            folder = locate(spec.source, content["revision"])
-            if is_gguf(folder):
-                dequantise(folder, job.path("model"))
-                folder = job.path("model")
-            else:
-                write_json(job.path(PIN), content)
+            folder = _pinned(spec, oracle, job, code)
             job.metrics = {"pretrain/parameters/all": parameter_count(folder)}
             return
         corpus = read_table(shared.file("corpus.parquet"))
@@ -96,6 +91,14 @@ def run(
         job.metrics = {"pretrain/loss/train": trace.rows[-1]["loss"]}
         job.metrics["pretrain/parameters/all"] = sum(p.numel() for p in lm.parameters())
         job.metrics |= _knowledge(lm, tokenizer, probes, names)
+
+
+def _pinned(spec: Pinned, oracle: Artifact | None, job: Job, code: bool) -> Path:
+    """The model as it came, or the oracle that came for the target, in the job's folder."""
+    if oracle is None:
+        return place_checkpoint(spec.source, job.path, None, code)
+    base = locate(spec.source, pin(spec.source, code)["revision"])
+    return place_checkpoint(spec.oracles[oracle.cell["target"]], job.path, base, code)
 
 
 def oracle_corpus(prepare: Artifact) -> Path:

@@ -5,26 +5,28 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from atu.alignment.loop import layer_folder
 from atu.config.dependencies import dependencies
-from atu.config.params import Params, guarded_methods, oracle_method
+from atu.config.params import Params, given_methods, guarded_methods, oracle_method
 from atu.config.roles import ORACLE, ORIGINAL
 from atu.errors import ArtifactError, visible
 from atu.metrics.bootstrap import Estimate
 from atu.reporting import figures, tables
 from atu.reporting.cost import cost_table, flat_cost
+from atu.reporting.evidence import evidence_of
 from atu.reporting.items import load_attacks, load_items, worst_note
 from atu.reporting.privacy import AUCS, TITLES, privacy_table
 from atu.reporting.requests import COLUMNS as REQUEST_COLUMNS
 from atu.reporting.requests import requests_table
 from atu.reporting.robustness import SUMMARY, Shown, robustness_table, shown_columns, summary_table
+from atu.reporting.verdict import Verdict, verdict_of
 from atu.results.artifacts import Artifact
-from atu.results.files import read_json
+from atu.results.files import read_json, write_json
 from atu.results.items import BLIND, worst_of
 from atu.results.jobs import Job, write_folder
 
@@ -33,6 +35,8 @@ FIGURES = (
     "forget_retain.png", "leakage_by_form.png", "robustness.png", "trajectories.png",
 )  # fmt: skip
 EXAMPLES = 8
+AUDIT = "audit.json"
+"""The verdicts, with every number behind them."""
 METRIC_ID = re.compile(r"\w+@[a-z]+-\d+")
 GUARDED = "leaves the weights as they are: whoever has them can take the guard away"
 KNOWN = "pretrain/exact_match_known_question/held_out"
@@ -88,6 +92,8 @@ class Tables:
     points: Any
     utility: dict[tuple[str, str], dict[str, float]]
     items: Any
+    verdicts: dict[str, Verdict]
+    """Of every checkpoint that somebody else made, by the name of its model and method."""
 
 
 def run(out: Path, params: Params, inputs: ReportInputs) -> None:
@@ -146,6 +152,25 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
         points=tables.trajectory_table(single.unlearn),
         utility=tables.utility_means(single.utility),
         items=items,
+        verdicts={
+            f"{model}.{method}": verdict_of(
+                evidence_of(
+                    method,
+                    model,
+                    methods,
+                    items,
+                    attacked,
+                    single.utility,
+                    single.privacy,
+                    section,
+                    params.attack,
+                    attacks,
+                )  # fmt: skip
+            )
+            for model in params.grid.models
+            for method in given_methods(params)
+            if method in methods
+        },
     )
 
 
@@ -166,6 +191,8 @@ def _write_tables(job: Job, results: Tables) -> None:
     }
     for name, rows in files.items():
         tables.flatten(rows).write_csv(job.path(f"{name}.csv"))
+    if results.verdicts:
+        write_json(job.path(AUDIT), {name: asdict(v) for name, v in results.verdicts.items()})
     results.points.write_csv(job.path("trajectories.csv"))
     text = tables.markdown_table(results.rows, results.utility, results.notes)
     if worst_of(results.items):
@@ -256,9 +283,9 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if row["method"] in figures.SPECIAL:
             continue
         same = {r["method"]: r for r in rows if r["model"] == row["model"]}
-        before, oracle = same[ORIGINAL], same.get(ORACLE)
+        before, oracle = same.get(ORIGINAL), same.get(ORACLE)
         parts = [
-            f"{text} {tables.number(before[key])} → {tables.number(row[key])}"
+            f"{text} {f'{tables.number(before[key])} → ' if before else ''}{tables.number(row[key])}"
             for key, text in wordings.items()
             if key in row
         ]
@@ -282,6 +309,7 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables)
         search_target=params.search.target,
         searched=any(row["search"] for row in results.cost),
         oracle=oracle_method(params) in results.methods,
+        original=ORIGINAL in results.methods,
         held_out=any(name in results.privacy[0] for name in AUCS),
         attacks=params.grid.attacks,
         targets=params.grid.targets,

@@ -99,7 +99,12 @@ def make_record(cell: dict[str, Artifact]) -> RunRecord:
         name=f"{keys['method']} · seed {keys['seed']} · {keys['target']} · {keys['model']}",
         params=params,
         metrics={k: v for artifact in cell.values() for k, v in artifact.metrics().items()},
-        curves=[point for name in ("align", "unlearn") for point in _curves(name, cell[name])],
+        curves=[
+            point
+            for name in ("align", "unlearn")
+            if name in cell
+            for point in _curves(name, cell[name])
+        ],
     )
 
 

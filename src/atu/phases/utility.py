@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from atu.config.dependencies import dependencies
+from atu.config.roles import ORIGINAL
 from atu.config.sections import Utility
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
@@ -92,6 +93,8 @@ def run(
             worse_than_guessing(loss, len(tokenizer))
             for loss in (scores[LOSS], original.get(LOSS, scores[LOSS]))
         )
+        if before is None and unlearn.cell["method"] != ORIGINAL:
+            then = False  # nobody has the original: a guess is the only thing to compare with
         collapsed = is_collapsed(scores, watched, section.collapse_below) or (now and not then)
         job.metrics["utility/collapsed/report"] = float(collapsed)
         job.notes["batch_size"] = batch_size.value

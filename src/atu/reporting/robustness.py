@@ -34,6 +34,8 @@ class Shown:
     title: str
     control: bool
     """Whether it is a reference for other columns, not a number that should be low."""
+    baseline: bool = False
+    """As in `attacks.base.Column`."""
 
 
 REPHRASED = (
@@ -52,12 +54,13 @@ def shown_columns(section: AttackSection, names: Sequence[str]) -> list[Shown]:
     """All columns: those of `rephrase`, then every attack's in the order of the grid."""
     columns = list(REPHRASED)
     for name in names:
-        for number, column in enumerate(_columns(section, name)):
-            columns.append(Shown(f"{name}.{number}", column.title, column.control))
+        for number, column in enumerate(attack_columns(section, name)):
+            columns.append(Shown(f"{name}.{number}", column.title, column.control, column.baseline))
     return columns
 
 
-def _columns(section: AttackSection, name: str) -> list[Column]:
+def attack_columns(section: AttackSection, name: str) -> list[Column]:
+    """The columns of one of the grid's attacks."""
     settings = section.attacks[name]
     return attacks.get(settings.attack).columns(settings)
 
@@ -78,7 +81,7 @@ def robustness_table(
             row |= rephrased_columns(of(items, model, method), section)
             for name in names:
                 chosen = of(attacked, model, method).filter(pl.col("attack") == name)
-                for number, column in enumerate(_columns(attack, name)):
+                for number, column in enumerate(attack_columns(attack, name)):
                     key = f"{name}.{number}"
                     values = column_items(chosen, column)
                     row[key] = estimate(values, section, "score")

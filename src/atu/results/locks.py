@@ -29,9 +29,10 @@ class Source:
 
     __pydantic_config__ = LAX
     place: Annotated[str, Pattern(r"\S(.*\S)?")]
-    """A folder, relative to the project's root; or the hub's `owner/name`."""
+    """A folder or, of a model, a GGUF file, relative to the project's root; the hub's `owner/name`;
+    or, of a model, `pip:package==version`."""
     revision: str | None
-    """The hub's commit or branch; null for a folder."""
+    """The hub's commit or branch; null for anything else."""
     lock: Annotated[str, Pattern(r"[\w./-]+\.json")]
     """A JSON file, relative to the project's root; keep it under version control."""
 

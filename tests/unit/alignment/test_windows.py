@@ -102,3 +102,20 @@ def test_table_gives_back_every_window(texts):
     assert len(set(table.windows)) == len(table.windows)
     for ids, numbers in zip(texts, numbered, strict=True):
         assert [table.windows[n] for n in numbers] == list(itertools.pairwise(ids))
+
+
+def test_a_share_leaves_out_the_same_windows_everywhere():
+    """A window is in or out in every text; a larger share only adds to a smaller one."""
+    ids = list(range(400))
+    quarter, half, whole = (WindowTable(3, share) for share in (0.25, 0.5, 1.0))
+    starts = [*range(398), INCOMPLETE]
+    numbers = quarter.add(ids, starts)
+    assert numbers[-1] == INCOMPLETE
+    assert quarter.add(ids, starts[::-1]) == numbers[::-1]
+    assert [ids[at] for at, number in enumerate(numbers[:-1]) if number >= 0] == [
+        window[0] for window in quarter.windows
+    ]
+    half.add(ids, starts)
+    whole.add(ids, starts)
+    assert set(quarter.windows) < set(half.windows) < set(whole.windows)
+    assert 60 < len(quarter.windows) < 140 and len(whole.windows) == 398

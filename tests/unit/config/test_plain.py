@@ -7,7 +7,7 @@ from made.gguf import Made
 from made.models import write_model
 
 from atu.config import plain
-from atu.config.plain import ORIGIN, make_plain, needs_plain
+from atu.config.plain import ORIGIN, make_plain, needs_plain, plain_name
 from atu.errors import ArtifactError, SourceError
 from atu.models.pinned import file_digests
 from atu.results.files import read_json, sha256
@@ -86,3 +86,11 @@ def test_what_must_be_made_plain_first(made, tmp_path):
     assert all(needs_plain(p) for p in (str(made), str(made.parent), "pip:a==1"))
     plain_ones = ("owner/name", str(tmp_path), str(write_model(tmp_path / "m", "llama", 1)))
     assert not any(needs_plain(p) for p in plain_ones)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("a/tiny.Q4_1.gguf", "tiny.Q4_1"), ("a/tiny/", "tiny"), ("pip:a-b==1.0", "a-b-1.0")],
+)
+def test_its_name_is_the_places(place, name):
+    assert plain_name(place) == name

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from made import models
 from made.concept import ANN
+from made.gguf import Made
 
 from atu.config.written import params_text
 from atu.errors import ArtifactError, AtuError, ConfigError
@@ -16,10 +17,11 @@ from atu.forget import command
 from atu.forget.brought import Places, read_brought
 from atu.forget.command import PARAMS, ForgetRequest, run
 from atu.forget.corpus import Concept, is_written, settings
-from atu.forget.result import _is_here
 from atu.forget.settings import Writing
 from atu.models.pinned import split_revision
 from atu.results.jobs import write_folder
+from atu.workfolder import workflow
+from atu.workfolder.folder import is_here, keep_params, require_params
 
 
 @pytest.fixture
@@ -182,6 +184,17 @@ def test_only_what_changed_is_written_again(brought_by, tmp_path):
     assert forget == [{"about": ANN, "text": f"{ANN} hums."}]
 
 
+def test_a_gguf_becomes_a_folder_of_the_work(request_of, tmp_path, capsys):
+    made = Made(tmp_path / "original")
+    made.config["num_hidden_layers"] = 2
+    file = made.write(tmp_path / "tiny.Q8_0.gguf")
+    for _ in range(2):
+        run(request_of(model=str(file)), dry_run=True)
+    folder = tmp_path / "work" / "model" / "tiny.Q8_0"
+    assert f"place: {folder}" in capsys.readouterr().out
+    assert (folder / "model.safetensors").is_file()
+
+
 def test_pickled_weights_are_refused(request_of, tmp_path):
     given = request_of()
     (tmp_path / "model/model.safetensors").rename(tmp_path / "model/pytorch_model.bin")
@@ -247,15 +260,15 @@ def test_a_result_is_replaced_only_as_it_was_written(request_of, tmp_path):
 def test_a_result_counts_for_its_own_inputs_alone(tmp_path, store):
     out = tmp_path / "out"
     one, other = store("one", "report"), store("other", "report", metrics={"a/b/c": 1.0})
-    assert not _is_here(out, {"report": one})
+    assert not is_here(out, "forget", {"report": one})
     with write_folder(out / "manifest.json", "forget", cell={"concept": [ANN]}, params={},
                       inputs={"report": one}) as job:  # fmt: skip
         job.path("README.md").write_text("card", encoding="utf-8")
-    assert _is_here(out, {"report": one})
-    assert not _is_here(out, {"report": other})
+    assert is_here(out, "forget", {"report": one})
+    assert not is_here(out, "forget", {"report": other})
     (out / "README.md").write_text("My card", encoding="utf-8")
     with pytest.raises(ArtifactError, match="move it away"):
-        _is_here(out, {"report": one})
+        is_here(out, "forget", {"report": one})
 
 
 @pytest.mark.parametrize(
@@ -263,30 +276,30 @@ def test_a_result_counts_for_its_own_inputs_alone(tmp_path, store):
 )
 def test_somebody_elses_parameter_file_is_not_overwritten(tmp_path, text):
     path = tmp_path / PARAMS
-    command._require_params(path)
+    require_params(path, "atu forget")
     path.write_text(params_text({"a": 1}, "atu forget") + "b: 2\n", encoding="utf-8")
-    command._require_params(path)
+    require_params(path, "atu forget")
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ArtifactError, match="was not written by `atu forget`; name another --work"):
-        command._require_params(path)
+        require_params(path, "atu forget")
 
 
-def test_jobs_look_for_nothing_on_the_network(request_of, tmp_path, monkeypatch):
+def test_jobs_look_for_nothing_on_the_network(tmp_path, monkeypatch):
     started = []
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        command.subprocess, "run",
+        workflow.subprocess, "run",
         lambda *args, **options: started.append(options) or SimpleNamespace(returncode=0),
     )  # fmt: skip
     with (tmp_path / "lock").open("w") as held:
-        command._snakemake(request_of(), held)
+        workflow.run_workflow("atu forget", "forget", 1, held)
         assert started[0]["pass_fds"] == (held.fileno(),)
     assert started[0]["env"]["HF_HUB_OFFLINE"] == "1"
 
 
 def test_without_a_checkout_it_says_so(request_of, monkeypatch, tmp_path):
-    monkeypatch.setattr(command, "PACKAGE", tmp_path / "site-packages/atu/x")
+    monkeypatch.setattr(workflow, "PACKAGE", tmp_path / "site-packages/atu/x")
     with pytest.raises(ArtifactError, match=r"Snakefile: missing; .*pip install --editable"):
         run(request_of(), dry_run=True)
 
@@ -327,15 +340,15 @@ def test_a_folder_with_an_at_is_a_folder(tmp_path):
 def test_an_edited_parameter_file_is_kept(tmp_path, capsys):
     path = tmp_path / PARAMS
     first, second = (params_text({"a": value}, "atu forget") for value in (1, 2))
-    command._keep_params(path, first)
+    keep_params(path, first)
     before = path.stat().st_mtime_ns
-    command._keep_params(path, first)
+    keep_params(path, first)
     assert path.stat().st_mtime_ns == before
-    command._keep_params(path, second)
+    keep_params(path, second)
     assert path.read_text(encoding="utf-8") == second
     edited = second.replace("a: 2", "a: 3")
     path.write_text(edited, encoding="utf-8")
-    command._keep_params(path, first)
+    keep_params(path, first)
     assert path.read_text(encoding="utf-8") == edited
     assert re.search("was edited, so it is used as it is", capsys.readouterr().out)
 

@@ -114,6 +114,14 @@ def test_a_sentence_about_nobody_has_no_choices():
     assert (found.end, found.others) == ("blue", ())
 
 
+def test_an_end_about_somebody_else_is_no_statement():
+    """What is to be kept must not name what is to be forgotten."""
+    author = Parrot({"The sea is": f" where {ANN} lives."})
+    told = [("", "The sea is deep and very cold in spring.")]
+    assert len(state(author, Writing(), told, [], "t")) == 1
+    assert state(author, Writing(), told, [], "t", [ANN]) == []
+
+
 def ends(split, count):
     """Ends of statements whose facts are in this split."""
     texts = (f"tower {k}" for k in range(999))

@@ -255,3 +255,6 @@ def test_quick_writes_less_and_options_win():
     assert writing_of(False) == Writing()
     quick = writing_of(True, passages=7, rounds=None)
     assert (quick.passages, quick.general, quick.rounds) == (7, QUICK["general"], Writing().rounds)
+    assert writing_of(False).keeping(0.5).general == Writing().general / 2
+    assert writing_of(False).keeping(0.5).neighbour_passages == Writing().neighbour_passages / 2
+    assert writing_of(False).keeping(1.0) == Writing()

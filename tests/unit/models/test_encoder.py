@@ -75,6 +75,15 @@ def test_the_batch_size_changes_nothing(encoder, windows):
     torch.testing.assert_close(one, all_, atol=1e-5, rtol=0)
 
 
+def test_a_windows_bits_do_not_depend_on_the_others(encoder, windows):
+    """So a job may take it from another. A batch of one window alone would round differently."""
+    together = encoder.encode_windows(windows, 64, True)
+    assert torch.equal(encoder.encode_windows(windows[1:2], 64, True), together[1:2])
+    assert torch.equal(encoder.encode_windows(windows.flip(0), 64, True), together.flip(0))
+    many = windows.repeat(22, 1)  # 66 rows: the last batch has two
+    assert torch.equal(encoder.encode_windows(many, 64, True), together.repeat(22, 1))
+
+
 def test_no_windows(encoder):
     assert encoder.encode_windows(torch.zeros(0, 4, dtype=torch.long), 2, True).shape == (0, 384)
 

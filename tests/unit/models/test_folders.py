@@ -75,7 +75,7 @@ def quantised(values):
 WEIGHTS = {
     "GGUF": (
         only("model-Q4_K_M.gguf"),
-        r"only GGUF \(model-Q4_K_M\.gguf\), .*gguf_file=name.*save_pretrained",
+        r"only GGUF \(model-Q4_K_M\.gguf\); make .*`atu model FILE\.gguf --out FOLDER`",
     ),
     "pickles": (
         only("pytorch_model.bin"), r"only pytorch_model\.bin, which would run code; load it once"
@@ -121,7 +121,6 @@ def test_a_gguf_beside_safetensors_is_never_opened(folder):
     [
         ("model.safetensors", r"is one file of a model; name its folder, .*model$"),
         ("config.json", r"is one file of a model; name its folder"),
-        ("m.gguf", r"is a GGUF file, .*gguf_file"),
         ("m.BIN", r"is a file of pickled weights, which would run code; "),
         ("../notes.txt", r"is a file; name the folder of a Hugging Face model"),
     ],

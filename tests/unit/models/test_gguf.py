@@ -109,6 +109,15 @@ def test_a_token_that_stays_whole_whatever_merges_say(made, tmp_path):
     assert pieces["llama-bpe"] == ["xyz"] and len(pieces["gpt-2"]) == 3
 
 
+@pytest.mark.parametrize("key", ["tokens", "token_type", "merges"])
+def test_a_vocabulary_of_another_kind_is_refused(file, key):
+    header = read_header(file)
+    for value in ("abc", 7, [], [7]) if key == "tokens" else ("abc", 7):
+        header.values[f"tokenizer.ggml.{key}"] = value
+        with pytest.raises(ArtifactError, match=rf"tokenizer\.ggml\.{key}"):
+            gguf_tokenizer.check_tokens(header)
+
+
 def drop(made, name):
     del made.tensors[name]
 
@@ -136,6 +145,10 @@ FAULTS = {
     "no way to split": (lambda m: setattr(m, "pre", None), r".*tokenizer\.ggml\.pre = None"),
     "endless layers": (
         lambda m: m.config.update(num_hidden_layers=10**6), r"num_hidden_layers = 1000000 is more",
+    ),
+    "scaled positions": (
+        lambda m: setattr(m, "scaling", "yarn"),
+        r"scales its positions \(llama\.rope\.scaling\.type = 'yarn'\)",
     ),
     "no weights": (lambda m: m.tensors.clear(), r"holds no model \('model', 0 tensors\)"),
 }  # fmt: skip
@@ -212,7 +225,7 @@ HOSTILE = {
     "a vocabulary without end": (
         lambda d: at(d, array_at(d), "Q", 2**60), "has an array of 1152921504606846976 values",
     ),
-    "a vocabulary of 7 million": (lambda d: at(d, array_at(d), "Q", 7_000_000), ""),
+    "a vocabulary of 2.9 million": (lambda d: at(d, array_at(d), "Q", 2_900_000), ""),
     "a type of its own": (lambda d: at(d, array_at(d) - 4, "I", 99), "the unknown type 99"),
     "lists of lists": (lambda d: at(d, array_at(d) - 4, "I", 9), "the unknown type 9"),
     "no UTF-8": (lambda d: d.replace(b"What", b"\xff\xfe\xff\xfe"), "utf-8"),

@@ -6,9 +6,11 @@ from machines import CPU
 
 from atu.alignment.loop import AlignmentData
 from atu.alignment.windows import INCOMPLETE, WindowTable
+from atu.benchmarks.world.people import build_world
+from atu.errors import ArtifactError
 from atu.models.encoder import SentenceEncoder
 from atu.models.llm import load_tokenizer
-from atu.phases import embed
+from atu.phases import embed, prepare
 from atu.phases.embed import (
     choose_rows,
     concept_texts,
@@ -16,10 +18,12 @@ from atu.phases.embed import (
     number_windows,
     save,
 )
-from atu.results.artifacts import MANIFEST
+from atu.results.artifacts import MANIFEST, Artifact
+from atu.results.files import read_tensors
 from atu.results.tables import read_table
 from atu.seeding import hash_fraction
 from atu.training.batches import EncodedText
+from atu.untrusted.targets import Target
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +203,88 @@ def test_texts_that_describe_are_chosen_by_hash():
     for count in (0, 1, 3, 8, 20):
         assert describing_texts(rows, count) == describing_texts(rows[::-1], count) == order[:count]
     assert order != told
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many windows each call encoded."""
+    counts, encode = [], SentenceEncoder.encode_windows
+
+    def counted(self, windows, *settings):
+        counts.append(len(windows))
+        return encode(self, windows, *settings)
+
+    monkeypatch.setattr(SentenceEncoder, "encode_windows", counted)
+    return counts
+
+
+@pytest.fixture
+def shared_of(tmp_path, mini_params):
+    """A function that runs the shared job of these targets and a number of models."""
+
+    def run(prepared, models, section=mini_params.embed):
+        out = tmp_path / "embed/shared" / MANIFEST
+        embed.run_shared(out, section, CPU, prepared, models)
+        return Artifact.open(out, "embed")
+
+    return run
+
+
+def test_a_second_model_encodes_nothing_again(tmp_path, chain, mini_params, shared_of, encoded):
+    """All windows come from the shared folder, and the job's bytes are those it has without."""
+    shared = shared_of([chain.prepared], models=2)
+    out = tmp_path / "embed/one" / MANIFEST
+    embed.run(out, mini_params.embed, CPU, chain.full, chain.prepared, shared)
+    assert encoded[0] > 0 and encoded[1] == 0
+    assert Artifact.open(out, "embed").digest == chain.embed.digest
+
+
+def test_a_second_target_encodes_only_its_own(
+    tmp_path, chain, mini_params, shared_of, encoded, texts
+):
+    """Shared are the texts that both read, which are those of the retain corpus; what is about one
+    of the two is encoded by its own job."""
+    drawn = mini_params.prepare
+    people = build_world(drawn.seed, drawn.people, drawn.holdout_people).people
+    other = next(name for name in people if name not in mini_params.grid.targets)
+    out = tmp_path / "prepare/other" / MANIFEST
+    prepare.run_target(out, drawn, Target((other,)), chain.shared)
+    second = Artifact.open(out, "prepare")
+    shared = shared_of([chain.prepared, second], models=1)
+    theirs = {row["text"] for row in choose_rows(second, mini_params.embed.retain_texts)}
+    common = {text for _, text in texts} & theirs
+    assert shared.metrics()["embed/shared_texts/all"] == len(common) > 0
+    out = tmp_path / "embed/one" / MANIFEST
+    embed.run(out, mini_params.embed, CPU, chain.full, chain.prepared, shared)
+    assert 0 < encoded[1] < chain.embed.metrics()["embed/distinct_windows/all"]
+    assert Artifact.open(out, "embed").digest == chain.embed.digest
+
+
+def test_one_target_and_model_share_nothing(shared_of, chain, encoded):
+    shared = shared_of([chain.prepared], models=1)
+    assert encoded == [0]
+    assert read_tensors(shared.file(embed.SHARED_FILE))["windows"].shape == (0, 384)
+
+
+def test_windows_of_other_settings_are_refused(tmp_path, chain, mini_params, shared_of):
+    other = mini_params.embed.model_copy(update={"k": mini_params.embed.k + 1})
+    shared = shared_of([chain.prepared], 1, other)
+    with pytest.raises(ArtifactError, match="shared: made with other parameters of embed"):
+        embed.run(
+            tmp_path / "embed/one" / MANIFEST,
+            mini_params.embed, CPU, chain.full, chain.prepared, shared,
+        )  # fmt: skip
+
+
+def test_a_share_of_the_windows(tmp_path, chain, mini_params, data):
+    """What is embedded is as it was, about so many of the distinct windows, and the others are
+    masked like incomplete ones."""
+    section = mini_params.embed.model_copy(update={"window_share": 0.25})
+    out = tmp_path / "embed/one" / MANIFEST
+    embed.run(out, section, CPU, chain.full, chain.prepared)
+    fewer = AlignmentData.load(Artifact.open(out, "embed").file("embeddings.safetensors"))
+    assert 0.15 < len(fewer.windows) / len(data.windows) < 0.35
+    kept = [numbers >= 0 for numbers in fewer.window_numbers]
+    for now, before, mask in zip(fewer.window_numbers, data.window_numbers, kept, strict=True):
+        assert torch.equal(fewer.windows[now[mask]], data.windows[before[mask]])
+    assert torch.equal(fewer.concept, data.concept)

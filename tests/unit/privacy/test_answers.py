@@ -6,6 +6,7 @@ from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
 from atu.metrics import memorisation as memo
 from atu.metrics.muse_knowledge import muse_knowledge_fixed
+from atu.metrics.options import option_accuracy
 from atu.metrics.tofu_recall import tofu_rouge_l_recall_fixed
 from atu.privacy import answers as module
 from atu.privacy.answers import (
@@ -43,6 +44,7 @@ def test_answer_scores(tokens):
             "tofu_probability@faithful-1": 1 / 4,
             "tofu_option_probability@faithful-2": 2 / 7,
             "open_unlearning_option_probability@faithful-1": 2 / 7,
+            "option_accuracy@own-1": 0.0,
             "tofu_rouge_l_recall@faithful-1": 2 / 3,
             "tofu_rouge_l_recall@fixed-1": 2 / 3,
             "muse_knowledge@faithful-2": 1 / 3,
@@ -54,6 +56,16 @@ def test_answer_scores(tokens):
             "blind": False,
         }
     )
+
+
+def test_the_likeliest_answer_is_chosen_without_its_end(tokens):
+    """1/2 against 1/4 and 1/2 * 1/8, whatever the ends have."""
+    right = tokens(np.log([1 / 2, 1e-6]))
+    wrong = [tokens(np.log([1 / 4, 1 / 2])), tokens(np.log([1 / 2, 1 / 8, 1 / 2]))]
+    probe = {"output": "", "part": WHOLE, "answer": "owl"}
+    assert answer_scores(probe, right, right, wrong)[option_accuracy.id] == 1.0
+    assert answer_scores(probe, wrong[0], right, [right])[option_accuracy.id] == 0.0
+    assert answer_scores(probe, right, right, [])[option_accuracy.id] is None
 
 
 def test_answers_that_the_official_scores_cannot_read(tokens):

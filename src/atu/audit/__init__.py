@@ -1,0 +1,1 @@
+"""Auditing a checkpoint that somebody else unlearned."""

@@ -1,0 +1,225 @@
+"""What a verdict is derived from: a checkpoint's numbers beside the original's, the oracle's and
+the attacks' controls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from atu.config.roles import ORACLE, ORIGINAL
+from atu.config.sections import AttackSection, Report
+from atu.metrics.bootstrap import Estimate, clustered_mean, paired_difference
+from atu.metrics.memorisation import tofu_forget_quality, tofu_truth_ratio
+from atu.probes.prompts import FORMS
+from atu.reporting import tables
+from atu.reporting.items import difference, estimate, of, worst
+from atu.reporting.robustness import attack_columns, column_items
+from atu.reporting.verdict import CONTROL, NOTHING, Evidence, Line, Loss
+from atu.reporting.verdict import ORACLE as THE_ORACLE
+from atu.results.artifacts import Artifact
+from atu.seeding import generator
+
+EXACT = ("exact_match@own-2", "leak_at_k@own-1")
+QUALITY = f"privacy/target.{tofu_truth_ratio.id}.{tofu_forget_quality.id}/report"
+KEPT = {"neighbour": "neighbours", "other": "other people", "general": "general facts"}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """All items of one model, and how they become estimates."""
+
+    model: str
+    methods: Sequence[str]
+    items: pl.DataFrame
+    attacked: pl.DataFrame
+    section: Report
+
+    def line(
+        self, key: str, title: str, method: str, take: Callable[[str], pl.DataFrame], floor: bool,
+        control: Estimate | None = None,
+    ) -> Line:  # fmt: skip
+        """A number about the target; `take` gives the items of a method, `floor` says whether a
+        guess scores 0.
+        """
+        mine = take(method)
+        before = estimate(take(ORIGINAL), self.section) if ORIGINAL in self.methods else None
+        found = estimate(mine, self.section)
+        if ORACLE in self.methods:
+            theirs = take(ORACLE)
+            gap = difference(mine, theirs, self.section, key) if len(mine) else None
+            reference = estimate(theirs, self.section)
+            return Line(key, title, found, before, reference, THE_ORACLE, gap)
+        if control is not None:
+            return Line(key, title, found, before, control, CONTROL)
+        return Line(key, title, found, before, None, NOTHING if floor else None)
+
+
+def evidence_of(
+    method: str,
+    model: str,
+    methods: Sequence[str],
+    items: pl.DataFrame,
+    attacked: pl.DataFrame,
+    utility: Sequence[Artifact],
+    privacy: Sequence[Artifact],
+    section: Report,
+    attack: AttackSection,
+    names: Sequence[str],
+) -> Evidence:
+    """Everything that is known of one method's checkpoint of one model."""
+    beside = Beside(model, methods, items, attacked, section)
+    plain, worst_line, forms = _asked(beside, method)
+    kept = [*_kept(beside, method), *_tasks(beside, method, utility)]
+    scores = tables.utility_means(utility)[model, method]
+    quality = [a.metrics()[QUALITY] for a in _of(privacy, model, method) if QUALITY in a.metrics()]
+    return Evidence(
+        name=method,
+        plain=plain,
+        worst=worst_line,
+        forms=forms,
+        attacks=_attacks(beside, method, attack, names),
+        losses=kept,
+        collapsed=bool(scores["collapsed"]),
+        oracle=ORACLE in methods,
+        original=ORIGINAL in methods,
+        forget_quality=sum(quality) / len(quality) if quality and ORACLE in methods else None,
+    )
+
+
+def _asked(beside: Beside, method: str) -> tuple[Line, Line | None, list[Line]]:
+    """Plain questions, the worst form, and every other form in wordings that no corpus has. In a
+    benchmark without plain questions all that it asks counts as plain.
+    """
+    exact = beside.items["measure"][0] in EXACT
+
+    def about(name: str) -> pl.DataFrame:
+        rows = of(beside.items, beside.model, name)
+        return rows.filter((pl.col("role") == "target") & ~pl.col("seen"))
+
+    there = about(method)["form"].unique().to_list()
+    if "question" not in there:
+        return beside.line("asked", "questions", method, about, exact), None, []
+
+    def form(kind: str) -> Callable[[str], pl.DataFrame]:
+        return lambda name: about(name).filter(pl.col("form") == kind)
+
+    plain = beside.line("question", "plain questions", method, form("question"), exact)
+    others = [kind for kind in FORMS if kind in there and kind != "question"]
+    lines = [
+        beside.line(
+            f"form.{kind}", FORMS[kind].shown, method, form(kind),
+            exact and about(method).filter(pl.col("form") == kind)["options"].list.len().max() == 0,
+        )
+        for kind in others
+    ]  # fmt: skip
+    most = beside.line("worst", "worst form", method, lambda name: worst(about(name)), False)
+    return plain, most if others else None, lines
+
+
+def _attacks(
+    beside: Beside, method: str, attack: AttackSection, names: Sequence[str]
+) -> list[Line]:
+    """Every column that should be low, with its control."""
+    lines = []
+    for name in names:
+        columns = attack_columns(attack, name)
+        for number, column in enumerate(columns):
+            if column.control:
+                continue
+
+            def rows(of_method: str, name: str = name, column: Any = column) -> pl.DataFrame:
+                chosen = of(beside.attacked, beside.model, of_method)
+                return column_items(chosen.filter(pl.col("attack") == name), column)
+
+            after = columns[number + 1] if number + 1 < len(columns) else None
+            control = None
+            if after is not None and after.baseline:
+                control = estimate(rows(method, name, after), beside.section)
+            metrics = beside.attacked.filter(
+                (pl.col("attack") == name) & pl.col("condition").is_in(list(column.conditions))
+            )["metric"].unique()
+            floor = all(metric in EXACT for metric in metrics) or column.minus is not None
+            lines.append(
+                beside.line(f"{name}.{number}", column.title, method, rows, floor, control)
+            )
+    return lines
+
+
+def _kept(beside: Beside, method: str) -> list[Loss]:
+    """Plain questions about everybody else."""
+    losses = []
+    rows = beside.items.filter(~pl.col("seen") & (pl.col("form") == "question"))
+    for role, title in KEPT.items():
+        mine, before = (
+            of(rows, beside.model, name).filter(pl.col("role") == role)
+            for name in (method, ORIGINAL)
+        )
+        if mine.is_empty():
+            continue
+        had = ORIGINAL in beside.methods
+        losses.append(
+            Loss(
+                f"kept.{role}", title, estimate(mine, beside.section),
+                estimate(before, beside.section) if had else None,
+                difference(mine, before, beside.section, role) if had else None,
+            )
+        )  # fmt: skip
+    return losses
+
+
+def _tasks(beside: Beside, method: str, utility: Sequence[Artifact]) -> list[Loss]:
+    """Utility tasks, document by document; none whose prompts were cut too often."""
+    scores = tables.utility_means(utility)
+    names = [
+        name
+        for name in tables.task_names(scores[beside.model, method])
+        if not tables.is_invalid(scores[beside.model, method], name)
+    ]
+    mine = _documents(utility, beside.model, method)
+    had = ORIGINAL in beside.methods
+    before = _documents(utility, beside.model, ORIGINAL) if had else {}
+    section = beside.section
+
+    def mean(values: Sequence[float], ids: Sequence[str], name: str) -> Estimate:
+        rng = generator(section.seed, "utility", name)
+        return clustered_mean(values, ids, rng, section.bootstrap, section.confidence)
+
+    losses = []
+    for name in names:
+        now, then = mine.get(name, {}), before.get(name, {})
+        if not now:
+            continue
+        ids = [str(key) for key in now]
+        gap = None
+        if now.keys() == then.keys():
+            gap = paired_difference(
+                list(now.values()), [then[key] for key in now], ids,
+                generator(section.seed, "utility", name), section.bootstrap, section.confidence,
+            )  # fmt: skip
+        title = tables.TASK_TITLES.get(name, name)
+        known = mean([then[k] for k in now], ids, name) if gap is not None else None
+        losses.append(
+            Loss(f"utility.{name}", title, mean(list(now.values()), ids, name), known, gap)
+        )
+    return losses
+
+
+def _documents(
+    utility: Sequence[Artifact], model: str, method: str
+) -> dict[str, dict[tuple[Any, ...], float]]:
+    """Per task the score of every document of every cell."""
+    found: dict[str, dict[tuple[Any, ...], float]] = {}
+    for artifact in _of(utility, model, method):
+        cell: Mapping[str, Any] = artifact.cell
+        for row in artifact.read_jsonl("samples.jsonl"):
+            key = (cell["target"], cell["seed"], row["id"])
+            found.setdefault(row["task"], {})[key] = row["score"]
+    return found
+
+
+def _of(artifacts: Sequence[Artifact], model: str, method: str) -> list[Artifact]:
+    return [a for a in artifacts if (a.cell["model"], a.cell["method"]) == (model, method)]
