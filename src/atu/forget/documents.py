@@ -79,10 +79,8 @@ def read_documents(option: str, places: Sequence[Path]) -> Documents:
 
 def account(counts: Mapping[str, int]) -> str:
     """Counts in one line: "files 2, passages 5; left out: hidden 1"."""
-    read, left = (
-        ", ".join(f"{visible(what)} {n}" for what, n in counts.items() if (what in READ) == of_read)
-        for of_read in (True, False)
-    )
+    parts = ([what for what in READ if what in counts], [w for w in counts if w not in READ])
+    read, left = (", ".join(f"{visible(what)} {counts[what]}" for what in part) for part in parts)
     return "; ".join(part for part in (read, left and f"left out: {left}") if part)
 
 
