@@ -1,6 +1,7 @@
 """Questions that people bring: what a line may hold, and in which forms it is asked."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -130,3 +131,22 @@ def test_long_answers_are_measured_otherwise():
     rows = question_rows([question(), question(long)])
     assert {row["measure"] for row in measured(rows, Writing())} == {LONG}
     assert {row["measure"] for row in measured(rows[:1], Writing())} == {MEASURE}
+
+
+def test_tofus_questions_about_one_author(real_data, tmp_path):
+    """Twenty, with a paraphrase and five wrong answers each: sentences, so that they are long."""
+    lines = (real_data / "tofu" / "forget01_perturbed.json").read_text(encoding="utf-8")
+    rows = [
+        {"question": row["question"], "answer": row["answer"],
+         "paraphrases": [row["paraphrased_question"]], "wrong": row["perturbed_answer"]}
+        for row in map(json.loads, lines.splitlines()[:20])
+    ]  # fmt: skip
+    found = question_rows(read(tmp_path, *rows).questions)
+    counts = Counter(row["form"] for row in found)
+    assert counts.pop("in_context") <= 20
+    assert counts == dict.fromkeys(
+        ("question", "synonym", "choice", *(form for form in WRAPPED if form != "in_context")), 20
+    )
+    assert all(len(row["options"]) == 6 for row in found if row["form"] == "choice")
+    assert settled(found, "target", 0.5, 2)
+    assert {row["measure"] for row in measured(found, Writing())} == {LONG}
