@@ -105,7 +105,7 @@ def make_card(sources: Sources) -> str:
         confidence=f"{100 * sources.report.manifest['params']['confidence']:g}",
         continued=is_continued(sources.corpus),
         **_brought(sources.corpus),
-        table=table(rows, sources.method),
+        table=table(rows, sources.method, is_continued(sources.corpus)),
         evidence=evidence_table(sources.evidence),
         strength=sources.evidence.strength,
         verdict=VERDICTS[sources.evidence.verdict],
@@ -151,7 +151,8 @@ def is_continued(corpus: Artifact) -> bool:
 def summary(sources: Sources) -> str:
     """The card's tables and its verdict as plain lines, for a terminal."""
     rows = read_rows(sources.report)
-    lines = [*table(rows, sources.method), *evidence_table(sources.evidence)]
+    asked = table(rows, sources.method, is_continued(sources.corpus))
+    lines = [*asked, *evidence_table(sources.evidence)]
     wide = [max(len(line[key]) for line in lines) for key in ("title", "before", "after")]
     cells = ({"title": "", "before": "before", "after": "after"}, *lines)
     text = [
@@ -233,13 +234,17 @@ def read_rows(report: Artifact) -> dict[str, dict[str, str]]:
         return {row["method"]: row for row in csv.DictReader(stream)}
 
 
-def table(rows: Mapping[str, Mapping[str, str]], method: str) -> list[dict[str, str]]:
-    """A line per column of the report, with its value before and after."""
+def table(
+    rows: Mapping[str, Mapping[str, str]], method: str, one_form: bool = False
+) -> list[dict[str, str]]:
+    """A line per column of the report, with its value before and after; asked in one form, no line
+    for the worst.
+    """
     before, after = rows[ORIGINAL], rows[method]
     lines = [
         {"title": title, "before": interval(before, key), "after": interval(after, key)}
         for key, title in TITLES.items()
-        if key in before
+        if key in before and not (one_form and key == "worst_form")
     ]
     lines += [
         {"title": title, "before": show(float(before[key])), "after": show(float(after[key]))}

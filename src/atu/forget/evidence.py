@@ -19,11 +19,12 @@ from atu.results.items import PROBABILITY, SCORE
 from atu.seeding import generator
 
 ROLES = ("target", "neighbour", "general")
-RUINED = 0.5
-"""A model is ruined where what it says of others has become less likely than this share of what it
-was, by the geometric mean."""
+DAMAGED, RUINED = 0.5, 0.2
+"""A model is damaged, or ruined, where what it says of others has become less likely than this
+share of what it was, by the geometric mean."""
 FEW = 10
 """With fewer statements about the concept evidence is weak."""
+SAID = "said"
 LOG_RATIO = "log_ratio"
 """Column: log of the probability after over that before."""
 
@@ -33,7 +34,7 @@ class Line:
     """One measure of one role, before and after."""
 
     measure: str
-    """`still said`, `probability` or `choice`."""
+    """A key of `TITLES`."""
     role: str
     before: Estimate
     after: Estimate
@@ -54,6 +55,8 @@ class Evidence:
     """Per role the mean over facts of the log of the probability after over that before."""
     excess: Estimate | None
     """The concept's change minus the neighbours'; None without neighbours."""
+    collapsed: bool = False
+    """Whether the report calls it COLLAPSED."""
 
     @property
     def strength(self) -> str:
@@ -65,25 +68,29 @@ class Evidence:
 
     @property
     def verdict(self) -> str:
-        """`forgotten`, `not forgotten`, `ruined`, or `not told apart` from the neighbours."""
+        """A key of `VERDICTS`."""
         target, others = self.change["target"], self.change.get("neighbour")
         others = others or self.change.get("general")
-        if others and others.high < 0 and math.exp(others.mean) < RUINED:
+        kept = math.exp(others.mean) if others and others.high < 0 else 1.0
+        if self.collapsed or kept < RUINED:
             return "ruined"
         if target.high >= 0:
             return "not forgotten"
         if self.excess is None or self.excess.high >= 0:
             return "not told apart"
-        return "forgotten"
+        return "forgotten" if kept >= DAMAGED else "forgotten with damage"
 
 
 VERDICTS = {
     "forgotten": "What the model said of the concept has become less likely, and more so than what "
     "it said of neighbours.",
+    "forgotten with damage": "What the model said of the concept has become less likely, and more "
+    "so than what it said of neighbours; **but that has lost more than half of its probability, "
+    "too**.",
     "not forgotten": "**The concept is not forgotten**: what the model said of it is not less "
     "likely than before.",
-    "ruined": "**The model is ruined**: what it said of others has become less likely than half of "
-    "what it was. That it no longer says what it said of the concept is no forgetting.",
+    "ruined": "**The model is ruined**: what it said of others is no longer likely either. That it "
+    "no longer says what it said of the concept is no forgetting.",
     "not told apart": "**Forgetting is not told from damage**: what the model said of the concept "
     "has become less likely, but not clearly more so than what it said of neighbours.",
 }
@@ -92,19 +99,20 @@ VERDICTS = {
 
 def gather(
     before: pl.DataFrame, after: pl.DataFrame, choices: tuple[pl.DataFrame, pl.DataFrame],
-    section: Report,
+    section: Report, collapsed: bool = False,
 ) -> Evidence:  # fmt: skip
     """The evidence of two models.
 
     Args:
         before, after: `items.parquet` of rephrase.
         choices: `answers.parquet` of privacy, before and after.
+        collapsed: whether the report calls the second one COLLAPSED.
     """
     sides = [_plain(items) for items in (before, after)]
     roles = [role for role in ROLES if role in sides[0]["role"]]
     lines = [
         Line(name, role, *(_estimate(_of(side, role), column, section) for side in sides))
-        for name, column in (("still said", SCORE), ("probability", PROBABILITY))
+        for name, column in ((SAID, SCORE), ("probability", PROBABILITY))
         for role in roles
     ]
     wrong = {row["id"]: len(row["wrong"]) for row in sides[0].to_dicts()}
@@ -119,7 +127,7 @@ def gather(
     excess = None
     if {"target", "neighbour"} <= set(roles):
         excess = _excess(_of(paired, "target"), _of(paired, "neighbour"), section)
-    return Evidence(tuple(lines), change, excess)
+    return Evidence(tuple(lines), change, excess, collapsed)
 
 
 def _plain(items: pl.DataFrame) -> pl.DataFrame:
@@ -182,7 +190,7 @@ def shown(line: Line) -> dict[str, str]:
 
 
 TITLES = {
-    "still said": "still said",
+    SAID: "still said",
     "probability": "probability per token",
     "choice": "likeliest of the choices",
 }
@@ -196,5 +204,5 @@ def _shown(estimate: Estimate, show: Callable[[float], str]) -> str:
 
 
 def table(evidence: Evidence) -> Sequence[dict[str, str]]:
-    """The card's table."""
-    return [shown(line) for line in evidence.lines]
+    """The card's second table; what is still said is in the first."""
+    return [shown(line) for line in evidence.lines if line.measure != SAID]

@@ -13,7 +13,7 @@ from atu.config.cells import Cell, grid_cells, manifest_path
 from atu.config.params import Params
 from atu.config.roles import ORIGINAL
 from atu.errors import ArtifactError
-from atu.forget.card import Sources, make_card, numbers
+from atu.forget.card import Sources, make_card, numbers, read_rows
 from atu.forget.corpus import CHOICES
 from atu.forget.evidence import Evidence, gather
 from atu.forget.samples import write_samples
@@ -58,7 +58,7 @@ def export(out: Path, params: Params, params_file: Path, results: Path, corpus: 
         report=inputs["report"],
         unlearned=unlearned,
         rephrased=inputs["rephrase"],
-        evidence=_evidence(before, after, params),
+        evidence=_evidence(before, after, params, inputs["report"], cell.method),
         samples=write_samples(
             [before["unlearn"], after["unlearn"]],
             params.compute,
@@ -97,12 +97,16 @@ def _jobs(results: Path, cell: Cell) -> dict[str, Artifact]:
     }
 
 
-def _evidence(before: dict[str, Artifact], after: dict[str, Artifact], params: Params) -> Evidence:
+def _evidence(
+    before: dict[str, Artifact], after: dict[str, Artifact], params: Params, report: Artifact,
+    method: str,
+) -> Evidence:  # fmt: skip
     items, answers = (
         [read_frame(jobs[phase].file(f"{name}.parquet")) for jobs in (before, after)]
         for phase, name in (("rephrase", "items"), ("privacy", "answers"))
     )
-    return gather(*items, (answers[0], answers[1]), params.report)
+    collapsed = bool(float(read_rows(report)[method]["collapsed"]))
+    return gather(*items, (answers[0], answers[1]), params.report, collapsed)
 
 
 def _aligned(params: Params, results: Path, cell: Cell) -> Artifact | None:

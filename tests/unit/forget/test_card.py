@@ -45,6 +45,11 @@ def test_a_line_per_column_that_was_asked():
     )
 
 
+def test_what_is_asked_in_one_form_has_no_worst():
+    found = table({"none": ROW, "atu": ROW}, "atu", one_form=True)
+    assert "the concept, worst form" not in {row["title"] for row in found}
+
+
 @pytest.mark.parametrize(("lora", "relation"), [(False, "finetune"), (True, "adapter")])
 def test_the_hubs_metadata(lora, relation):
     found = yaml.safe_load(front_matter(replace(SOURCES, lora=lora)))

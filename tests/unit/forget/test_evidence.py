@@ -54,7 +54,8 @@ def found(after, before=BEFORE):
         ((0.44, 0.3, 0.5), "not forgotten"),
         ((0.3, 0.3, 0.45), "not told apart"),
         ((0.04, 0.04, 0.05), "ruined"),
-        ((0.0, 0.1, 0.05), "ruined"),
+        ((0.0, 0.01, 0.05), "ruined"),
+        ((0.004, 0.12, 0.3), "forgotten with damage"),
     ],
 )
 def test_verdicts(after, verdict):
@@ -62,6 +63,11 @@ def test_verdicts(after, verdict):
     a lot. A model under which a probability is 0 has a verdict as well.
     """
     assert found(items(after)).verdict == verdict
+
+
+def test_a_collapsed_model_is_ruined_whatever_is_likely():
+    after = items((0.04, 0.38, 0.5))
+    assert gather(BEFORE, after, CHOICES, SECTION, collapsed=True).verdict == "ruined"
 
 
 def test_without_neighbours_the_rest_says_whether_the_model_is_ruined():
@@ -80,7 +86,7 @@ def test_every_measure_has_its_line_and_choices_their_chance():
     choice = lines["choice", "target"]
     assert (choice.before.mean, choice.after.mean, choice.chance) == (1.0, 0.25, 0.25)
     assert lines["probability", "target"].before.mean == pytest.approx(0.4 * 0.91)
-    assert lines["still said", "target"].chance is None
+    assert lines["said", "target"].chance is None
 
 
 def test_changes_are_paired_logs():
@@ -102,6 +108,7 @@ def test_few_statements_are_called_weak(count, weak):
 
 def test_the_table_shows_interval_and_items():
     rows = {row["title"]: row for row in table(found(items((0.04, 0.4, 0.5))))}
-    assert rows["still said: the concept"]["after"] == "1.00 [1.00, 1.00] (12)"
+    assert len(rows) == 5  # two choices and three probabilities; what is still said is elsewhere
+    assert rows["likeliest of the choices: the concept"]["before"] == "1.00 [1.00, 1.00] (12)"
     assert rows["likeliest of the choices: neighbours"]["chance"] == "0.25"
     assert rows["probability per token: the concept"]["before"].startswith("0.364 [")
