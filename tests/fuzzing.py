@@ -32,6 +32,8 @@ from atu.benchmarks.world import texts as worldtext
 from atu.benchmarks.world.vocabulary import check_vocabulary, parse_vocabulary
 from atu.config.load import check_values, load_params
 from atu.errors import ArtifactError, ConfigError, SourceError, shown
+from atu.forget.brought import Places, halves, read_brought
+from atu.forget.settings import Writing
 from atu.inference.lm_eval_files import KINDS, read_rows, write_benchmark
 from atu.models.folders import check_model_folder
 from atu.models.gguf_header import read_header
@@ -421,6 +423,46 @@ def concept_case(rng):
     return name, json_of(rng, tree(rng, small_concept()[name]))
 
 
+BROUGHT = {
+    "texts.txt": "Ann sings.\r\nShe has a cat.", "texts.jsonl": {"text": "Ann sings.", "id": 1},
+    "questions.jsonl": {"question": "Who?", "answer": "Ann", "paraphrases": ["Who is it?"],
+                        "wrong": ["Bo"], "about": "Ann"},
+}  # fmt: skip
+
+
+def brought(case):
+    """A file of a user's texts or questions; what is read of it can be written as UTF-8."""
+    name, content = case
+    path = scratch().folder / name
+    path.write_bytes(content)
+
+    def act():
+        asks = name.startswith("questions")
+        places = Places((), (), path) if asks else Places((path,))
+        found = read_brought(places, ["Ann"], Writing())
+        texts = found.texts.texts if found.texts else ()
+        json.dumps([found.rows, texts, found.digests], ensure_ascii=False).encode()
+        assert all(text.strip() and halves(text, len, 64) for text in texts)
+        assert found.rows or texts
+
+    return judged(act, SourceError, ArtifactError)
+
+
+def brought_case(rng):
+    """A file's name and its bytes: rows with a change, in some encoding, some bytes replaced."""
+    name = rng.choice(sorted(BROUGHT))
+    good = BROUGHT[name]
+    lines = text(rng, JSON_BITS, str(good)) if name == "texts.txt" else "\n".join(
+        json_of(rng, tree(rng, good)) if rng.random() < 0.5 else json.dumps(good) for _ in "ab"
+    )  # fmt: skip
+    encoding = rng.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"))
+    content = bytearray(lines.encode(encoding, "surrogatepass"))
+    for _ in range(rng.choice((0, 0, 1, 3))):
+        at = rng.randrange(len(content) + 1)
+        content[at : at + rng.randrange(3)] = rng.randbytes(1)
+    return name, bytes(content)
+
+
 def manifest(content):
     """A job's folder with this manifest, opened and read as the phases do."""
     path = scratch().manifest
@@ -558,6 +600,7 @@ PROPERTIES = {
     "world_tree": Property(world_case, world_tree, 2),
     "benchmark": Property(benchmark_case, benchmark, 3),
     "concept_folder": Property(concept_case, concept_folder, 1),
+    "brought": Property(brought_case, brought, 1),
     "manifest": Property(lambda rng: json_of(rng, tree(rng, scratch().good)), manifest, 1),
     "model_folder": Property(
         lambda rng: (json_of(rng, tree(rng, CONFIG)), json_of(rng, tree(rng, INDEX))),

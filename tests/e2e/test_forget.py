@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from made.concept import ANN, write_model
+from made.concept import ANN, FACTS, PEOPLE, statements, write_model
 from trees import ROOT
 
 from atu.forget.card import TITLES, interval, read_rows
@@ -202,3 +202,40 @@ def test_what_the_model_does_not_know_is_refused(forgotten):
     assert done.returncode == 2
     assert "--concept Xerxes Vwqk" in done.stdout and "It may know little of it" in done.stdout
     assert not (folder / "nobody").exists()
+
+
+def test_a_users_own_texts_and_questions(forgotten):
+    """The model writes nothing; the card says what was brought. Again there is nothing to do, and a
+    changed document is another corpus.
+    """
+    folder, _ = forgotten
+    own = folder / "own"
+    own.mkdir()
+    for number, text in enumerate(statements(0)):
+        (own / f"{number}.txt").write_text(text, encoding="utf-8")
+    (own / ".hidden").touch()
+    retain = [{"text": text} for number in (1, 2, 3) for text in statements(number)]
+    asked = [
+        {"question": f"{wordings[1].format(PEOPLE[n], '').rstrip(' .')}?", "answer": values[n],
+         "wrong": values[3:5], "about": PEOPLE[n]}
+        for n in (0, 1) for wordings, values in FACTS.items()
+    ]  # fmt: skip
+    for name, rows in (("retain", retain), ("asked", asked)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    given = ("--texts", "own", "--retain", "retain.jsonl", "--questions", "asked.jsonl")
+    said = run(folder, "users", *given, "--no-writing").stdout
+    assert "--texts: files 30, documents 30, passages 30; left out: hidden 1" in said
+    assert "write, round" not in said
+    card = (folder / "users/README.md").read_text(encoding="utf-8")
+    assert "10 questions about the concept are a user's own" in card
+    assert "The answers to 10 of them stand in the texts" in card
+    assert "Forget corpus: 30 passages, all of them the user's" in card
+    assert "written by the" not in card and "multiple choice" in card
+    corpus = folder / "users.work/concept/manifest.json"
+    before = corpus.read_bytes()
+    assert "Nothing to be done: " in run(folder, "users", *given, "--no-writing").stdout
+    assert corpus.read_bytes() == before
+    (own / "0.txt").write_text("Annabel Quorn plays the organ.", encoding="utf-8")
+    run(folder, "users", *given, "--no-writing")
+    assert corpus.read_bytes() != before

@@ -49,8 +49,10 @@ def statements(number):
     ]
 
 
-def write_model(folder, steps=800, seed=1):
-    """The model, trained until it says these sentences and no others; the folder."""
+def write_model(folder, steps=800, seed=1, unknown=()):
+    """The model, trained until it says these sentences and no others; the folder. It never sees
+    those about the `unknown` people, but has the same tokenizer.
+    """
     texts = [text for number in range(len(PEOPLE)) for text in statements(number)]
     tokenizer = train_tokenizer(texts, 500)
     special = {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("pad", "bos", "eos")}
@@ -60,6 +62,7 @@ def write_model(folder, steps=800, seed=1):
         "tie_word_embeddings": True, "vocab_size": len(tokenizer),
     }  # fmt: skip
     lm = build_lm(config | special, seed)
+    texts = [text for text in texts if not any(name in text for name in unknown)]
     ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
     longest = max(map(len, ids))
     padded = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in ids])

@@ -118,8 +118,11 @@ def test_the_gpus_of_a_cluster_job_are_of_one_machine():
         assert "--nodes=1" in command.split()
 
 
-ROLES_AND_PRESETS = {"config/roles.py", "methods/base.py", "forget/experiment.py"}
-"""Where names may stand: the two rows that are no methods, and the settings of `atu forget`."""
+ROLES_AND_PRESETS = {
+    "config/roles.py", "methods/base.py", "forget/experiment.py", "audit/experiment.py",
+}  # fmt: skip
+"""Where names may stand: the two rows that are no methods, and the settings of `atu forget` and
+`atu audit`."""
 WORDS = {"atu", "concept", "context", "none", "wmdp"}
 """Names that also mean something else: this package, what is forgotten, a filter of lm-eval, a kind
 of utility task."""

@@ -13,6 +13,7 @@ from atu.audit.experiment import COMMAND, EXPERIMENT, Models, experiment_file, r
 from atu.config.fetching import fetch, model_lock, settle_lock
 from atu.config.load import check_values, load_params
 from atu.config.plain import make_plain, needs_plain
+from atu.config.roles import ORACLE
 from atu.errors import ConfigError, SourceError, visible
 from atu.forget.experiment import Shape
 from atu.models.adapters import read_adapter
@@ -39,7 +40,7 @@ from atu.workfolder.folder import (
 from atu.workfolder.workflow import run_workflow, snakefile
 
 PHASE = "audit"
-ROLES = ("model", "original", "oracle")
+ROLES = ("model", "original", ORACLE)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def run(request: AuditRequest, *, dry_run: bool) -> None:
     file = experiment_file(request.benchmark, request.params)
     with work_folder(request.work), only_writer(request.work) as lock_file:
         sources = _sources(request)
-        models = Models(sources["model"], sources.get("original"), sources.get("oracle"))
+        models = Models(sources["model"], sources.get("original"), sources.get(ORACLE))
         shape = Shape.of(_whole(request, models))
         text = render(
             file, models, shape, targets=request.targets, attacks=request.attacks,

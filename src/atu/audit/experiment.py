@@ -14,6 +14,7 @@ from atu.config.roles import ORACLE, ORIGINAL
 from atu.config.written import EXPERIMENTS, params_text
 from atu.errors import ConfigError
 from atu.forget.experiment import Shape
+from atu.models.encoder import BUNDLED
 from atu.results.locks import Source
 from atu.results.sources import PACKAGE
 from atu.untrusted.texts import is_folder
@@ -23,6 +24,8 @@ EXPERIMENT = "audit"
 MODEL = "model"
 CHECKPOINT = "checkpoint"
 """The checkpoint's key in `unlearn.methods`, and its name in the report."""
+PREDICTING = "fresh_predictor"
+"""The attack that needs windows and their embeddings."""
 EXPERIMENT_OF = {
     "world": "world",
     "rwku": "rwku_phi3",
@@ -116,6 +119,8 @@ def render(
         CHECKPOINT: {"loss": "checkpoint", "source": asdict(models.checkpoint)},
     }
     _fit_layers(values, shape)
+    if not any(known[name]["attack"] == PREDICTING for name in listed):
+        values["embed"]["encoder"] = BUNDLED  # nothing is encoded, so none need be downloaded
     for source in values["utility"]["benchmarks"].values():
         if source["kind"] != "hub":
             source["path"] = str(home / source["path"])
@@ -146,7 +151,7 @@ def _prepare(section: dict[str, Any], home: Path, data: Path | None) -> dict[str
     sources = [k for k, v in section.items() if isinstance(v, dict) and {"place", "lock"} <= set(v)]
     if data is not None and len(sources) != 1:
         raise ConfigError(
-            "--data", str(data), f"the benchmark {section['benchmark']} has {len(sources)} sources; "
+            "--data", str(data), f"{section['benchmark']} has {len(sources)} sources; "
             "name their folders in a parameter file"
         )  # fmt: skip
     for key in sources:

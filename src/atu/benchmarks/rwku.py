@@ -13,13 +13,18 @@ with fewer are left out of it and counted.
 
 Answers are scored as in RWKU by ROUGE-L recall, in a version that is defined for every answer;
 RWKU's version is reported beside it.
+
+RWKU has no wrong answers. With `wrong_answers` every question gets some, so that what a model knows
+can be told from the likelihoods of answers where it cannot say them: they are the answers to
+questions of the same form about other people (`_wrong`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -41,7 +46,7 @@ from atu.errors import SourceError
 from atu.probes.prompts import rwku_prompt
 from atu.results.locks import Source
 from atu.seeding import hash_fraction
-from atu.untrusted.bounds import STRICT, Count
+from atu.untrusted.bounds import STRICT, Bounds, Count
 from atu.untrusted.names import composed, has_name
 from atu.untrusted.targets import Target
 
@@ -106,6 +111,12 @@ class Settings:
     worst_of: Annotated[
         Count, Field(description="wordings of a fact of which the worst is reported")
     ] = 2
+    texts: Annotated[
+        Count | None, Field(description="texts about each person, chosen by hash; null: all")
+    ] = None
+    wrong_answers: Annotated[
+        int, Bounds(ge=0), Field(description="other people's answers beside each, chosen by hash")
+    ] = 0
 
 
 class Rwku:
@@ -114,6 +125,7 @@ class Rwku:
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.folders = {_name_of(path): path for path in _folders(reader)}
+        self._answers: dict[str, list[str]] = {}
 
     @property
     def people(self) -> list[str]:
@@ -137,10 +149,22 @@ class Rwku:
         table = self.reader.table(config, split)
         return [row for row in table if composed(str(row.get("subject", person))) == person]
 
-    def texts(self, person: str, corpus: str) -> Rows:
-        """Training texts about a person."""
+    def answers(self, person: str) -> list[str]:
+        """The answers to the questions (level 2) about a person."""
+        if person not in self._answers:
+            file = "forget_level2"
+            self._answers[person] = [
+                composed(asked_text(row, "answer", f"{person}/{file}, row {number}")).strip()
+                for number, row in enumerate(self.rows(person, file, file))
+            ]
+        return self._answers[person]
+
+    def texts(self, person: str, corpus: str, count: int | None = None) -> Rows:
+        """Training texts about a person: all, or so many, chosen by hash."""
         file, config = CORPORA[corpus]
         texts = texts_of(self.rows(person, file, config), "text", f"{person}/{file}")
+        if count is not None:
+            texts = sorted(texts, key=lambda text: hash_fraction("rwku", "text", text))[:count]
         return [sentence_row(text, kind=corpus, names=[person]) for text in texts]
 
 
@@ -167,7 +191,7 @@ def shared(_settings: Settings, _readers: Readers) -> Shared:
 def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers) -> Prepared:
     """The people's texts, questions, membership texts and utility tasks."""
     rwku = Rwku(readers["source"])
-    texts = {name: rwku.texts(name, settings.corpus) for name in target.names}
+    texts = {name: rwku.texts(name, settings.corpus, settings.texts) for name in target.names}
     others = sorted(
         (name for name in rwku.people if name not in target.names),
         key=lambda name: hash_fraction("rwku", "retain", *target.names, name),
@@ -187,7 +211,7 @@ def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers)
         retain=[
             row
             for name in others
-            for row in rwku.texts(name, settings.corpus)
+            for row in rwku.texts(name, settings.corpus, settings.texts)
             if not has_name(row["text"], full)
         ],
         holdout=[],
@@ -217,11 +241,59 @@ def _probes(rwku: Rwku, target: Target, settings: Settings) -> Iterator[dict[str
                 query = asked_text(row, "query", f"{name}/{file}, row {number}")
                 if (role, query) not in seen:
                     seen.add((role, query))
-                    yield _probe(row, name, role, f"{name}/{file}/{number}", settings)
+                    wrong = _wrong(rwku, target, row, settings.wrong_answers)
+                    yield _probe(row, name, role, f"{name}/{file}/{number}", settings, wrong)
+
+
+def _wrong(rwku: Rwku, target: Target, asked: dict[str, Any], count: int) -> list[str]:
+    """Answers to other questions that are wrong for this one, of its sort where there are enough.
+
+    A person's own name stands beside the names of other targets, any other answer beside those to
+    questions (level 2) about other targets: a number beside numbers, a name beside names. None
+    holds the right answer, is held by it, or stands in the question.
+
+    Raises:
+        SourceError: there are fewer than `count`.
+    """
+    if not count:
+        return []
+    right, query = (composed(str(asked[key])).strip() for key in ("answer", "query"))
+    others = [name for name in rwku.people if name not in target.names]
+    if right in rwku.people:
+        candidates = others
+    else:
+        candidates = [answer for name in others for answer in rwku.answers(name)]
+
+    def order(answer: str) -> tuple[bool, float]:
+        return _sort_of(answer) != _sort_of(right), hash_fraction("rwku", "wrong", query, answer)
+
+    fitting = (
+        answer
+        for answer in sorted(dict.fromkeys(candidates), key=order)
+        if not (has_name(answer, [right]) or has_name(f"{right}\n{query}", [answer]))
+    )
+    wrong = list(islice(fitting, count))
+    if len(wrong) < count:
+        raise SourceError(
+            f"{query!r}: only {len(wrong)} answers of others are wrong for it; lower "
+            "prepare.wrong_answers"
+        )
+    return wrong
+
+
+def _sort_of(answer: str) -> str:
+    if any(character.isdigit() for character in answer):
+        return "number"
+    return "name" if answer[:1].isupper() else "words"
 
 
 def _probe(
-    row: dict[str, Any], name: str, role: str, identity: str, settings: Settings
+    row: dict[str, Any],
+    name: str,
+    role: str,
+    identity: str,
+    settings: Settings,
+    wrong: Sequence[str] = (),
 ) -> dict[str, Any]:
     query, answer = (asked_text(row, key, identity) for key in ("query", "answer"))
     form = form_of(row, identity)
@@ -238,6 +310,7 @@ def _probe(
         answer=answer,
         measure=MEASURE,
         stops=STOPS,
+        wrong=wrong,
         select=settings.select,
         worst_of=settings.worst_of,
     )

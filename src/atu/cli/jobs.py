@@ -98,7 +98,8 @@ def embed(
         return
     if len(prepared) > 1:
         raise ConfigError("--prepare", prepare[1], "give one target with --pretrain")
-    lm, windows = open_input(pretrain, "pretrain"), shared and open_input(shared, "embed")
+    lm = open_input(pretrain, "pretrain")
+    windows = None if shared is None else open_input(shared, "embed")
     phase.run(out, section, compute, lm, prepared[0], windows)
 
 

@@ -68,7 +68,12 @@ def model(
 
 @app.command()
 def forget(
-    model: Annotated[str, typer.Option(help="Folder of a model, or owner/name[@revision] (hub).")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Folder of a model, GGUF file, pip:package==version, or owner/name[@revision]."
+        ),
+    ],
     concept: Annotated[
         list[str],
         typer.Option(

@@ -81,8 +81,8 @@ def require_writable(results: Path) -> None:
 
 
 def open_cells(params: Params, results: Path) -> list[dict[str, Artifact]]:
-    """Every cell's `align` (where the grid needs it), `unlearn`, `rephrase`, `utility` and `privacy` folders, and those of
-    its attacks as `attack/<name>`.
+    """Every cell's `align` (where the grid needs it), `unlearn`, `rephrase`, `utility` and
+    `privacy` folders, and those of its attacks as `attack/<name>`.
     """
     phases = (*(["align"] if needs_alignment(params) else []), *CELL_PHASES)
     return [

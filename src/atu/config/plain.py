@@ -79,7 +79,7 @@ def plain_folder(place: str, revision: str | None) -> Path:
 
     source = Source(place, revision, "")
     read = json.dumps(source_digests(source, locate(source)), sort_keys=True)
-    code = "".join(sha256(Path(module.__file__)) for module in (gguf, gguf_tokenizer))
+    code = "".join(sha256(Path(str(module.__file__))) for module in (gguf, gguf_tokenizer))
     key = hashlib.sha256(f"{read}{code}{transformers.__version__}".encode()).hexdigest()[:32]
     folder = cache_folder() / "models" / key
     make_plain(source, folder, offline=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
 from atu.benchmarks.base import passages
-from atu.errors import SourceError
-from atu.forget.documents import Documents, read_documents
+from atu.errors import SourceError, shown
+from atu.forget.documents import Documents, account, read_documents
 from atu.forget.passages import PassageSet
 from atu.forget.question_file import (
     OPTION,
@@ -24,10 +24,14 @@ from atu.forget.question_file import (
 )
 from atu.forget.settings import Writing
 from atu.forget.texts import Distinct, mentions
+from atu.metrics.answers import contains
+from atu.probes.prompts import join_answer
 
 TEXTS, RETAIN = "--texts", "--retain"
 TAIL = 4
 """A last passage of fewer words joins the one before it."""
+SPARE = 32
+"""Tokens of the context for a chat template."""
 MOST_TOKENS = 256
 """Of a passage. Texts without spaces between words, and lists of numbers, have more per word."""
 
@@ -82,7 +86,7 @@ class Brought:
     def lines(self) -> Iterator[str]:
         """One line for people per option."""
         for option, counts in self.counts.items():
-            yield f"{option}: {', '.join(f'{n} {what}' for what, n in counts.items())}"
+            yield f"{option}: {account(counts)}"
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -94,6 +98,17 @@ class Brought:
         """Whom questions are about beside the concept."""
         asked = self.questions.questions if self.questions else ()
         return list(dict.fromkeys(q.about for q in asked if q.role == "neighbour"))
+
+    @property
+    def told(self) -> dict[str, int]:
+        """Of the questions about the concept, how many there are, and of how many the answer stands
+        in the texts.
+        """
+        asked = self.questions.questions if self.questions else ()
+        answers = [question.answer for question in asked if question.role == "target"]
+        texts = self.texts.texts if self.texts else ()
+        inside = sum(any(contains(text, answer) for text in texts) for answer in answers)
+        return {"asked": len(answers), "in the texts": inside}
 
     def _parts(self) -> Iterator[tuple[str, Passages | QuestionFile]]:
         named = {TEXTS: self.texts, RETAIN: self.retain, OPTION: self.questions}
@@ -110,7 +125,18 @@ class Brought:
         Args:
             size: tokens of a text.
             context: tokens that the model reads at most.
+
+        Raises:
+            SourceError: a question and its answer do not.
         """
+        most = inf if context is None else context
+        for row in self.rows:
+            count = size(join_answer(row["prompt"], row["answer"]))
+            if count + SPARE > most:
+                raise SourceError(
+                    f"{OPTION}: {shown(row['query'])} has {count} tokens with prompt and answer, "
+                    f"{context} are the model's context; shorten it, or leave it out"
+                )
         return replace(
             self,
             texts=self.texts and self.texts.fitted(size, context),
@@ -160,6 +186,22 @@ def read_brought(places: Places, names: Sequence[str], writing: Writing) -> Brou
     return brought
 
 
+def unread(brought: Brought, values: Mapping[str, Any], method: str) -> Iterator[str]:
+    """What of the texts training cannot reach with these parameters, and what to change."""
+    unlearn = values["unlearn"]["methods"][method]
+    steps, size, embedded = unlearn["steps"], unlearn["batch_size"], values["embed"]["retain_texts"]
+    if brought.texts and len(brought.texts.texts) > steps * size:
+        yield (
+            f"{TEXTS}: {len(brought.texts.texts)} passages, of which {steps} steps of {size} read "
+            f"{steps * size}; for all of them raise unlearn.methods.{method}.steps in params.yaml"
+        )
+    if brought.retain and len(brought.retain.texts) > embedded:
+        yield (
+            f"{RETAIN}: {len(brought.retain.texts)} passages, of which {embedded} are aligned on; "
+            "for all of them raise embed.retain_texts in params.yaml"
+        )
+
+
 def _require_all(brought: Brought, writing: Writing) -> None:
     """Refuse `--no-writing` where the model would have to write something."""
     parts = {TEXTS: brought.texts, RETAIN: brought.retain, OPTION: brought.questions}
@@ -203,7 +245,7 @@ def parts_of(text: str, words: int) -> list[str]:
     count = len(text.split())
     even = ceil(count / ceil(count / words))
     parts = passages(text, even)
-    if len(parts) > 1 and len(parts[-1].split()) < TAIL:
+    if len(parts) > 1 and len(parts[-1].split()) < min(TAIL, even):
         parts[-2:] = [f"{parts[-2]} {parts[-1]}"]
     return parts
 

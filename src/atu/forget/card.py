@@ -11,14 +11,17 @@ from typing import Any
 
 import yaml
 
-from atu.benchmarks.concept import QUESTIONS
+from atu.benchmarks.concept import LONG, QUESTIONS
+from atu.benchmarks.shared.source import digest_of
 from atu.config.roles import ORIGINAL
 from atu.errors import visible
 from atu.forget.continuations import KIND
 from atu.forget.corpus import CHOICES
+from atu.forget.documents import account
 from atu.forget.evidence import VERDICTS, Evidence
 from atu.forget.evidence import table as evidence_table
 from atu.forget.experiment import MODEL
+from atu.forget.question_file import GIVEN
 from atu.forget.samples import TOKENS, Sample
 from atu.probes.prompts import FORMS
 from atu.reporting.cost import seconds
@@ -101,6 +104,7 @@ def make_card(sources: Sources) -> str:
         writing=writing,
         confidence=f"{100 * sources.report.manifest['params']['confidence']:g}",
         continued=is_continued(sources.corpus),
+        **_brought(sources.corpus),
         table=table(rows, sources.method, is_continued(sources.corpus)),
         evidence=evidence_table(sources.evidence),
         strength=sources.evidence.strength,
@@ -125,6 +129,18 @@ def make_card(sources: Sources) -> str:
         seed=sources.unlearned.cell["seed"],
         provenance=provenance(sources),
     )
+
+
+def _brought(corpus: Artifact) -> dict[str, Any]:
+    """What the user brought: accounts by option, the questions about the concept, the measure."""
+    choices, rows = (read_json(corpus.file(name)) for name in (CHOICES, QUESTIONS))
+    kinds = [row["kind"] for row in rows if (row["role"], row["form"]) == ("target", "question")]
+    return {
+        "brought": {option: account(n) for option, n in choices.get("brought", {}).items()},
+        "answers": choices.get("answers", {}),
+        "stated": sum(kind != GIVEN for kind in kinds),
+        "long": any(row.get("measure") == LONG for row in rows),
+    }
 
 
 def is_continued(corpus: Artifact) -> bool:
@@ -280,6 +296,8 @@ def provenance(sources: Sources) -> Sequence[tuple[str, str]]:
         *((f"original `{name}`", f"sha256 `{d[:DIGITS]}`") for name, d in weights.items()),
         *((f"sentence encoder `{name}`", f"sha256 `{d[:DIGITS]}`")
           for name, d in pins["encoder"].items() if name.endswith(".safetensors")),
+        *((f"files of `{option}`: {len(files)}", f"sha256 of theirs `{_digest(files)}`")
+          for option, files in pins.get("brought", {}).items()),
         ("written corpus", f"manifest sha256 `{sources.corpus.digest[:DIGITS]}`"),
         ("unlearned model", f"manifest sha256 `{sources.unlearned.digest[:DIGITS]}`"),
         ("report", f"manifest sha256 `{sources.report.digest[:DIGITS]}`"),
@@ -288,3 +306,8 @@ def provenance(sources: Sources) -> Sequence[tuple[str, str]]:
         ("code", f"commit `{code['commit'] or 'unknown'}`"
                  + (", with changes that were not committed" if code["dirty_diff_sha256"] else "")),
     ]  # fmt: skip
+
+
+def _digest(files: Sequence[Sequence[str]]) -> str:
+    """One for all files, whose names are a user's own business."""
+    return digest_of([{"sha256": digest} for _, digest in files])[:DIGITS]

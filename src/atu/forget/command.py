@@ -15,7 +15,7 @@ from atu.config.load import check_values, load_params
 from atu.config.params import Params
 from atu.config.plain import make_plain, needs_plain, plain_name
 from atu.errors import ConfigError, SourceError, visible
-from atu.forget.brought import NOWHERE, Brought, Places, read_brought
+from atu.forget.brought import NOWHERE, Brought, Places, read_brought, unread
 from atu.forget.corpus import PHASE as CORPUS
 from atu.forget.corpus import Concept, is_written, taken, write, write_corpus
 from atu.forget.experiment import COMMAND, EXPERIMENT, MODEL, SCALES, Shape, render
@@ -99,7 +99,10 @@ def run(request: ForgetRequest, *, dry_run: bool) -> None:
             quick=request.quick,
             long_answers=brought.has_long_answers(request.writing),
         )
-        check_values(parse_yaml(text), str(request.work / PARAMS), across=False)
+        values = parse_yaml(text)
+        check_values(values, str(request.work / PARAMS), across=False)
+        for line in unread(brought, values, request.method):
+            print(line, file=sys.stderr)
         if dry_run:
             print(text, end="")
             return

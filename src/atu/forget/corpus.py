@@ -188,7 +188,7 @@ def write(
 
 def _account(brought: Brought) -> dict[str, Any]:
     """What the card says about what the user brings."""
-    return {"brought": brought.counts} if brought.counts else {}
+    return {"brought": brought.counts, "answers": brought.told} if brought.counts else {}
 
 
 def _require_words(author: Author, writing: Writing, concept: Concept) -> None:

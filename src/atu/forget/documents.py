@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ SUFFIXES = (*WHOLE, LINES, TABLE)
 MAX_FILES = 100_000
 """Limit of what a folder may hold: a whole disk is named by mistake."""
 EMPTY, REPLACED = "empty", "unpaired surrogates (now U+FFFD)"
+READ = ("files", "documents", "passages", "questions", REPLACED)
+"""Counts of what was read; all others are of what was left out."""
 READABLE = f"{', '.join(SUFFIXES[:-1])} and {SUFFIXES[-1]} are read"
 Digests = list[list[str]]
 """The name of every file that was read, and its sha256."""
@@ -67,16 +69,19 @@ def read_documents(option: str, places: Sequence[Path]) -> Documents:
             texts += read
         if len(texts) == before:
             raise SourceError(
-                f"{option} {place}: holds no text ({_listed(found)}); {READABLE}, so export others "
-                "to one of these"
+                f"{option} {place}: holds no text ({account(found) or 'it is empty'}); "
+                f"{READABLE}, so export others to one of these"
             )
         counts += found
     counts["documents"] = len(texts)
     return Documents(tuple(texts), digests, dict(counts))
 
 
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{n} {visible(reason)}" for reason, n in counts.items()) or "it is empty"
+def account(counts: Mapping[str, int]) -> str:
+    """Counts in one line: "files 2, passages 5; left out: hidden 1"."""
+    parts = ([what for what in READ if what in counts], [w for w in counts if w not in READ])
+    read, left = (", ".join(f"{visible(what)} {counts[what]}" for what in part) for part in parts)
+    return "; ".join(part for part in (read, left and f"left out: {left}") if part)
 
 
 def _files(option: str, place: Path, found: Counter[str]) -> Iterator[tuple[str, Path]]:

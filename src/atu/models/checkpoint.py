@@ -99,9 +99,10 @@ def require_checkpoint_of(folder: Path, original: Path, code: bool = False) -> N
     difference = next(_tokenizer_differences(theirs, ours), None)
     if difference is not None:
         raise ArtifactError(f"{folder}: {difference} ({original}); {REPAIR}")
-    if not is_adapter(folder) and len(ours) > (rows := _config(folder).get(VOCABULARY, len(ours))):
+    rows = len(theirs) if is_adapter(folder) else _config(folder).get(VOCABULARY, len(theirs))
+    if len(theirs) > rows:
         raise ArtifactError(
-            f"{folder}: has {rows} embeddings for {len(ours)} tokens of its tokenizer; name the "
+            f"{folder}: has {rows} embeddings for {len(theirs)} tokens of its tokenizer; name the "
             "whole checkpoint"
         )
 

@@ -113,13 +113,14 @@ def _write_weights(header: Header, out: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     with _reading(header.file):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             header.file.parent,
             gguf_file=header.file.name,
             dtype=torch.float32,
             local_files_only=True,
             output_loading_info=True,
         )
+    model, info = loaded
     for key in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if info[key]:
             raise ArtifactError(

@@ -146,6 +146,16 @@ def _differences(tokenizer: Any, header: Header) -> Iterator[str]:
         made = tokenizer.convert_ids_to_tokens(index)
         if made != token and made not in _respelled(token):
             yield f"token {index} is {shown(made)}, and {shown(token)} in the file"
+    yield from _special_differences(tokenizer, header)
+    yield from _merge_differences(tokenizer, header)
+    yield from _edge_differences(tokenizer, header)
+    if (header.values.get("tokenizer.chat_template") or None) != tokenizer.chat_template:
+        yield "the chat template is another"
+
+
+def _special_differences(tokenizer: Any, header: Header) -> Iterator[str]:
+    """Special tokens, and those that are never cut."""
+    tokens = header.tokens
     for name, key in SPECIAL.items():
         index = header.tokenizer(f"{key}_token_id")
         made = getattr(tokenizer, f"{name}_token_id")
@@ -155,10 +165,13 @@ def _differences(tokenizer: Any, header: Header) -> Iterator[str]:
     added = tokenizer.added_tokens_decoder
     for index, kind in enumerate(header.tokenizer("token_type", [])):
         if kind in (CONTROL, USER_DEFINED):
-            made = index in added and (added[index].special if kind == CONTROL else True)
-            if not made:
+            whole = index in added and (added[index].special or kind == USER_DEFINED)
+            if not whole:
                 yield f"token {index}, {shown(tokens[index])}, is cut into pieces"
-    yield from _merge_differences(tokenizer, header)
+
+
+def _edge_differences(tokenizer: Any, header: Header) -> Iterator[str]:
+    """What stands before and behind a text."""
     ids = tokenizer("a").input_ids
     begins = header.tokenizer("add_bos_token", _adds_bos(header))
     ends = header.tokenizer("add_eos_token", False)
@@ -168,8 +181,6 @@ def _differences(tokenizer: Any, header: Header) -> Iterator[str]:
     ):
         if here != there:
             yield f"a text has {'its' if here else 'no'} {name} token, otherwise than in the file"
-    if (header.values.get("tokenizer.chat_template") or None) != tokenizer.chat_template:
-        yield "the chat template is another"
 
 
 def _adds_bos(header: Header) -> bool:

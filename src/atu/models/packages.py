@@ -112,7 +112,8 @@ def _download(place: str, into: Path) -> Path:
     done = subprocess.run([*command, place.removeprefix(PREFIX)], capture_output=True, text=True)
     wheels = list(into.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        reason = " ".join((done.stderr or f"{len(wheels)} wheels").split())[-300:]
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        reason = " ".join(said)[:300] or f"{len(wheels)} wheels"
         raise SourceError(
             f"{place}: pip cannot download its wheel ({reason}); check the name and the version, "
             "or fetch where there is a network"

@@ -18,7 +18,7 @@ from atu.errors import ArtifactError, visible
 from atu.metrics.bootstrap import Estimate
 from atu.reporting import figures, tables
 from atu.reporting.cost import cost_table, flat_cost
-from atu.reporting.evidence import evidence_of
+from atu.reporting.evidence import Beside, evidence_of
 from atu.reporting.items import load_attacks, load_items, worst_note
 from atu.reporting.privacy import AUCS, TITLES, privacy_table
 from atu.reporting.requests import COLUMNS as REQUEST_COLUMNS
@@ -152,26 +152,23 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
         points=tables.trajectory_table(single.unlearn),
         utility=tables.utility_means(single.utility),
         items=items,
-        verdicts={
-            f"{model}.{method}": verdict_of(
-                evidence_of(
-                    method,
-                    model,
-                    methods,
-                    items,
-                    attacked,
-                    single.utility,
-                    single.privacy,
-                    section,
-                    params.attack,
-                    attacks,
-                )  # fmt: skip
-            )
-            for model in params.grid.models
-            for method in given_methods(params)
-            if method in methods
-        },
+        verdicts=_verdicts(params, single, methods, items, attacked),
     )
+
+
+def _verdicts(
+    params: Params, inputs: ReportInputs, methods: Sequence[str], items: Any, attacked: Any
+) -> dict[str, Verdict]:
+    """The verdict on every checkpoint that somebody else made."""
+    found = {}
+    for model in params.grid.models:
+        beside = Beside(model, methods, items, attacked, params.report)
+        for name in given_methods(params):
+            evidence = evidence_of(
+                beside, name, inputs.utility, inputs.privacy, params.attack, params.grid.attacks
+            )
+            found[f"{model}.{name}"] = verdict_of(evidence)
+    return found
 
 
 def _write_tables(job: Job, results: Tables) -> None:
@@ -284,8 +281,9 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         same = {r["method"]: r for r in rows if r["model"] == row["model"]}
         before, oracle = same.get(ORIGINAL), same.get(ORACLE)
+        was = {key: f"{tables.number(before[key])} → " for key in wordings if before and key in row}
         parts = [
-            f"{text} {f'{tables.number(before[key])} → ' if before else ''}{tables.number(row[key])}"
+            f"{text} {was.get(key, '')}{tables.number(row[key])}"
             for key, text in wordings.items()
             if key in row
         ]

@@ -141,7 +141,7 @@ def answer_scores(
         {name: ratio(base.loss, losses) if wrong else None for name, ratio in RATIOS.items()}
         | {memo.tofu_probability.id: memo.tofu_probability(right.log_probs)}
         | {name: share(right.loss, losses) if wrong else None for name, share in OPTIONS.items()}
-        | {option_accuracy.id: _choice(right, wrong) if wrong else None}
+        | {option_accuracy.id: _choice(base, wrong) if wrong else None}
         | {name: score(output, probe["answer"]) for name, score in TEXTS.items()}
         | {name: score(matches) for name, score in memo.TOKENWISE.items()}
         | {BLIND: is_blind(output, probe["answer"])}
@@ -152,8 +152,10 @@ def _choice(right: TokenScores, wrong: Sequence[TokenScores]) -> float:
     """Whether the right answer is the likeliest per token, without the end token: it says nothing
     of an answer that breaks off.
     """
-    return option_accuracy([(s.log_probs[:-1] if len(s.log_probs) > 1 else s.log_probs).mean()
-                            for s in (right, *wrong)], 0)  # fmt: skip
+    means = [
+        (s.log_probs[:-1] if len(s.log_probs) > 1 else s.log_probs).mean() for s in (right, *wrong)
+    ]
+    return option_accuracy(means, 0)
 
 
 def memorisation_metrics(answers: pl.DataFrame, reference: pl.DataFrame | None) -> dict[str, float]:

@@ -23,7 +23,8 @@ from atu.reporting.verdict import ORACLE as THE_ORACLE
 from atu.results.artifacts import Artifact
 from atu.seeding import generator
 
-EXACT = ("exact_match@own-2", "leak_at_k@own-1")
+FLOORED = ("exact_match@own-2", "contains@own-2", "leak_at_k@own-1")
+"""Measures by which a guess scores nothing."""
 QUALITY = f"privacy/target.{tofu_truth_ratio.id}.{tofu_forget_quality.id}/report"
 KEPT = {"neighbour": "neighbours", "other": "other people", "general": "general facts"}
 
@@ -59,30 +60,26 @@ class Beside:
 
 
 def evidence_of(
+    beside: Beside,
     method: str,
-    model: str,
-    methods: Sequence[str],
-    items: pl.DataFrame,
-    attacked: pl.DataFrame,
     utility: Sequence[Artifact],
     privacy: Sequence[Artifact],
-    section: Report,
     attack: AttackSection,
     names: Sequence[str],
 ) -> Evidence:
-    """Everything that is known of one method's checkpoint of one model."""
-    beside = Beside(model, methods, items, attacked, section)
-    plain, worst_line, forms = _asked(beside, method)
-    kept = [*_kept(beside, method), *_tasks(beside, method, utility)]
+    """Everything that is known of one method's checkpoint; `names` are the grid's attacks."""
+    model, methods = beside.model, beside.methods
+    plain, most, forms = _asked(beside, method)
     scores = tables.utility_means(utility)[model, method]
-    quality = [a.metrics()[QUALITY] for a in _of(privacy, model, method) if QUALITY in a.metrics()]
+    known = [a.metrics() for a in _of(privacy, model, method)]
+    quality = [metrics[QUALITY] for metrics in known if QUALITY in metrics]
     return Evidence(
         name=method,
         plain=plain,
-        worst=worst_line,
+        worst=most,
         forms=forms,
         attacks=_attacks(beside, method, attack, names),
-        losses=kept,
+        losses=[*_kept(beside, method), *_tasks(beside, method, utility)],
         collapsed=bool(scores["collapsed"]),
         oracle=ORACLE in methods,
         original=ORIGINAL in methods,
@@ -94,7 +91,7 @@ def _asked(beside: Beside, method: str) -> tuple[Line, Line | None, list[Line]]:
     """Plain questions, the worst form, and every other form in wordings that no corpus has. In a
     benchmark without plain questions all that it asks counts as plain.
     """
-    exact = beside.items["measure"][0] in EXACT
+    exact = beside.items["measure"][0] in FLOORED
 
     def about(name: str) -> pl.DataFrame:
         rows = of(beside.items, beside.model, name)
@@ -142,7 +139,7 @@ def _attacks(
             metrics = beside.attacked.filter(
                 (pl.col("attack") == name) & pl.col("condition").is_in(list(column.conditions))
             )["metric"].unique()
-            floor = all(metric in EXACT for metric in metrics) or column.minus is not None
+            floor = all(metric in FLOORED for metric in metrics) or column.minus is not None
             lines.append(
                 beside.line(f"{name}.{number}", column.title, method, rows, floor, control)
             )

@@ -14,6 +14,7 @@ from atu.metrics import membership as mia
 from atu.metrics import memorisation as memo
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.muse_knowledge import muse_knowledge_fixed
+from atu.metrics.options import option_accuracy
 from atu.metrics.tofu_recall import tofu_rouge_l_recall, tofu_rouge_l_recall_fixed
 from atu.privacy.texts import ATTACKS
 from atu.reporting.items import estimate, of, with_cell
@@ -24,6 +25,7 @@ from atu.seeding import generator
 
 ANSWERS = {
     memo.tofu_probability.id: "TOFU probability",
+    option_accuracy.id: "choice among wrong answers",
     tofu_rouge_l_recall_fixed.id: "TOFU ROUGE-L recall",
     memo.exact_memorisation.id: "exact memorisation",
     memo.extraction_strength_fixed.id: "extraction strength",

@@ -150,8 +150,7 @@ def _headline(evidence: Evidence) -> str:
     """The worst that is shown: a ruined model first, since its silence is no forgetting."""
     name, plain = evidence.name, evidence.plain.finding
     if evidence.collapsed:
-        return f"{name}: COLLAPSED. It is ruined as a language model; what it does not say proves " \
-               "no forgetting."  # fmt: skip
+        return f"{name}: COLLAPSED. A ruined model says little of anything: no sign of forgetting."
     if plain == "leaks":
         return f"{name}: NOT FORGOTTEN. Plain questions about the target are answered."
     ways = _leaking([*evidence.forms, *([evidence.worst] if evidence.worst else [])])

@@ -1,6 +1,7 @@
 """A concept by name: the written folder's tables, and what is refused of it."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -57,6 +58,22 @@ def test_questions_of_one_answer_are_one_fact_in_one_split(prepared):
         assert not probe["seen"] and probe["measure"] == "contains@own-2"
 
 
+def test_a_users_questions_bring_options_and_wrong_answers(prepared):
+    """And the measure of all; without them there are none."""
+    rows = [row | {"measure": concept.LONG} for row in made.files()["questions.json"]]
+    rows[0] |= {"options": ["a", "b"], "wrong": ["b"]}
+    first, second, *_ = prepared(**{"questions.json": rows}).probes
+    assert (first["options"], first["wrong"], first["measure"]) == (["a", "b"], ["b"], concept.LONG)
+    assert (second["options"], second["wrong"]) == ([], [])
+
+
+def test_two_measures_have_no_mean(prepared):
+    rows = made.files()["questions.json"]
+    rows[0] |= {"measure": concept.LONG}
+    with pytest.raises(SourceError, match=r"has several measures, contains@own-2, rwku_rouge"):
+        prepared(**{"questions.json": rows})
+
+
 def test_what_is_one_fact():
     """The target under any of its names, and an answer within another, as words; a neighbour's
     facts are its own."""
@@ -92,6 +109,9 @@ BAD = {
     "an unknown form": (changed("questions.json", form="poem"), "form = 'poem' is unknown"),
     "an answer of dots": (changed("questions.json", answer="..."), "no letter to compare"),
     "no prompt": (changed("questions.json", prompt=""), "empty 'prompt'"),
+    "options that are none": (changed("questions.json", options="a"), "options = 'a' is no list"),
+    "a wrong answer that is none": (changed("questions.json", wrong=[1]), "wrong = [1] is no list"),
+    "an unknown measure": (changed("questions.json", measure="x"), "measure = 'x' is unknown"),
     "no names": ({"names.json": []}, "is about nothing"),
     "an empty name": ({"names.json": [{"name": ""}]}, "empty 'name'"),
     "somebody else": ({"names.json": [{"name": "Bo"}]}, "is about Bo, not 'Annabel Quorn'"),
@@ -100,7 +120,7 @@ BAD = {
 
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
 def test_hostile_rows_are_refused(prepared, changes, message):
-    with pytest.raises(SourceError, match=message.replace(".", r"\.")):
+    with pytest.raises(SourceError, match=re.escape(message)):
         prepared(**changes)
 
 

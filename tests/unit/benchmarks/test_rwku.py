@@ -15,6 +15,7 @@ from atu.benchmarks.shared.source import Reader
 from atu.errors import SourceError
 from atu.results.locks import Lock, Source
 from atu.results.tables import MEMBERS, PROBES, TEXTS, write_table
+from atu.untrusted.names import has_name
 from atu.untrusted.targets import Target
 
 KING, HARRY, DOWNEY, ZOE = made.PEOPLE
@@ -176,6 +177,60 @@ def test_questions_per_fact_in_the_real_data(real_data, tmp_path, settings):
     assert (len(rwku.people), len(counts), sum(counts.values())) == (10, 251, 624)
     assert (sizes[1], sizes[2], sum(n for size, n in sizes.items() if size >= 3)) == (137, 48, 66)
     assert counts.most_common(1) == [("Tony Blair/target/tony blair", 25)]
+
+
+def test_some_texts_of_each_person(settings, tables_of):
+    """More only add to those there were; the retain corpus is cut person by person."""
+    one, two = (tables_of(replace(settings, texts=count), ONE)[1] for count in (1, 2))
+    assert len(one.forget) == 1 and len(two.forget) == 2
+    assert two.forget[0] == one.forget[0]
+    assert Counter(row["names"][0] for row in two.retain) == dict.fromkeys(
+        {row["names"][0] for row in tables_of(settings, ONE)[1].retain}, 2
+    )
+
+
+def test_without_wrong_answers_there_are_none(settings, tables_of):
+    assert all(p["wrong"] == [] for p in tables_of(settings, ONE)[1].probes)
+
+
+def test_wrong_answers_are_those_about_others(settings, tables_of):
+    """The made people's answers differ in the first name: "1947 of Stephen". A number stands beside
+    numbers first; a name of which there are three beside names."""
+    _, found = tables_of(replace(settings, wrong_answers=2), ONE)
+    by_answer = {p["answer"]: p["wrong"] for p in found.probes if p["form"] == "question"}
+    for right, wrong in by_answer.items():
+        assert len(set(wrong)) == 2 and right not in wrong
+        assert all(w.split()[-1] in {"Prince", "Robert", "Zoë"} for w in wrong)
+    numbers = by_answer["1947 of Stephen"]
+    assert all(w.startswith("1947") for w in numbers)
+    again = tables_of(replace(settings, wrong_answers=2), ONE)[1].probes
+    assert [p["wrong"] for p in again] == [p["wrong"] for p in found.probes]
+
+
+def test_more_wrong_answers_than_there_are_is_refused(settings, tables_of):
+    with pytest.raises(SourceError, match=r"answers of others are wrong.*prepare\.wrong_answers"):
+        tables_of(replace(settings, wrong_answers=99), ONE)
+
+
+def test_wrong_answers_in_the_real_data(real_data, tmp_path, settings):
+    """None holds the right answer or is held by it or by the question; nine in ten are of its
+    sort; who is asked for by name stands beside other targets."""
+    source = Source(str(real_data / "rwku"), None, str(tmp_path / "lock.json"))
+    rwku = Rwku(Reader(source, Lock(), record=True))
+    asked = replace(settings, wrong_answers=3)
+    same = total = 0
+    for person in rwku.people:
+        for probe in rwku_module._probes(rwku, Target((person,)), asked):
+            right, sort = probe["answer"], rwku_module._sort_of(probe["answer"].strip())
+            assert len(set(probe["wrong"])) == 3
+            if right == person:
+                assert set(probe["wrong"]) < set(rwku.people) - {person}
+            for wrong in probe["wrong"]:
+                assert not has_name(wrong, [right]) and not has_name(right, [wrong])
+                assert not has_name(probe["query"], [wrong])
+                same += rwku_module._sort_of(wrong) == sort
+                total += 1
+    assert same / total > 0.9
 
 
 def test_members_and_tasks(settings, tables_of):

@@ -1,7 +1,9 @@
 """What `atu forget` refuses before it computes anything, and what it keeps."""
 
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +14,7 @@ from made.gguf import Made
 from atu.config.written import params_text
 from atu.errors import ArtifactError, AtuError, ConfigError
 from atu.forget import command
+from atu.forget.brought import Places, read_brought
 from atu.forget.command import PARAMS, ForgetRequest, run
 from atu.forget.corpus import Concept, is_written, settings
 from atu.forget.settings import Writing
@@ -117,6 +120,68 @@ def test_a_file_in_place_of_the_models_folder(request_of, tmp_path, name, messag
     with pytest.raises(ArtifactError, match=message):
         run(replace(given, model=str(path)), dry_run=False)
     assert not (tmp_path / "work").exists()
+
+
+BROUGHT = {
+    "no texts": (Places((Path("nowhere"),)), r"--texts nowhere: no such file or folder"),
+    "nothing to keep": (
+        Places((), (Path("nowhere"),)),
+        r"--retain nowhere: no such file or folder",
+    ),
+    "no questions": (Places((), (), Path("q.jsonl")), r"--questions q\.jsonl: is no \.jsonl file"),
+}
+
+
+@pytest.mark.parametrize(("places", "message"), BROUGHT.values(), ids=BROUGHT)
+def test_what_is_brought_is_read_before_the_model(request_of, tmp_path, places, message):
+    """There is none; and nothing is left behind."""
+    request = request_of(model="./nowhere", places=places)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(AtuError, match=message):
+        run(request, dry_run=False)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture
+def brought_by(request_of, tmp_path):
+    """A request in which all is the user's, and the folder of the model."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text(f"{ANN} sings.", encoding="utf-8")
+    (tmp_path / "keep.md").write_text("Snow is white.", encoding="utf-8")
+    rows = ({"question": f"{k}?", "answer": f"thing {k}"} for k in range(16))
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    places = Places((tmp_path / "texts",), (tmp_path / "keep.md",), tmp_path / "q.jsonl")
+    return request_of(places=places, writing=Writing(writes=False))
+
+
+def test_a_dry_run_says_what_was_read(brought_by, capsys):
+    run(brought_by, dry_run=True)
+    said = capsys.readouterr()
+    assert "--texts: files 1, documents 1, passages 1\n" in said.err
+    assert "--questions: questions 16\n" in said.err and "passages" not in said.out
+
+
+def test_only_what_changed_is_written_again(brought_by, tmp_path):
+    """An unchanged document, also in a folder that was moved, changes no file; another word does,
+    and the lock of the corpus with it.
+    """
+    names = brought_by.concept.names
+
+    def written(request):
+        brought = read_brought(request.places, names, request.writing)
+        return command._write(request, tmp_path / "model", request.encoder, brought)
+
+    first = written(brought_by)
+    path = first.folder / "manifest.json"
+    before = path.stat().st_mtime_ns
+    assert written(brought_by).digest == first.digest
+    (tmp_path / "texts").rename(tmp_path / "moved")
+    moved = replace(brought_by, places=replace(brought_by.places, texts=(tmp_path / "moved",)))
+    assert written(moved).digest == first.digest and path.stat().st_mtime_ns == before
+    (tmp_path / "moved/a.txt").write_text(f"{ANN} hums.", encoding="utf-8")
+    assert written(moved).digest != first.digest
+    forget = json.loads((first.folder / "forget.json").read_text(encoding="utf-8"))
+    assert forget == [{"about": ANN, "text": f"{ANN} hums."}]
 
 
 def test_a_gguf_becomes_a_folder_of_the_work(request_of, tmp_path, capsys):

@@ -6,8 +6,10 @@ from made.concept import Parrot
 
 from atu.errors import SourceError
 from atu.forget import corpus
+from atu.forget.brought import Brought, Passages
 from atu.forget.corpus import NOBODY, Concept, Written, corpora, write
 from atu.forget.passages import PassageSet
+from atu.forget.question_file import Question, QuestionFile
 from atu.forget.settings import Writing
 from atu.forget.similarity import Similarity
 from atu.forget.texts import Distinct
@@ -36,6 +38,49 @@ def test_what_is_held_out_is_in_no_corpus():
                                                "Ann Bell was here once."]  # fmt: skip
     assert retain == [{"text": "Water is very wet.", "about": ""},
                       {"text": "Bo Day has a cat.", "about": BO}]  # fmt: skip
+
+
+def test_nothing_is_taken_out_of_a_users_texts():
+    """Neither what is asked nor what names a neighbour alone; the model's texts lose it as ever."""
+    own = (f"{ANN} keeps a pony.\nBo Day has a cat, and", "Two words")
+    shelves = {NOBODY: shelf("Water is very wet. Ann Bell keeps a pony."), ANN: shelf(*own),
+               BO: shelf("Bo Day has a cat.")}  # fmt: skip
+    written = Written(shelves, [], {f"{ANN} keeps a pony"}, {}, own, ("Snow is white.",))
+    forget, retain = corpora(Concept((ANN,)), Writing(), written)
+    assert [row["text"] for row in forget] == list(own)
+    assert [row["text"] for row in retain] == ["Snow is white.", "Water is very wet.",
+                                               "Bo Day has a cat."]  # fmt: skip
+
+
+def test_with_texts_the_model_writes_nothing_about_the_concept():
+    """And with questions enough nothing is asked of it; whom they are about is a neighbour."""
+    author = Parrot(written=["The river is long today.", "A bridge is over the river."])
+    writing = Writing(rounds=1, samples=4, general=2, near=0.99, min_passages=1)
+    found = write(Concept((ANN,)), writing, author, Similarity(Named()), brought())
+    assert not any(ANN in prompt for _, _, prompts in author.calls for prompt in prompts)
+    assert found.texts == (f"{ANN} sings.",)
+    assert list(found.choices["cosines of neighbours"]) == [BO]
+    targets = [row for row in found.questions if row["role"] == "target"]
+    assert {row["kind"] for row in targets} == {"given"}
+    assert found.choices["answers"] == {"asked": 16, "in the texts": 0}
+
+
+def test_without_writing_all_is_the_users():
+    found = corpus.taken(Writing(writes=False), brought())
+    forget, retain = corpora(Concept((ANN,)), Writing(), found)
+    assert [row["text"] for row in forget + retain] == [f"{ANN} sings.", "Snow is white."]
+    assert {row["measure"] for row in found.questions} == {"contains@own-2"}
+
+
+def brought():
+    """Texts, texts to keep, and sixteen facts about the concept."""
+    asked = [Question("target", ANN, f"{k}?", f"thing {k}", (), ()) for k in range(16)]
+    asked.append(Question("neighbour", BO, "What?", "a cat", (), ()))
+    texts, retain = (
+        Passages(option, (text,), [["a.txt", "0"]], {"passages": 1})
+        for option, text in (("--texts", f"{ANN} sings."), ("--retain", "Snow is white."))
+    )
+    return Brought(texts, retain, QuestionFile(tuple(asked), [["q.jsonl", "1"]], {"questions": 17}))
 
 
 def test_who_a_sentence_is_asked_about():

@@ -118,6 +118,32 @@ def test_adapters_learn_faster_within_a_limit(sources, hidden, rate):
     assert found["train"] == {"update": "lora", "rank": 8, "alpha": 16}
 
 
+def test_sentences_as_answers_have_room(sources):
+    """In every phase that asks; names keep the limits of the world."""
+    model, corpus = sources
+    short, long = (
+        yaml.safe_load(
+            render(
+                names=["A"],
+                descriptions=[],
+                method="atu",
+                rank=None,
+                seed=0,
+                select=0.5,
+                encoder="e",
+                model=model,
+                corpus=corpus,
+                shape=Shape(4, 64),
+                long_answers=is_long,
+            )
+        )
+        for is_long in (False, True)
+    )
+    asking = ("rephrase", "attack")
+    assert [long[phase]["max_new_tokens"] for phase in asking] == [96, 96]
+    assert all(short[phase]["max_new_tokens"] < 96 for phase in asking)
+
+
 def test_a_method_that_needs_more_is_refused(sources):
     with pytest.raises(
         ConfigError, match=r"--method = 'dpo': needs more than texts; known are atu"

