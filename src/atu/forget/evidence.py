@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from atu.config.sections import Report
@@ -98,31 +99,39 @@ VERDICTS = {
 
 
 def gather(
-    before: pl.DataFrame, after: pl.DataFrame, choices: tuple[pl.DataFrame, pl.DataFrame],
-    section: Report, collapsed: bool = False,
+    items: Sequence[pl.DataFrame], answers: Sequence[pl.DataFrame], section: Report,
+    collapsed: bool = False,
 ) -> Evidence:  # fmt: skip
     """The evidence of two models.
 
     Args:
-        before, after: `items.parquet` of rephrase.
-        choices: `answers.parquet` of privacy, before and after.
+        items: `items.parquet` of rephrase, before and after.
+        answers: `answers.parquet` of privacy, before and after.
         collapsed: whether the report calls the second one COLLAPSED.
     """
-    sides = [_plain(items) for items in (before, after)]
-    roles = [role for role in ROLES if role in sides[0]["role"]]
+    before, after = (_plain(side) for side in items)
+    roles = [role for role in ROLES if role in before["role"]]
+
+    def line(
+        measure: str, role: str, sides: Sequence[pl.DataFrame], column: str,
+        chance: float | None = None,
+    ) -> Line:  # fmt: skip
+        first, second = (_estimate(_of(side, role), column, section) for side in sides)
+        return Line(measure, role, first, second, chance)
+
     lines = [
-        Line(name, role, *(_estimate(_of(side, role), column, section) for side in sides))
-        for name, column in ((SAID, SCORE), ("probability", PROBABILITY))
+        line(measure, role, (before, after), column)
+        for measure, column in ((SAID, SCORE), ("probability", PROBABILITY))
         for role in roles
     ]
-    wrong = {row["id"]: len(row["wrong"]) for row in sides[0].to_dicts()}
+    wrong = {row["id"]: len(row["wrong"]) for row in before.to_dicts()}
     for role in roles:
-        parts = [_of(side, role) for side in choices]
+        parts = [_of(side, role) for side in answers]
         if len(parts[0]) and not any(part[option_accuracy.id].null_count() for part in parts):
-            chance = [1 / (1 + wrong[identity]) for identity in parts[0]["id"]]
-            both = (_estimate(part, option_accuracy.id, section) for part in parts)
-            lines.append(Line("choice", role, *both, chance=sum(chance) / len(chance)))
-    paired = _changes(*sides)
+            chances = [1 / (1 + wrong[identity]) for identity in parts[0]["id"]]
+            chance = sum(chances) / len(chances)
+            lines.append(line("choice", role, answers, option_accuracy.id, chance))
+    paired = _changes(before, after)
     change = {role: _estimate(_of(paired, role), LOG_RATIO, section) for role in roles}
     excess = None
     if {"target", "neighbour"} <= set(roles):
@@ -160,8 +169,6 @@ def _estimate(rows: pl.DataFrame, column: str, section: Report) -> Estimate:
 
 def _excess(target: pl.DataFrame, others: pl.DataFrame, section: Report) -> Estimate:
     """Mean change of the target minus that of the others; facts of both are drawn."""
-    import numpy as np
-
     rng = generator(section.seed, "excess")
     means = []
     for rows in (target, others):
@@ -171,7 +178,7 @@ def _excess(target: pl.DataFrame, others: pl.DataFrame, section: Report) -> Esti
         means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
     tail = (1 - section.confidence) / 2
     low, high = np.quantile(means[0] - means[1], [tail, 1 - tail])
-    mean = target[LOG_RATIO].mean() - others[LOG_RATIO].mean()  # type: ignore[operator]
+    mean = target[LOG_RATIO].to_numpy().mean() - others[LOG_RATIO].to_numpy().mean()
     return Estimate(float(mean), float(low), float(high), len(target))
 
 

@@ -102,11 +102,11 @@ def _evidence(
     method: str,
 ) -> Evidence:  # fmt: skip
     items, answers = (
-        [read_frame(jobs[phase].file(f"{name}.parquet")) for jobs in (before, after)]
+        tuple(read_frame(jobs[phase].file(f"{name}.parquet")) for jobs in (before, after))
         for phase, name in (("rephrase", "items"), ("privacy", "answers"))
     )
     collapsed = bool(float(read_rows(report)[method]["collapsed"]))
-    return gather(*items, (answers[0], answers[1]), params.report, collapsed)
+    return gather(items, answers, params.report, collapsed)
 
 
 def _aligned(params: Params, results: Path, cell: Cell) -> Artifact | None:
