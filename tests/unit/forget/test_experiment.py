@@ -9,7 +9,7 @@ from made import models
 
 from atu.config.load import check_values
 from atu.errors import ConfigError
-from atu.forget.experiment import METHODS, Shape, render, steps_for
+from atu.forget.experiment import KEPT_BY_OUTPUT, METHODS, Shape, render, steps_for
 from atu.models.pinned import file_digests
 from atu.results.locks import Lock, Source
 from atu.untrusted.yaml import parse_yaml
@@ -142,6 +142,20 @@ def test_sentences_as_answers_have_room(sources):
     asking = ("rephrase", "attack")
     assert [long[phase]["max_new_tokens"] for phase in asking] == [96, 96]
     assert all(short[phase]["max_new_tokens"] < 96 for phase in asking)
+
+
+@pytest.mark.parametrize(
+    ("layers", "hidden", "kept"),
+    [(4, 32, {"nll": 1.0, "kl": 0.0, "states": 0.1, "layer": 3}), (30, 576, KEPT_BY_OUTPUT)],
+)
+def test_pretrained_models_are_kept_by_their_output(sources, layers, hidden, kept):
+    """Hidden states of a first token would outweigh everything."""
+    model, corpus = sources
+    text = render(
+        names=["A"], descriptions=[], method="atu", rank=None, seed=0, select=0.5, encoder="e",
+        model=model, corpus=corpus, shape=Shape(layers, hidden),
+    )  # fmt: skip
+    assert yaml.safe_load(text)["unlearn"]["methods"]["atu"]["retain"] == kept
 
 
 def test_a_method_that_needs_more_is_refused(sources):
