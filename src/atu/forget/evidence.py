@@ -24,6 +24,9 @@ DAMAGED, RUINED = 0.5, 0.2
 share of what it was, by the geometric mean."""
 FEW = 10
 """With fewer statements about the concept evidence is weak."""
+KNOWN = 0.1
+"""Of what is asked about the concept the original model must have said more than this share, or
+choose the right answer more often than a guess: nothing else can be forgotten."""
 SAID = "said"
 LOG_RATIO = "log_ratio"
 """Column: log of the probability after over that before."""
@@ -67,6 +70,16 @@ class Evidence:
         return f"{count} statements"
 
     @property
+    def known(self) -> bool:
+        """Whether the original model knew what is asked about the concept. Its own statements it
+        knows by their making, a user's questions perhaps not.
+        """
+        about = {line.measure: line for line in self.lines if line.role == "target"}
+        said, choice = about.get(SAID), about.get("choice")
+        chosen = choice is not None and choice.before.low > (choice.chance or 0)
+        return chosen or said is None or said.before.mean > KNOWN
+
+    @property
     def verdict(self) -> str:
         """A key of `VERDICTS`."""
         target, others = self.change["target"], self.change.get("neighbour")
@@ -74,6 +87,8 @@ class Evidence:
         kept = math.exp(others.mean) if others and others.high < 0 else 1.0
         if self.collapsed or kept < RUINED:
             return "ruined"
+        if not self.known:
+            return "not known"
         if target.high >= 0:
             return "not forgotten"
         if self.excess is None or self.excess.high >= 0:
@@ -87,6 +102,9 @@ VERDICTS = {
     "forgotten with damage": "What the model said of the concept has become less likely, and more "
     "so than what it said of neighbours; **but that has lost more than half of its probability, "
     "too**.",
+    "not known": "**The original model does not know the answers** that are asked for about the "
+    "concept: neither does it give them, nor does it choose them more often than a guess. What it "
+    "did not know it cannot have forgotten; ask what it knows, or leave out --questions.",
     "not forgotten": "**The concept is not forgotten**: what the model said of it is not less "
     "likely than before.",
     "ruined": "**The model is ruined**: what it said of others is no longer likely either. That it "
