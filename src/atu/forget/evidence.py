@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -129,7 +129,7 @@ def gather(
     sides = [_plain(items) for items in (before, after)]
     roles = [role for role in ROLES if role in sides[0]["role"]]
     lines = [
-        Line(name, role, *(_estimate(_of(side, role), column, section) for side in sides))
+        _line(name, role, [_of(side, role) for side in sides], column, section)
         for name, column in ((SAID, SCORE), ("probability", PROBABILITY))
         for role in roles
     ]
@@ -138,14 +138,21 @@ def gather(
         parts = [_of(side, role) for side in choices]
         if len(parts[0]) and not any(part[option_accuracy.id].null_count() for part in parts):
             chance = [1 / (1 + wrong[identity]) for identity in parts[0]["id"]]
-            both = (_estimate(part, option_accuracy.id, section) for part in parts)
-            lines.append(Line("choice", role, *both, chance=sum(chance) / len(chance)))
+            line = _line("choice", role, parts, option_accuracy.id, section)
+            lines.append(replace(line, chance=sum(chance) / len(chance)))
     paired = _changes(*sides)
     change = {role: _estimate(_of(paired, role), LOG_RATIO, section) for role in roles}
     excess = None
     if {"target", "neighbour"} <= set(roles):
         excess = _excess(_of(paired, "target"), _of(paired, "neighbour"), section)
     return Evidence(tuple(lines), change, excess, collapsed)
+
+
+def _line(
+    measure: str, role: str, sides: Sequence[pl.DataFrame], column: str, section: Report
+) -> Line:
+    before, after = (_estimate(rows, column, section) for rows in sides)
+    return Line(measure, role, before, after)
 
 
 def _plain(items: pl.DataFrame) -> pl.DataFrame:
@@ -189,7 +196,7 @@ def _excess(target: pl.DataFrame, others: pl.DataFrame, section: Report) -> Esti
         means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
     tail = (1 - section.confidence) / 2
     low, high = np.quantile(means[0] - means[1], [tail, 1 - tail])
-    mean = target[LOG_RATIO].mean() - others[LOG_RATIO].mean()  # type: ignore[operator]
+    mean = target[LOG_RATIO].to_numpy().mean() - others[LOG_RATIO].to_numpy().mean()
     return Estimate(float(mean), float(low), float(high), len(target))
 
 
