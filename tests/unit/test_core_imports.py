@@ -24,9 +24,11 @@ ALLOWED = {"torch", "transformers", "numpy", "safetensors", "tokenizers", "tqdm"
 LAZY = {
     "metrics": {"nltk", "rouge", "rouge_score", "scipy"},
     "models.trainable": {"peft"},
+    "models.adapters": {"peft"},
+    "models.gguf_header": {"gguf"},
 }
 """What a metric may import when it is called, for another metric needs neither; and what adapters
-need, without which everything else is trained."""
+and GGUF files need, without which everything else is trained."""
 
 
 @cache

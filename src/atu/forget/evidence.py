@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from atu.config.sections import Report
@@ -25,6 +24,9 @@ DAMAGED, RUINED = 0.5, 0.2
 share of what it was, by the geometric mean."""
 FEW = 10
 """With fewer statements about the concept evidence is weak."""
+KNOWN = 0.1
+"""Of what is asked about the concept the original model must have said more than this share, or
+choose the right answer more often than a guess: nothing else can be forgotten."""
 SAID = "said"
 LOG_RATIO = "log_ratio"
 """Column: log of the probability after over that before."""
@@ -68,6 +70,16 @@ class Evidence:
         return f"{count} statements"
 
     @property
+    def known(self) -> bool:
+        """Whether the original model knew what is asked about the concept. Its own statements it
+        knows by their making, a user's questions perhaps not.
+        """
+        about = {line.measure: line for line in self.lines if line.role == "target"}
+        said, choice = about.get(SAID), about.get("choice")
+        chosen = choice is not None and choice.before.low > (choice.chance or 0)
+        return chosen or said is None or said.before.mean > KNOWN
+
+    @property
     def verdict(self) -> str:
         """A key of `VERDICTS`."""
         target, others = self.change["target"], self.change.get("neighbour")
@@ -75,6 +87,8 @@ class Evidence:
         kept = math.exp(others.mean) if others and others.high < 0 else 1.0
         if self.collapsed or kept < RUINED:
             return "ruined"
+        if not self.known:
+            return "not known"
         if target.high >= 0:
             return "not forgotten"
         if self.excess is None or self.excess.high >= 0:
@@ -88,6 +102,9 @@ VERDICTS = {
     "forgotten with damage": "What the model said of the concept has become less likely, and more "
     "so than what it said of neighbours; **but that has lost more than half of its probability, "
     "too**.",
+    "not known": "**The original model does not know the answers** that are asked for about the "
+    "concept: neither does it give them, nor does it choose them more often than a guess. What it "
+    "did not know it cannot have forgotten; ask what it knows, or leave out --questions.",
     "not forgotten": "**The concept is not forgotten**: what the model said of it is not less "
     "likely than before.",
     "ruined": "**The model is ruined**: what it said of others is no longer likely either. That it "
@@ -99,44 +116,43 @@ VERDICTS = {
 
 
 def gather(
-    items: Sequence[pl.DataFrame], answers: Sequence[pl.DataFrame], section: Report,
-    collapsed: bool = False,
+    before: pl.DataFrame, after: pl.DataFrame, choices: tuple[pl.DataFrame, pl.DataFrame],
+    section: Report, collapsed: bool = False,
 ) -> Evidence:  # fmt: skip
     """The evidence of two models.
 
     Args:
-        items: `items.parquet` of rephrase, before and after.
-        answers: `answers.parquet` of privacy, before and after.
+        before, after: `items.parquet` of rephrase.
+        choices: `answers.parquet` of privacy, before and after.
         collapsed: whether the report calls the second one COLLAPSED.
     """
-    before, after = (_plain(side) for side in items)
-    roles = [role for role in ROLES if role in before["role"]]
-
-    def line(
-        measure: str, role: str, sides: Sequence[pl.DataFrame], column: str,
-        chance: float | None = None,
-    ) -> Line:  # fmt: skip
-        first, second = (_estimate(_of(side, role), column, section) for side in sides)
-        return Line(measure, role, first, second, chance)
-
+    sides = [_plain(items) for items in (before, after)]
+    roles = [role for role in ROLES if role in sides[0]["role"]]
     lines = [
-        line(measure, role, (before, after), column)
-        for measure, column in ((SAID, SCORE), ("probability", PROBABILITY))
+        _line(name, role, [_of(side, role) for side in sides], column, section)
+        for name, column in ((SAID, SCORE), ("probability", PROBABILITY))
         for role in roles
     ]
-    wrong = {row["id"]: len(row["wrong"]) for row in before.to_dicts()}
+    wrong = {row["id"]: len(row["wrong"]) for row in sides[0].to_dicts()}
     for role in roles:
-        parts = [_of(side, role) for side in answers]
+        parts = [_of(side, role) for side in choices]
         if len(parts[0]) and not any(part[option_accuracy.id].null_count() for part in parts):
-            chances = [1 / (1 + wrong[identity]) for identity in parts[0]["id"]]
-            chance = sum(chances) / len(chances)
-            lines.append(line("choice", role, answers, option_accuracy.id, chance))
-    paired = _changes(before, after)
+            chance = [1 / (1 + wrong[identity]) for identity in parts[0]["id"]]
+            line = _line("choice", role, parts, option_accuracy.id, section)
+            lines.append(replace(line, chance=sum(chance) / len(chance)))
+    paired = _changes(*sides)
     change = {role: _estimate(_of(paired, role), LOG_RATIO, section) for role in roles}
     excess = None
     if {"target", "neighbour"} <= set(roles):
         excess = _excess(_of(paired, "target"), _of(paired, "neighbour"), section)
     return Evidence(tuple(lines), change, excess, collapsed)
+
+
+def _line(
+    measure: str, role: str, sides: Sequence[pl.DataFrame], column: str, section: Report
+) -> Line:
+    before, after = (_estimate(rows, column, section) for rows in sides)
+    return Line(measure, role, before, after)
 
 
 def _plain(items: pl.DataFrame) -> pl.DataFrame:
@@ -169,6 +185,8 @@ def _estimate(rows: pl.DataFrame, column: str, section: Report) -> Estimate:
 
 def _excess(target: pl.DataFrame, others: pl.DataFrame, section: Report) -> Estimate:
     """Mean change of the target minus that of the others; facts of both are drawn."""
+    import numpy as np
+
     rng = generator(section.seed, "excess")
     means = []
     for rows in (target, others):

@@ -101,12 +101,10 @@ def _evidence(
     before: dict[str, Artifact], after: dict[str, Artifact], params: Params, report: Artifact,
     method: str,
 ) -> Evidence:  # fmt: skip
-    items, answers = (
-        tuple(read_frame(jobs[phase].file(f"{name}.parquet")) for jobs in (before, after))
-        for phase, name in (("rephrase", "items"), ("privacy", "answers"))
-    )
+    items = [read_frame(jobs["rephrase"].file("items.parquet")) for jobs in (before, after)]
+    answers = [read_frame(jobs["privacy"].file("answers.parquet")) for jobs in (before, after)]
     collapsed = bool(float(read_rows(report)[method]["collapsed"]))
-    return gather(items, answers, params.report, collapsed)
+    return gather(items[0], items[1], (answers[0], answers[1]), params.report, collapsed)
 
 
 def _aligned(params: Params, results: Path, cell: Cell) -> Artifact | None:

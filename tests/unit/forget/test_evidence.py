@@ -43,7 +43,7 @@ CHOICES = answers((1, 1, None)), answers((0.25, 1, None))
 
 
 def found(after, before=BEFORE):
-    return gather((before, after), CHOICES, SECTION)
+    return gather(before, after, CHOICES, SECTION)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,19 @@ def test_verdicts(after, verdict):
 
 def test_a_collapsed_model_is_ruined_whatever_is_likely():
     after = items((0.04, 0.38, 0.5))
-    assert gather((BEFORE, after), CHOICES, SECTION, collapsed=True).verdict == "ruined"
+    assert gather(BEFORE, after, CHOICES, SECTION, collapsed=True).verdict == "ruined"
+
+
+def test_what_was_not_known_cannot_be_forgotten():
+    """A user's questions that the original model answers no better than by chance, though their
+    answers have become less likely; a choice that it makes rightly is knowledge.
+    """
+    before, after = items((0.4, 0.4, 0.5), scores=0.05), items((0.04, 0.38, 0.5), scores=0.0)
+    guesses = answers((0.25, 1, None)), answers((0.25, 1, None))
+    for choices, verdict in ((guesses, "not known"), (CHOICES, "forgotten"),
+                             ([part.clear() for part in guesses], "not known")):  # fmt: skip
+        assert gather(before, after, tuple(choices), SECTION).verdict == verdict
+    assert gather(BEFORE, after, guesses, SECTION).verdict == "forgotten"
 
 
 def test_without_neighbours_the_rest_says_whether_the_model_is_ruined():
@@ -102,7 +114,7 @@ def test_changes_are_paired_logs():
 def test_few_statements_are_called_weak(count, weak):
     few = items((0.4, 0.4, 0.5), count)
     none = answers((1, 1, None)).clear()
-    evidence = gather((few, few), (none, none), SECTION)
+    evidence = gather(few, few, (none, none), SECTION)
     assert evidence.strength.startswith("weak") == weak
 
 
