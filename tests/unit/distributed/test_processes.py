@@ -148,7 +148,7 @@ class TestMethods:
             "lunar", "mudman", "pdu", "uld",
         }  # fmt: skip
         assert {name for name, kind in kinds.items() if kind == "first"} == {
-            "eco", "icu", "none", "oracle", "rocr",
+            "checkpoint", "eco", "icu", "none", "oracle", "rocr",
         }  # fmt: skip
 
     def test_one_that_does_not_say_is_refused(self):

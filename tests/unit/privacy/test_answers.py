@@ -59,12 +59,13 @@ def test_answer_scores(tokens):
 
 
 def test_the_likeliest_answer_is_chosen_without_its_end(tokens):
-    """1/2 against 1/4 and 1/2 * 1/8, whatever the ends have."""
+    """1/2 against 1/4 and 1/2 * 1/8, whatever the ends have. Where the answer was trained word for
+    word, its paraphrase stands for it."""
     right = tokens(np.log([1 / 2, 1e-6]))
     wrong = [tokens(np.log([1 / 4, 1 / 2])), tokens(np.log([1 / 2, 1 / 8, 1 / 2]))]
     probe = {"output": "", "part": WHOLE, "answer": "owl"}
     assert answer_scores(probe, right, right, wrong)[option_accuracy.id] == 1.0
-    assert answer_scores(probe, wrong[0], right, [right])[option_accuracy.id] == 0.0
+    assert answer_scores(probe, right, wrong[0], [right])[option_accuracy.id] == 0.0
     assert answer_scores(probe, right, right, [])[option_accuracy.id] is None
 
 
