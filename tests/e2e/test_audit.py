@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from made.concept import ANN, FACTS, PEOPLE, write_folder, write_model
+from made.concept import ANN, FACTS, PEOPLE, statements, write_folder, write_model
 from safetensors.torch import load_file, save_file
 from trees import ROOT
 
@@ -69,7 +69,13 @@ def folder(tmp_path_factory):
     file = place / "ruined/model.safetensors"
     weights = {k: torch.randn_like(v) * 3 for k, v in load_file(file).items()}
     save_file(weights, file, metadata={"format": "pt"})
-    write_folder(place / "concept", **{"questions.json": questions()})
+    # What the original models as text: of others it would be worse than a guess, as the ruined is.
+    retain = [
+        {"text": text, "about": about}
+        for number, about in ((1, PEOPLE[1]), (2, ""))
+        for text in statements(number)
+    ]
+    write_folder(place / "concept", **{"questions.json": questions(), "retain.json": retain})
     shutil.copyfile(ROOT / "experiments/world.yaml", place / "world.yaml")
     (place / "mine.yaml").write_text(SMALL.format(base="world", ann=ANN), encoding="utf-8")
     return place

@@ -14,6 +14,8 @@ from atu.config.load import load_params
 from atu.config.params import Params
 
 HUB = sorted(SHAPES)
+LAPTOP = ("rwku_smollm2", "tofu_smollm2")
+"""Of a small real model, with locks that are committed."""
 RUN = "tofu_llama"
 """It fine-tunes a model that was fetched, and an oracle; `atu forget` runs on a pinned one."""
 METHODS = {"none", "oracle", "atu"}
@@ -22,7 +24,7 @@ METHODS = {"none", "oracle", "atu"}
 
 def test_every_experiment_is_here():
     found = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
-    assert found == {*HUB, "comparison", "world", "hub"}
+    assert found == {*HUB, *LAPTOP, "comparison", "world", "hub"}
 
 
 @pytest.mark.parametrize("name", HUB)

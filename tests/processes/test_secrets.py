@@ -38,7 +38,7 @@ def prepared(tmp_path_factory, mini_values):
 
     good = atu("prepare", "--out", "results/prepare/shared/manifest.json")
     bad = atu(
-        "embed", "--pretrain", "x/manifest.json", "--prepare", "y", "--out", "z/manifest.json"
+        "embed", "--pretrain", "y", "--prepare", "x/manifest.json", "--out", "z/manifest.json"
     )
     assert good.returncode == 0, good.stderr
     assert bad.returncode == 2

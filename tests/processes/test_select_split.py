@@ -29,7 +29,8 @@ RULES = Path(__file__).parents[2] / "workflow/rules"
 EVALUATIONS = ("rephrase", "utility", "privacy", "attack")
 """The phases that read probes and give reported numbers; each is run below."""
 TRAINING = {
-    "pretrain_oracle", "prepare_one", "embed_one", "align_one", "search_one", "unlearn_one",
+    "pretrain_oracle", "prepare_one", "embed_shared", "embed_one", "align_one", "search_one",
+    "unlearn_one",
 }  # fmt: skip
 """The other rules that read a target's probes or corpora."""
 CHOSEN = {
@@ -39,6 +40,7 @@ CHOSEN = {
     "searched_input": {"search"},
     "search_manifests": {"search"},
     "start_model": {"pretrain"},
+    "prepared_manifests": {"prepare"},
     "utility_before": {"utility"},
     "benchmark_files": set(),
     "privacy_reference": {"privacy"},
@@ -57,7 +59,7 @@ def jobs():
         for name, body in re.findall(r"^rule (\w+_\w+):\n((?:    .*\n|\n)+)", text, re.MULTILINE):
             block = re.search(r"^    input:\n((?:        .*\n)+)", body, re.MULTILINE)
             phases = set()
-            for line in re.split(r",\n", block[1].strip()):
+            for line in re.split(r",\n", re.sub(r" *#.*\n", "", block[1]).strip()):
                 phases |= phases_of(line.strip().rstrip(","))
             found[name] = phases
     return found
@@ -66,10 +68,10 @@ def jobs():
 def phases_of(expression):
     """The phases that one input of a rule names."""
     value = re.sub(r"^\w+=", "", expression)
-    value = re.sub(r"^unpack\((.*)\)$", r"\1", value).removesuffix("()")
+    value = re.sub(r"^(?:unpack|ancient)\((.*)\)$", r"\1", value).removesuffix("()")
     if re.fullmatch(
         r'(method_)?sources\("\w+"(, "base")?\)|(attack|benchmark)_sources'
-        r"|benchmark_locks|model_lock",
+        r"|benchmark_locks|(model|oracle|given)_lock",
         value,
     ):
         return set()

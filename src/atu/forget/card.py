@@ -137,7 +137,7 @@ def _brought(corpus: Artifact) -> dict[str, Any]:
     kinds = [row["kind"] for row in rows if (row["role"], row["form"]) == ("target", "question")]
     return {
         "brought": {option: account(n) for option, n in choices.get("brought", {}).items()},
-        "answers": choices.get("answers", {}),
+        "answers": {"asked": 0} | choices.get("answers", {}),
         "stated": sum(kind != GIVEN for kind in kinds),
         "long": any(row.get("measure") == LONG for row in rows),
     }

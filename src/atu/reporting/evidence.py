@@ -18,7 +18,7 @@ from atu.probes.prompts import FORMS
 from atu.reporting import tables
 from atu.reporting.items import difference, estimate, of, worst
 from atu.reporting.robustness import attack_columns, column_items
-from atu.reporting.verdict import CONTROL, NOTHING, Evidence, Line, Loss
+from atu.reporting.verdict import ASKED, CONTROL, NOTHING, Evidence, Line, Loss
 from atu.reporting.verdict import ORACLE as THE_ORACLE
 from atu.results.artifacts import Artifact
 from atu.seeding import generator
@@ -160,7 +160,7 @@ def _kept(beside: Beside, method: str) -> list[Loss]:
         had = ORIGINAL in beside.methods
         losses.append(
             Loss(
-                f"kept.{role}", title, estimate(mine, beside.section),
+                f"{ASKED}{role}", title, estimate(mine, beside.section),
                 estimate(before, beside.section) if had else None,
                 difference(mine, before, beside.section, role) if had else None,
             )

@@ -47,6 +47,9 @@ HEADLINES = {
     "two hops": ({"forms": [TWO_HOPS], "attacks": [RELEARNED]}, "HIDDEN, NOT GONE"),
     "relearned": ({"attacks": [WEAK, RELEARNED]}, "COMES BACK"),
     "nothing": ({}, "NOTHING FOUND"),
+    "mute": ({"losses": [LOST]}, "MUTE"),
+    "mute in part": ({"losses": [LOST, KEPT]}, "NOTHING FOUND"),
+    "mute but for attacks": ({"losses": [LOST], "attacks": [RELEARNED]}, "COMES BACK"),
     "nobody knows": ({"plain": replace(SILENT, reference=None, difference=None, against=None)},
                      "UNDECIDED"),
 }  # fmt: skip
