@@ -195,13 +195,13 @@ def test_an_adapter_in_place_of_weights(forgotten):
     assert fresh(LOAD_ADAPTER, folder / "model", folder / "adapter").strip() == "True"
 
 
-def test_what_the_model_does_not_know_is_refused(forgotten):
-    """It writes nothing consistent about somebody it never heard of."""
+def test_what_the_model_never_heard_of_is_asked_by_continuations(forgotten):
+    """It states nothing consistently about somebody it never heard of, and the card says so."""
     folder, _ = forgotten
-    done = run(folder, "nobody", "--rounds", "1", check=False, concept="Xerxes Vwqk")
-    assert done.returncode == 2
-    assert "--concept Xerxes Vwqk" in done.stdout and "It may know little of it" in done.stdout
-    assert not (folder / "nobody").exists()
+    run(folder, "nobody", "--rounds", "1", concept="Xerxes Vwqk")
+    card = (folder / "nobody/README.md").read_text(encoding="utf-8")
+    assert "It states too few facts of this one consistently" in card
+    assert "| likeliest of the choices: the concept |" in card
 
 
 def test_a_users_own_texts_and_questions(forgotten):
