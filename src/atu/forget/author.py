@@ -61,32 +61,13 @@ class Author:
         """The greedy continuation of every beginning, up to the end of its line, without a chat
         template.
         """
-        return greedy_answers(
-            self.model,
-            self.tokenizer,
-            beginnings,
-            max_new_tokens=tokens,
-            batch_size=self.batch_size,
-            label=label,
-            templated=False,
-            stripped=False,
-            stops=LINE,
-        )
+        return self._greedy(beginnings, tokens, label, LINE, templated=False, stripped=False)
 
     def complete(
         self, prompts: Sequence[str], tokens: int, label: str, stops: Sequence[str]
     ) -> list[str]:
         """The greedy continuation of every prompt, asked like a probe, with the space before it."""
-        return greedy_answers(
-            self.model,
-            self.tokenizer,
-            prompts,
-            max_new_tokens=tokens,
-            batch_size=self.batch_size,
-            label=label,
-            stripped=False,
-            stops=stops,
-        )
+        return self._greedy(prompts, tokens, label, stops, stripped=False)
 
     def answer(
         self, prompts: Sequence[str], tokens: int, label: str, stops: Sequence[str] = LINE
@@ -94,6 +75,12 @@ class Author:
         """The greedy answer to every prompt, asked like a probe: its first line, or up to other
         stops.
         """
+        return self._greedy(prompts, tokens, label, stops)
+
+    def _greedy(
+        self, prompts: Sequence[str], tokens: int, label: str, stops: Sequence[str],
+        templated: bool = True, stripped: bool = True,
+    ) -> list[str]:  # fmt: skip
         return greedy_answers(
             self.model,
             self.tokenizer,
@@ -102,6 +89,8 @@ class Author:
             batch_size=self.batch_size,
             label=label,
             stops=stops,
+            templated=templated,
+            stripped=stripped,
         )
 
     def answer_again(
