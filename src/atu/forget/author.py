@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,24 +39,44 @@ class Author:
         second. A base model's texts are one line and include the opening, unless it ends with
         `ANNOUNCING`.
         """
-        seed = child_seed(self.seed, "write", str(number))
-        texts_of_prompts = sampled_answers(
-            self.model,
-            self.tokenizer,
+        texts_of_prompts = self._sampled(
             prompts,
-            Sampling(samples, temperature, top_p, seed),
-            max_new_tokens=tokens,
-            batch_size=self.batch_size,
-            label=f"write, round {number + 1}",
-            templated=self.chat,
-            stripped=False,
-            stops=() if self.chat else LINE,
+            Sampling(samples, temperature, top_p, child_seed(self.seed, "write", str(number))),
+            tokens,
+            f"write, round {number + 1}",
+            self.chat,
         )
         return [
             texts[j].strip() if self.chat or prompt.endswith(ANNOUNCING) else prompt + texts[j]
             for j in range(samples)
             for prompt, texts in zip(prompts, texts_of_prompts, strict=True)
         ]
+
+    def enumerate(
+        self, beginnings: Sequence[str], *, samples: int, tokens: int, temperature: float,
+        top_p: float, label: str,
+    ) -> list[str]:  # fmt: skip
+        """`samples` continuations of every beginning to the end of its line, without a chat
+        template: what stands together in the texts that a model was trained on.
+        """
+        sampling = Sampling(samples, temperature, top_p, child_seed(self.seed, "enumerate"))
+        return list(itertools.chain(*self._sampled(beginnings, sampling, tokens, label, False)))
+
+    def _sampled(
+        self, prompts: Sequence[str], sampling: Sampling, tokens: int, label: str, templated: bool
+    ) -> list[list[str]]:
+        return sampled_answers(
+            self.model,
+            self.tokenizer,
+            prompts,
+            sampling,
+            max_new_tokens=tokens,
+            batch_size=self.batch_size,
+            label=label,
+            templated=templated,
+            stripped=False,
+            stops=() if templated else LINE,
+        )
 
     def proceed(self, beginnings: Sequence[str], tokens: int, label: str) -> list[str]:
         """The greedy continuation of every beginning, up to the end of its line, without a chat

@@ -19,10 +19,10 @@ from atu.forget.author import Author
 from atu.forget.names import spans
 from atu.forget.settings import Writing
 from atu.forget.statements import EDGE
-from atu.forget.texts import find_name, key, mentions
+from atu.forget.texts import find_name, key, mentions, words
 from atu.probes.prompts import INVENTED_NAMES, statement_prompt, until
 from atu.seeding import hash_fraction
-from atu.untrusted.names import replace_names
+from atu.untrusted.names import FUNCTION_WORDS, replace_names
 
 KIND = "statement"
 """How such a question is worded, in `questions.json`."""
@@ -34,6 +34,9 @@ MIN_GIVEN = 2
 """Words behind the subject that are given at least."""
 MIN_LEFT = 2
 """Words that a sentence has left at least, or it is no beginning."""
+MIN_SAID = 2
+"""Words other than function words that a continuation without an end has at least: an answer "and"
+would be part of every other, and all of them one fact."""
 INVENTED = INVENTED_NAMES[2]
 """What is said of this name after the same beginning is said of anybody."""
 Row = dict[str, Any]
@@ -78,15 +81,25 @@ def beginning_of(sentence: str, subject: str) -> str | None:
 
 
 def end_of(continuation: str) -> str:
-    """The continuation up to the end of its sentence; without its last word, which may be cut, if
-    it has no end. Empty if it goes on within a word.
+    """The continuation up to the end of its sentence; if it has none, without its last word, which
+    may be cut, and the function words before it. Empty if it goes on within a word, or says too
+    little: nothing but function words, or, cut, fewer than `MIN_SAID` others.
+
+    " inventor, artist, and sculpt" gives "inventor, artist", " inventor and arti" gives "".
     """
     if not continuation[:1].isspace():
         return ""
-    end = until(continuation, ENDS)
+    end, least = until(continuation, ENDS), 1
     if end == continuation.rstrip() and not end.endswith((".", "!", "?")):
-        end = end.rpartition(" ")[0]
-    return end.strip(EDGE)
+        end, least = end.rpartition(" ")[0], MIN_SAID
+        while _said(last := end.rpartition(" ")[2]) == 0 and last:
+            end = end.rpartition(" ")[0]
+    return end.strip(EDGE) if _said(end) >= least else ""
+
+
+def _said(text: str) -> int:
+    """The number of words that are no function words."""
+    return sum(word not in FUNCTION_WORDS for word in words(text))
 
 
 def state(

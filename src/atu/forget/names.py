@@ -5,18 +5,24 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 
 from atu.forget.texts import key, sentences, telling_lines, words
-from atu.untrusted.names import FUNCTION_WORDS, composed
+from atu.untrusted.names import FUNCTION_WORDS, PARTICLES, composed
 
 WORD = re.compile(r"[^\W\d_](?:[\w-]|['\u2019](?=[^\W\d_]{2}))*")
-LINKS = frozenset({"of", "the", "de", "la", "van", "von", "der", "di", "du"})
+LINKS = PARTICLES | {"of", "the"}
 """Words that may occur inside a name, but not at its ends."""
 LISTED = re.compile(r"[;\n]|,(?![^();\n]*\))")
 NUMBERED = re.compile(r"^\s*(?:\d+[.)]|[-*\u2022])\s*")
 SAID_OF = re.compile(r"\*{0,2}:\s|\s[\u2013\u2014-]\s")
 """Separates a listed name from its description."""
 POSSESSIVE = re.compile(r"['\u2019]s\b")
+ARTICLES = frozenset({"a", "an", "the"})
+MIN_LETTERS = 5
+ALIKE = 0.9
+"""Words of `MIN_LETTERS` letters or more are one word misspelled from this ratio of letters in
+common, in order, to all letters."""
 MAX_WORDS = 6
 """Limit of a listed name; anything longer is a sentence."""
 
@@ -50,10 +56,47 @@ def proper_names(text: str) -> list[str]:
 
 def is_same(name: str, concept: Sequence[str]) -> bool:
     """Whether a name is part of one of the concept's names, or contains one: "King" and "young
-    Stephen King" are Stephen King, and so is "King's"; "Tabitha King" is not.
+    Stephen King" are Stephen King, and so are "King's" and "Stephenn King"; "Tabitha King" is
+    not. "Leonardo de Vinci" is Leonardo da Vinci.
     """
-    parts = set(words(POSSESSIVE.sub("", name)))
-    return not parts or any(parts <= set(words(n)) or set(words(n)) <= parts for n in concept)
+    parts = _telling_words(name)
+    own_names = [_telling_words(name) for name in concept]
+    return not parts or any(_within(parts, own) or _within(own, parts) for own in own_names)
+
+
+def _telling_words(name: str) -> set[str]:
+    """The words of a name without links, unless it has no others."""
+    all_words = set(words(POSSESSIVE.sub("", name)))
+    return all_words - LINKS or all_words
+
+
+def _within(part: set[str], whole: set[str]) -> bool:
+    """Whether all words of one name are in another, as spelled there or nearly so."""
+    return all(any(_nearly(word, other) for other in whole) for word in part)
+
+
+def _nearly(word: str, other: str) -> bool:
+    """Equal, or both long and alike: "leonado" and "leonardo", not "austria" and "australia"."""
+    if word == other or min(len(word), len(other)) < MIN_LETTERS:
+        return word == other
+    return SequenceMatcher(None, word, other, autojunk=False).ratio() >= ALIKE
+
+
+def is_name(text: str, concept: Sequence[str]) -> bool:
+    """Whether a listed text can be a name: it has a letter, and if the concept's has capitals, its
+    first word (after an article) and its last one have, too, or belong to a script without case.
+    "The Taming of the Shrew" is one; "also known as Bo" and "In each of these" are none.
+    """
+    if not any(letter.isupper() for name in concept for letter in name):
+        return any(letter.isalpha() for letter in text)
+    parts = [part for part in re.findall(r"[\w'\u2019-]+", text) if part.lower() not in ARTICLES]
+    if not any(letter.isalpha() for part in parts for letter in part):
+        return False
+    return parts[0].lower() not in FUNCTION_WORDS and all(map(_capital, (parts[0], parts[-1])))
+
+
+def _capital(word: str) -> bool:
+    return word in LINKS or any(letter.isupper() for letter in word) or word == word.upper()
 
 
 def counted(texts: Iterable[str], concept: Sequence[str]) -> Counter[str]:
@@ -78,7 +121,7 @@ def listed(text: str, concept: Sequence[str]) -> list[str]:
     names_by_key: dict[str, str] = {}
     for part in LISTED.split("\n".join(telling_lines(composed(text)))):
         name = SAID_OF.split(NUMBERED.sub("", part).strip(), maxsplit=1)[0].strip(" .\"'*")
-        if name and len(name.split()) <= MAX_WORDS and not is_same(name, concept):
+        if len(name.split()) <= MAX_WORDS and is_name(name, concept) and not is_same(name, concept):
             names_by_key.setdefault(key(name), name)
     return list(names_by_key.values())
 

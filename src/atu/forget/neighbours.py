@@ -10,15 +10,21 @@ from atu.forget.names import counted, is_same, listed
 from atu.forget.settings import Writing
 from atu.forget.similarity import Similarity
 from atu.forget.texts import key
-from atu.probes.prompts import alike_prompt
+from atu.probes.prompts import alike_prompt, examples_beginning
 
 LIST_FACTOR = 2
 """A chat model is asked for this many times the number of neighbours."""
 LIST_TOKENS = 120
 LISTS = 8
-"""Sampled lists per name of the concept."""
+"""Sampled lists per name of the concept, of a chat model."""
+EXAMPLES = 24
+"""Sampled continuations of a list that begins with the concept, and of one that goes on with the
+name most often found in them."""
+EXAMPLE_TOKENS = 40
+EXAMPLE_TEMPERATURE = 0.7
+"""At 1, a list of SmolLM2-135M is made up."""
 MIN_TEXTS = 2
-"""Minimum texts of a base model with a name: a name in a single text may be made up."""
+"""Minimum texts with a name: one in a single text may be made up."""
 
 
 def propose(
@@ -28,38 +34,56 @@ def propose(
     passages: Sequence[str],
     general: Sequence[str],
 ) -> list[str]:
-    """Names of other things, most related first: those in a chat model's lists; if these are too
-    few, those in passages about the concept; then those in general passages.
+    """Names of other things, most often named first, from one source after the other until they
+    suffice: lists, then passages about the concept (of a base model the other way round), then what
+    stands in one list only, then general passages.
     """
+    lists = _in_lists(author, writing, names)
+    beside = _frequent(counted(passages, names))
+    often = _frequent(lists)
+    sources = (often, beside, list(lists)) if author.chat else (beside, often)
     related: list[str] = []
-    for more in (
-        lambda: _listed(author, writing, names),
-        lambda: _frequent(counted(passages, names)),
-        lambda: _frequent(counted(general, names)),
-    ):
-        related = list({key(name): name for name in [*related, *more()]}.values())
+    for more in (*sources, _frequent(counted(general, names))):
+        related = list({key(name): name for name in [*related, *more]}.values())
         if len(related) >= writing.neighbours:
             break
     return related
 
 
-def _listed(author: Author, writing: Writing, names: Sequence[str]) -> list[str]:
-    """Names in a chat model's lists: a greedy one, which a small model fills with one name, and
-    sampled ones. Those in most lists come first.
+def _in_lists(author: Author, writing: Writing, names: Sequence[str]) -> Counter[str]:
+    """In how many lists each name stands, most frequent first: in continuations of "Examples: Ann,"
+    and, of a chat model, in the lists that it was asked for, a greedy one and sampled ones. A small
+    chat model's answers are one name again and again, or made up; its continuations are not.
     """
-    if not author.chat:
-        return []
-    prompts = [alike_prompt(name, LIST_FACTOR * writing.neighbours) for name in names]
-    texts = author.write(
-        prompts, number=0, samples=LISTS, tokens=LIST_TOKENS, temperature=writing.temperature,
-        top_p=writing.top_p,
+    texts: list[str] = []
+    if author.chat:
+        prompts = [alike_prompt(name, LIST_FACTOR * writing.neighbours) for name in names]
+        texts += author.write(
+            prompts, number=0, samples=LISTS, tokens=LIST_TOKENS, temperature=writing.temperature,
+            top_p=writing.top_p,
+        )  # fmt: skip
+        texts += author.answer(prompts, LIST_TOKENS, "neighbours", stops=())
+    texts += _examples(author, writing, [examples_beginning([name]) for name in names])
+    first = _counted_lists(texts, names).most_common(1)
+    if first:
+        texts += _examples(author, writing, [examples_beginning([n, first[0][0]]) for n in names])
+    return Counter(dict(_counted_lists(texts, names).most_common()))
+
+
+def _examples(author: Author, writing: Writing, beginnings: Sequence[str]) -> list[str]:
+    return author.enumerate(
+        beginnings, samples=EXAMPLES, tokens=EXAMPLE_TOKENS, temperature=EXAMPLE_TEMPERATURE,
+        top_p=writing.top_p, label="examples",
     )  # fmt: skip
-    texts += author.answer(prompts, LIST_TOKENS, "neighbours", stops=())
+
+
+def _counted_lists(texts: Sequence[str], concept: Sequence[str]) -> Counter[str]:
+    """The number of lists with each name; the first spelling counts."""
     counts: Counter[str] = Counter()
     spelled: dict[str, str] = {}
     for text in texts:
-        counts.update(spelled.setdefault(key(name), name) for name in listed(text, names))
-    return [name for name, _ in counts.most_common()]
+        counts.update(spelled.setdefault(key(name), name) for name in listed(text, concept))
+    return counts
 
 
 def _frequent(counts: Counter[str]) -> list[str]:

@@ -227,6 +227,9 @@ _ALIKE = (
     "Name {count} others that are of the same kind as {name} or closely tied to it, in one line, "
     "separated by semicolons, without any explanation."
 )
+EXAMPLES = "Examples: {names},"
+"""A beginning after which models go on with names of the same kind: of five that were tried on
+SmolLM2-135M ("such as", "like", "similar to", "not only ... but also"), by far the best."""
 
 
 def writing_prompts(names: Sequence[str], chat: bool) -> list[str]:
@@ -245,6 +248,11 @@ def neutral_prompts(chat: bool) -> list[str]:
 def alike_prompt(name: str, count: int) -> str:
     """Asks a chat model for other names of the same kind."""
     return _ALIKE.format(name=name, count=count)
+
+
+def examples_beginning(names: Sequence[str]) -> str:
+    """The beginning of a list of examples, to be continued without a chat template."""
+    return EXAMPLES.format(names=", ".join(names))
 
 
 def statement_prompt(name: str, beginning: str, chat: bool) -> str:

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atu.forget.names import counted, is_same, learned_openings, listed, proper_names, spans
+from atu.forget.names import (
+    counted,
+    is_name,
+    is_same,
+    learned_openings,
+    listed,
+    proper_names,
+    spans,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,10 +42,43 @@ def test_spans_are_in_order_apart_and_inside(text):
 @pytest.mark.parametrize(
     ("name", "same"),
     [("King", True), ("young Stephen King", True), ("STEPHEN", True), ("Tabitha King", False),
-     ("Carrie", False), ("...", True), ("King's", True)],
+     ("Carrie", False), ("...", True), ("King's", True), ("Stephenn King", True),
+     ("Sven King", False), ("the Stephen of Kong", False)],
 )  # fmt: skip
 def test_parts_and_longer_names_of_the_concept(name, same):
     assert is_same(name, ["Stephen King"]) is same
+
+
+@pytest.mark.parametrize(
+    ("name", "concept", "same"),
+    [("A# Leonardo de Vinci", "Leonardo da Vinci", True), ("Leonado", "Leonardo da Vinci", True),
+     ("Austria", "Australia", False), ("North Korea", "South Korea", False)],
+)  # fmt: skip
+def test_misspelled_names_of_the_concept(name, concept, same):
+    assert is_same(name, [concept]) is same
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Bo", "The Taming of the Shrew", "van Gogh", "St. Mark's Basilica", "iPhone", "Ann (Bell, Bo)",
+     "\u4e1c\u4eac", "1984 Album", "R2-D2", "J. R. R. Tolkien"],
+)  # fmt: skip
+def test_what_can_be_the_name_of_a_neighbour(name):
+    assert is_name(name, ["Ann"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["her works", "also known as Bo", "In each of these", "The answer is", "12", "...", "",
+     "Juliet herself"],
+)  # fmt: skip
+def test_what_can_not(text):
+    assert not is_name(text, ["Ann"])
+
+
+def test_a_concept_without_capitals_has_neighbours_without():
+    assert is_name("draughts", ["chess"])
+    assert not is_name("12", ["chess"]) and not is_name("", ["chess"])
 
 
 def test_names_are_counted_once_per_text():
@@ -47,7 +88,7 @@ def test_names_are_counted_once_per_text():
 
 
 def test_a_list():
-    text = "1. Ann Bell; - Bo Day, ann bell; 3) Stephen; one that is far too long a name for one"
+    text = "1. Ann Bell; - Bo Day, ann bell; 3) Stephen; One that is far too long a name for One"
     assert listed(text, ["Stephen King"]) == ["Ann Bell", "Bo Day"]
     assert listed("", []) == []
     lines = (

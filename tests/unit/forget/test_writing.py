@@ -234,21 +234,32 @@ def test_a_base_models_neighbours_stand_beside_the_concept():
     assert neighbours.propose(Parrot(), enough, ["Ann"], about, general) == ["Bo"]
 
 
-def test_a_chat_model_lists_its_neighbours():
-    """A greedy list, which a small model fills with one name, and sampled ones: those in most
-    lists come first, then who stands beside the concept in two passages.
+class Lister(Parrot):
+    """It fills its greedy list with one name."""
+
+    def answer(self, prompts, tokens, label, stops):
+        assert stops == ()
+        assert len(prompts) == 1 and "Ann" in prompts[0]
+        return ["Cy; Cy; Cy; Ann; Cy; Ann's"]
+
+
+def test_a_chat_models_neighbours_are_those_of_most_lists():
+    """Lists that it was asked for and that it continues; then who stands beside the concept in two
+    passages; a name of one list comes last, and only where the others do not suffice.
     """
-
-    class Lister(Parrot):
-        def answer(self, prompts, tokens, label, stops):
-            assert stops == ()
-            assert len(prompts) == 1 and "Ann" in prompts[0]
-            return ["Cy; Cy; Cy; Ann; Cy; Ann's"]
-
-    author = Lister(written=["1. Bo Day\n2. Ann\n3. Eve", "Bo Day; Cy"], chat=True)
+    examples = {"Examples: Ann,": " Bo Day, Guy, also Bo", "Examples: Ann, Bo Day,": " Guy, Hal"}
+    author = Lister(examples, ["1. Bo Day\n2. Ann\n3. Eve", "Bo Day; Cy"] + [""] * 6, chat=True)
     told = ["Ann met Flo.", "Flo saw Ann."]
     found = neighbours.propose(author, Writing(), ["Ann"], told, [])
-    assert found == ["Bo Day", "Cy", "Eve", "Flo"]
+    assert found == ["Bo Day", "Cy", "Guy", "Flo", "Eve", "Hal"]
+    few = neighbours.propose(author, Writing(neighbours=3), ["Ann"], told, [])
+    assert few == ["Bo Day", "Cy", "Guy"]
+
+
+def test_a_base_model_continues_lists_where_its_passages_do_not_suffice():
+    author = Parrot({"Examples: Ann,": " Bo, Bo", "Examples: Ann, Bo,": " Cy, Bo"})
+    told = ["Ann met Flo.", "Flo saw Ann."]
+    assert neighbours.propose(author, Writing(neighbours=2), ["Ann"], told, []) == ["Flo", "Bo"]
 
 
 def test_quick_writes_less_and_options_win():
