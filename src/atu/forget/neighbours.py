@@ -36,7 +36,7 @@ def propose(
 ) -> list[str]:
     """Names of other things, most often named first, from one source after the other until they
     suffice: lists, then passages about the concept (of a base model the other way round), then what
-    stands in one list only, then general passages.
+    stands in one list only, then general passages. "Michelangelo da Roma" is Michelangelo again.
     """
     lists = _in_lists(author, writing, names)
     beside = _frequent(counted(passages, names))
@@ -44,7 +44,9 @@ def propose(
     sources = (often, beside, list(lists)) if author.chat else (beside, often)
     related: list[str] = []
     for more in (*sources, _frequent(counted(general, names))):
-        related = list({key(name): name for name in [*related, *more]}.values())
+        for name in more:
+            if not is_same(name, related):
+                related.append(name)
         if len(related) >= writing.neighbours:
             break
     return related

@@ -245,9 +245,13 @@ class Lister(Parrot):
 
 def test_a_chat_models_neighbours_are_those_of_most_lists():
     """Lists that it was asked for and that it continues; then who stands beside the concept in two
-    passages; a name of one list comes last, and only where the others do not suffice.
+    passages; a name of one list comes last, and only where the others do not suffice. A longer name
+    of one that is there is the same.
     """
-    examples = {"Examples: Ann,": " Bo Day, Guy, also Bo", "Examples: Ann, Bo Day,": " Guy, Hal"}
+    examples = {
+        "Examples: Ann,": " Bo Day, Guy, also Bo",
+        "Examples: Ann, Bo Day,": " Guy, Hal, Bo von Day",
+    }
     author = Lister(examples, ["1. Bo Day\n2. Ann\n3. Eve", "Bo Day; Cy"] + [""] * 6, chat=True)
     told = ["Ann met Flo.", "Flo saw Ann."]
     found = neighbours.propose(author, Writing(), ["Ann"], told, [])
