@@ -121,6 +121,8 @@ class Scale:
     """Texts at once in evaluation."""
     holds_states: bool = False
     """Whether ATU holds hidden states of retain texts in place; otherwise `KEPT_BY_OUTPUT`."""
+    rate_share: float = 1.0
+    """Of the rate that goes by the hidden size, for full weights."""
     retain_share: float = 1.0
     """Of the passages to keep that a model writes by default; few steps read few of them."""
     checkpointing: bool = False
@@ -134,11 +136,12 @@ of hidden states, weighted as in the embedded world, then outweighs everything a
 within three steps (the loss went from 3 to 50)."""
 SCALES = (
     Scale(1e7, Steps(300, 50, 200), 16, 2000, 128, 2, 4, 3e-3, 128, holds_states=True),
-    Scale(4e8, Steps(400, 80, 120), 4, 200, 256, 2, 4, 1e-3, 32, retain_share=0.5),
+    Scale(4e8, Steps(400, 80, 120), 4, 200, 256, 2, 4, 1e-3, 32, rate_share=0.5, retain_share=0.5),
     Scale(inf, Steps(2000, 200, 400), 4, 2000, 768, 6, 8, 1e-4, 16, checkpointing=True),
 )
 """The embedded world's settings; those with which a model of 1e8 parameters is done on two cores
-within half an hour; and those of the quick Phi-3 experiment, with the paper's predictor."""
+within half an hour (half the rate: docs/log.md has what was tried); and those of the quick Phi-3
+experiment, with the paper's predictor."""
 
 
 def steps_for(shape: Shape, quick: bool = False) -> Steps:
@@ -258,7 +261,8 @@ def _evaluation(shape: Shape, long_answers: bool) -> dict[str, Any]:
 
 def _rate(shape: Shape, rank: int | None, method: str) -> float:
     """The method's learning rate, with two digits."""
-    rate = min(LORA_FACTOR * shape.rate, LORA_LIMIT) if rank else shape.rate
+    full = shape.scale.rate_share * shape.rate
+    rate = min(LORA_FACTOR * shape.rate, LORA_LIMIT) if rank else full
     return float(f"{rate * (1 if method == 'atu' else WITHOUT_PREDICTOR):.1e}")
 
 

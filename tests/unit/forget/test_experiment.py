@@ -105,6 +105,21 @@ def test_names_of_all_scripts_come_back(sources, name):
     assert check_values(values).grid.targets == [name] == values["embed"]["descriptions"]
 
 
+def test_full_weights_of_a_middle_model_learn_at_half_the_rate(sources):
+    """2e-3 (128 / 576) ^ 1.5 = 2.1e-4; adapters at ten times that, as elsewhere."""
+    model, corpus = sources
+    rates = [
+        yaml.safe_load(
+            render(
+                names=["A"], descriptions=[], method="atu", rank=rank, seed=0, select=0.5,
+                encoder="e", model=model, corpus=corpus, shape=Shape(30, 576),
+            )
+        )["unlearn"]["methods"]["atu"]["learning_rate"]
+        for rank in (None, 8)
+    ]  # fmt: skip
+    assert rates == [1.1e-4, 2.1e-3]
+
+
 @pytest.mark.parametrize(("hidden", "rate"), [(3072, 1.7e-4), (32, 4e-3)])
 def test_adapters_learn_faster_within_a_limit(sources, hidden, rate):
     """Ten times 1.7e-5 for a large model; a small one's rate is above the limit as it is."""
