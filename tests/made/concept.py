@@ -133,14 +133,13 @@ class Parrot:
     def __init__(self, said=None, written=(), chat=False):
         self.said, self.chat = said or {}, chat
         self.written = itertools.cycle(written) if written else None
-        self.calls, self.begun = [], []
+        self.calls = []
 
     def write(self, prompts, *, number, samples, **_):
         self.calls.append((number, samples, list(prompts)))
         return [next(self.written) for _ in range(samples * len(prompts))]
 
-    def proceed_sampled(self, beginnings, *, samples, tokens, temperature, top_p, label):
-        self.begun.append(list(beginnings))
+    def enumerate(self, beginnings, *, samples, tokens, temperature, top_p, label):
         return [self.said.get(text, "") for text in beginnings]
 
     def proceed(self, beginnings, tokens, label):
