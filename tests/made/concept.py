@@ -133,13 +133,14 @@ class Parrot:
     def __init__(self, said=None, written=(), chat=False):
         self.said, self.chat = said or {}, chat
         self.written = itertools.cycle(written) if written else None
-        self.calls = []
+        self.calls, self.begun = [], []
 
     def write(self, prompts, *, number, samples, **_):
         self.calls.append((number, samples, list(prompts)))
         return [next(self.written) for _ in range(samples * len(prompts))]
 
-    def enumerate(self, beginnings, *, samples, tokens, temperature, top_p, label):
+    def proceed_sampled(self, beginnings, *, samples, tokens, temperature, top_p, label):
+        self.begun.append(list(beginnings))
         return [self.said.get(text, "") for text in beginnings]
 
     def proceed(self, beginnings, tokens, label):

@@ -52,14 +52,14 @@ class Author:
             for prompt, texts in zip(prompts, texts_of_prompts, strict=True)
         ]
 
-    def enumerate(
+    def proceed_sampled(
         self, beginnings: Sequence[str], *, samples: int, tokens: int, temperature: float,
         top_p: float, label: str,
     ) -> list[str]:  # fmt: skip
         """`samples` continuations of every beginning to the end of its line, without a chat
         template: what stands together in the texts that a model was trained on.
         """
-        sampling = Sampling(samples, temperature, top_p, child_seed(self.seed, "enumerate"))
+        sampling = Sampling(samples, temperature, top_p, child_seed(self.seed, "proceed"))
         return list(itertools.chain(*self._sampled(beginnings, sampling, tokens, label, False)))
 
     def _sampled(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 from atu.forget.author import Author
 from atu.forget.names import counted, is_same, listed
@@ -38,13 +39,18 @@ def propose(
     suffice: lists, then passages about the concept (of a base model the other way round), then what
     stands in one list only, then general passages. "Michelangelo da Roma" is Michelangelo again.
     """
-    lists = _in_lists(author, writing, names)
-    beside = _frequent(counted(passages, names))
-    often = _frequent(lists)
-    sources = (often, beside, list(lists)) if author.chat else (beside, often)
+    lists = cache(lambda: _in_lists(author, writing, names))
+
+    def often() -> list[str]:
+        return _frequent(lists())
+
+    def beside() -> list[str]:
+        return _frequent(counted(passages, names))
+
+    sources = (often, beside, lambda: list(lists())) if author.chat else (beside, often)
     related: list[str] = []
-    for more in (*sources, _frequent(counted(general, names))):
-        for name in more:
+    for more in (*sources, lambda: _frequent(counted(general, names))):
+        for name in more():
             if not is_same(name, related):
                 related.append(name)
         if len(related) >= writing.neighbours:
@@ -73,7 +79,7 @@ def _in_lists(author: Author, writing: Writing, names: Sequence[str]) -> Counter
 
 
 def _examples(author: Author, writing: Writing, beginnings: Sequence[str]) -> list[str]:
-    return author.enumerate(
+    return author.proceed_sampled(
         beginnings, samples=EXAMPLES, tokens=EXAMPLE_TOKENS, temperature=EXAMPLE_TEMPERATURE,
         top_p=writing.top_p, label="examples",
     )  # fmt: skip

@@ -263,7 +263,10 @@ def test_a_chat_models_neighbours_are_those_of_most_lists():
 def test_a_base_model_continues_lists_where_its_passages_do_not_suffice():
     author = Parrot({"Examples: Ann,": " Bo, Bo", "Examples: Ann, Bo,": " Cy, Bo"})
     told = ["Ann met Flo.", "Flo saw Ann."]
+    assert neighbours.propose(author, Writing(neighbours=1), ["Ann"], told, []) == ["Flo"]
+    assert not author.begun, "lists cost time"
     assert neighbours.propose(author, Writing(neighbours=2), ["Ann"], told, []) == ["Flo", "Bo"]
+    assert author.begun == [["Examples: Ann,"], ["Examples: Ann, Bo,"]]
 
 
 def test_quick_writes_less_and_options_win():
