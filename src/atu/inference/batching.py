@@ -35,8 +35,12 @@ def map_in_batches(
     lengths: Sequence[int],
     batch_size: BatchSize,
     label: str,
+    tokens: int | None = None,
 ) -> list[T]:
     """Call `work` with the numbers of items of similar length until every item is done.
+
+    Args:
+        tokens: at most so many in a batch with its padding, unless one item has more.
 
     Returns:
         One result per item, in the items' order.
@@ -51,6 +55,8 @@ def map_in_batches(
     try:
         while len(results) < len(order):
             chosen = order[len(results) : len(results) + batch_size.value]
+            while tokens and len(chosen) > 1 and len(chosen) * lengths[chosen[-1]] > tokens:
+                del chosen[-1]
             try:
                 batch_results = work(chosen)
             except torch.OutOfMemoryError:

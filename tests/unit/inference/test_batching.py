@@ -38,6 +38,13 @@ def test_items_of_similar_length_are_batched():
     assert work.calls == [[1, 3], [2, 0], [4]]
 
 
+def test_batches_have_at_most_so_many_tokens_with_their_padding():
+    """Of 7: lengths 1 and 3 with its padding are 6, a further 3 would make it 9; 9 is alone."""
+    work = Work()
+    map_in_batches(work, [9, 1, 3, 3, 4], BatchSize(8), "x", tokens=7)
+    assert work.calls == [[1, 2], [3], [4], [0]]
+
+
 def test_out_of_memory_halves_the_batch_once_and_for_all():
     """Of a batch size 16 where 5 items fit: 16 and 8 fail, 4 works; the items that failed are done
     first. The next call with the same object begins with 4."""

@@ -6,6 +6,7 @@ import torch
 
 from atu.distributed import processes
 from atu.errors import EvaluationError
+from atu.inference import scoring
 from atu.inference.batching import BatchSize
 from atu.inference.scoring import (
     MAX_PERPLEXITY,
@@ -101,6 +102,22 @@ def test_padding_and_batches_change_nothing(score, batch_size):
     for together, apart in zip(score(), score(batch_size=batch_size), strict=True):
         for name in ("log_probs", "matches", "mean", "std"):
             np.testing.assert_allclose(getattr(together, name), getattr(apart, name), atol=1e-5)
+
+
+def test_a_large_vocabulary_makes_batches_small(monkeypatch, model, score):
+    """Room for the logits of 20 tokens: no forward pass has more, and the scores are the same."""
+    expected, seen = score(), []
+    monkeypatch.setattr(scoring, "LOGITS", 20 * model.config.vocab_size)
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        found = score()
+    finally:
+        handle.remove()
+    assert len(seen) > 1 and max(seen) <= 20
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-5)
 
 
 def test_out_of_memory_halves_the_batch(model, byte_tokenizer, score):
