@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from atu.errors import EvaluationError
 from atu.metrics.differences import DIFFERENCES
@@ -139,7 +140,7 @@ class Scripted(nn.Module):
     def __init__(self, texts):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.config = SimpleNamespace(max_position_embeddings=1_000_000)
+        self.config = PreTrainedConfig(vocab_size=259, max_position_embeddings=1_000_000)
         self.texts = texts
 
     def forward(self, input_ids, attention_mask, use_cache):
