@@ -44,8 +44,11 @@ if TYPE_CHECKING:
 
 PHASE = "utility"
 GENERATION_BASED = ("fluency", "distinct_tokens")
-"""The scores whose fall means collapse, with every task that generates; multiple choice is not
-among them."""
+"""The scores whose fall means collapse, with every task that generates and of which the original
+has `RIGHT` answers right; multiple choice is not among them."""
+RIGHT = 10
+"""Answers that the original must have right in a task whose fall means collapse: of fewer, half
+are lost by chance (of 8 questions and .08, as SmolLM2 has at TriviaQA, all of it is one answer)."""
 LOSS = "nats_per_token"
 """The loss of plain texts; its exponential, as far as that is a number, is the perplexity."""
 FLUENCY = "fluency"
@@ -86,8 +89,12 @@ def run(
         write_jsonl(job.path("samples.jsonl"), samples)
         write_jsonl(job.path("fluency.jsonl"), [{"text": text} for text in texts])
         job.metrics = {f"utility/{name}/report": value for name, value in scores.items()}
-        generated = [task.name for task in tasks if task.generates]
         original = scores if before is None else _scores(before)
+        generated = [
+            task.name
+            for task in tasks
+            if task.generates and original[task.name] * scores[f"{task.name}_n"] >= RIGHT
+        ]
         watched = {name: original[name] for name in dict.fromkeys((*generated, *GENERATION_BASED))}
         now, then = (
             worse_than_guessing(loss, len(tokenizer))

@@ -599,6 +599,7 @@ def test_an_original_without_a_score_is_refused(store, finish, given_scores, wit
         ({}, 0.0),
         ({"my_bbh": 0.0}, 1.0),
         ({"my_triviaqa": 0.0}, 1.0),
+        ({"my_triviaqa": 0.0, "my_triviaqa_n": 24.0}, 0.0),
         ({"fluency": 0.001}, 1.0),
         ({"generate": 0.1}, 1.0),
         ({"my_mmlu": 0.0, "choice": 0.0, "my_truthfulqa": 0.0}, 0.0),
@@ -609,6 +610,7 @@ def test_an_original_without_a_score_is_refused(store, finish, given_scores, wit
         "healthy",
         "BBH",
         "TriviaQA",
+        "TriviaQA, which the original hardly answered",
         "fluency",
         "questions",
         "choices",
@@ -621,13 +623,15 @@ def test_collapse_watches_what_is_generated(
 ):
     """The published case kept MMLU .778 while BBH fell from .38 to 0 and fluency from 7.27 to .001:
     each of them alone is enough, and multiple choice neither hides nor makes a collapse. So is a
-    model to which text is less likely than to a guess among its tokens."""
+    model to which text is less likely than to a guess among its tokens. Of 24 answers at .4 the
+    original has fewer than ten right: they may be lost by chance."""
     scores = HEALTHY | {
         "my_bbh": 0.38, "my_triviaqa": 0.4, "my_mmlu": 0.778, "my_truthfulqa": 0.5,
         "repetition": 0.1, "nats_per_token": 1.6,
     }  # fmt: skip
     metrics = {f"utility/{name}/report": value for name, value in scores.items()}
-    now = scores | {"loss": 1.7} | after
+    counts = dict.fromkeys(("generate_n", "my_bbh_n", "my_triviaqa_n"), 100.0)
+    now = scores | counts | {"loss": 1.7} | after
     monkeypatch.setattr(utility, "run_lm_eval", lambda *_: (dict(now), []))
     texts = {name: now[name] for name in ("fluency", "distinct_tokens", "repetition")}
     monkeypatch.setattr(utility, "text_scores", lambda _: texts)
