@@ -47,8 +47,8 @@ GENERATION_BASED = ("fluency", "distinct_tokens")
 """The scores whose fall means collapse, with every task that generates and of which the original
 has `RIGHT` answers right; multiple choice is not among them."""
 RIGHT = 10
-"""Answers that the original must have right in a task whose fall means collapse: of fewer, half
-are lost by chance (of 8 questions and .08, as SmolLM2 has at TriviaQA, all of it is one answer)."""
+"""Right answers that the original must have in a task whose fall means collapse: of fewer, chance
+alone may take half (SmolLM2's .08 at 8 TriviaQA questions is less than one)."""
 LOSS = "nats_per_token"
 """The loss of plain texts; its exponential, as far as that is a number, is the perplexity."""
 FLUENCY = "fluency"
