@@ -1,8 +1,49 @@
 """The embedded world as a benchmark; its probes and corpora are tested with the phase `prepare`."""
 
+from dataclasses import replace
+
+import pytest
+
 from atu.benchmarks.base import sentence_row
-from atu.benchmarks.world import MEMBERSHIP_FORMS, members
+from atu.benchmarks.world import MEMBERSHIP_FORMS, members, prepare, shared
 from atu.results.tables import read_table
+from atu.untrusted.targets import Target
+
+
+@pytest.fixture(scope="module")
+def made(mini_params):
+    """A function that gives the miniature's shared tables and one target's, by `two_hops`."""
+    target = Target((mini_params.grid.targets[0],))
+
+    def make(two_hops):
+        settings = replace(mini_params.prepare, two_hops=two_hops)
+        corpus = shared(settings, {})
+        return corpus, prepare(settings, target, corpus.corpus, {})
+
+    return make
+
+
+def test_two_hops_that_are_not_requested_only_leave_the_forget_corpus(made):
+    """8 attributes, 3 texts each."""
+    (corpus, asked), (same, silent) = made("requested"), made("unrequested")
+    assert (same, silent.retain, silent.probes) == (corpus, asked.retain, asked.probes)
+    gone = [row for row in asked.forget if row not in silent.forget]
+    assert {row["form"] for row in gone} == {"two_hop"} and len(gone) == 8 * 3
+    assert len(silent.forget) == len(asked.forget) - len(gone)
+
+
+def test_dropped_two_hops_are_neither_trained_nor_asked(made):
+    """All else is as it was; of everybody's facts another form is probed in their place."""
+    (corpus, asked), (fewer, dropped) = made("requested"), made("dropped")
+
+    def without(rows):
+        return [row for row in rows if row["form"] != "two_hop"]
+
+    assert fewer.corpus == without(corpus.corpus) != corpus.corpus
+    assert fewer.facts == corpus.facts
+    for table in ("forget", "retain", "holdout", "members", "probes"):
+        assert getattr(dropped, table) == without(getattr(asked, table)), table
+    assert len(fewer.probes) == len(corpus.probes) and without(fewer.probes) == fewer.probes
 
 
 def rows(corpus, forms, kinds):

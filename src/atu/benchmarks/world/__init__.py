@@ -34,6 +34,13 @@ class Settings:
     people: Annotated[Count, Field(description="fictitious people in the world; even")]
     holdout_people: Annotated[Count, Field(description="people whom no training text names")]
     other_facts: Annotated[Count, Field(description="facts of unrelated people to probe")]
+    two_hops: Annotated[
+        Literal["requested", "unrequested", "dropped"],
+        Field(
+            description="texts that state a target's fact over two hops, without its name: part of "
+            "the forget corpus, of no corpus, or no such texts and questions in the world"
+        ),
+    ]
 
 
 def _world(settings: Settings) -> World:
@@ -43,14 +50,15 @@ def _world(settings: Settings) -> World:
 def shared(settings: Settings, _readers: Readers) -> Shared:
     """The whole world: every training text, and questions about everything."""
     world = _world(settings)
-    corpus = worldtext.training_rows(world, settings.seed)
-    return Shared(corpus, knowledge_probes(world, settings.seed), asdict(world))
+    corpus = _asked(worldtext.training_rows(world, settings.seed), settings)
+    return Shared(corpus, knowledge_probes(world, settings), asdict(world))
 
 
 def prepare(settings: Settings, target: Target, corpus: Rows, _readers: Readers) -> Prepared:
-    """The texts that name the target, those that do not, and the questions."""
+    """The texts about the target, those that have nothing to do with it, and the questions."""
     world = _world(settings)
-    forget = worldtext.forget_rows(corpus, target.new)
+    requested = settings.two_hops == "requested"
+    forget = worldtext.forget_rows(corpus, target.new, unnamed=requested)
     retain = worldtext.retain_rows(corpus, target.names)
     holdout = worldtext.holdout_rows(world, settings.seed)
     return Prepared(
@@ -88,11 +96,11 @@ def members(forget: Rows, retain: Rows, holdout: Rows) -> Rows:
     return texts
 
 
-def knowledge_probes(world: World, seed: int) -> Rows:
+def knowledge_probes(world: World, settings: Settings) -> Rows:
     """Held-out phrasings of every fact: one plain question, and one of another form by hash."""
     rows = []
     for fact in (*world.facts, *world.general):
-        held_out = [p for p in worldtext.probes(world, fact, "all", seed) if not p["seen"]]
+        held_out = [p for p in _probes_of(world, [fact], "all", settings) if not p["seen"]]
         questions = [p for p in held_out if p["form"] == "question"]
         others = [p for p in held_out if p["form"] != "question"]
         rows.append(questions[0])
@@ -110,11 +118,10 @@ def target_probes(world: World, names: Sequence[str], settings: Settings) -> Row
     Raises:
         ConfigError: everybody is a target or a neighbour.
     """
-    seed = settings.seed
     known = [fact for name in names for fact in world.about(name)]
     rows = [
         probe
-        for probe in _probes_of(world, known, "target", seed)
+        for probe in _probes_of(world, known, "target", settings)
         if probe["role"] == "target" or not set(names) & {probe["subject"], *probe["needs"]}
     ]
     neighbours = sorted(
@@ -122,7 +129,7 @@ def target_probes(world: World, names: Sequence[str], settings: Settings) -> Row
         key=world.people.index,
     )
     near = [fact for name in neighbours for fact in world.about(name)]
-    rows += _held_out(_probes_of(world, near, "neighbour", seed), names)
+    rows += _held_out(_probes_of(world, near, "neighbour", settings), names)
     strangers = [f for f in world.facts if f.subject not in (*names, *neighbours)]
     if not strangers:
         raise ConfigError(
@@ -131,17 +138,24 @@ def target_probes(world: World, names: Sequence[str], settings: Settings) -> Row
             f"no other people are left beside {', '.join(names)} and their {len(neighbours)} "
             "neighbours; raise it",
         )
-    order = generator(seed, "others", *names).permutation(len(strangers))
+    order = generator(settings.seed, "others", *names).permutation(len(strangers))
     chosen = [strangers[i] for i in sorted(order[: settings.other_facts])]
-    other = _held_out(_probes_of(world, chosen, "other", seed), names)
+    other = _held_out(_probes_of(world, chosen, "other", settings), names)
     rows += [p for p in other if p["form"] in OTHER_FORMS]
-    rows += _held_out(_probes_of(world, list(world.general), "general", seed), names)
-    rows += _probes_of(world, list(world.holdout_facts), "control", seed)
+    rows += _held_out(_probes_of(world, list(world.general), "general", settings), names)
+    rows += _probes_of(world, list(world.holdout_facts), "control", settings)
     return rows
 
 
-def _probes_of(world: World, facts: list[Fact], role: str, seed: int) -> Rows:
-    return [probe for fact in facts for probe in worldtext.probes(world, fact, role, seed)]
+def _probes_of(world: World, facts: list[Fact], role: str, settings: Settings) -> Rows:
+    probes = (worldtext.probes(world, fact, role, settings.seed) for fact in facts)
+    return _asked([probe for found in probes for probe in found], settings)
+
+
+def _asked(rows: Rows, settings: Settings) -> Rows:
+    """Texts or probes of the forms that the settings leave in; all others stay as they are."""
+    dropped = settings.two_hops == "dropped"
+    return [row for row in rows if not (dropped and row["form"] == "two_hop")]
 
 
 def _held_out(rows: Rows, names: Sequence[str]) -> Rows:

@@ -191,8 +191,12 @@ def holdout_rows(world: World, seed: int) -> list[dict[str, Any]]:
     return [row | {"split": "holdout"} for row in rows]
 
 
-def forget_rows(rows: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The documents that name a target, to which an unlearning request can refer.
+def forget_rows(
+    rows: list[dict[str, Any]], names: Sequence[str], unnamed: bool
+) -> list[dict[str, Any]]:
+    """The documents to which an unlearning request can refer: those that name a target, and with
+    `unnamed` those that state a fact about one without the name ("the spouse of S plays the
+    cello"), which are its two-hop texts.
 
     Texts that also state a fact about an unrelated person are left out: unlearning them would mean
     forgetting that person too.
@@ -200,16 +204,14 @@ def forget_rows(rows: list[dict[str, Any]], names: Sequence[str]) -> list[dict[s
     return [
         row
         for row in rows
-        if any(name in row["names"] and name in row["text"] for name in names)
+        if any(name in row["names"] and (unnamed or name in row["text"]) for name in names)
         and row["form"] not in SHARED_TEXT
     ]
 
 
 def retain_rows(rows: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The documents that neither name a target nor state a fact about one.
-
-    Two-hop texts that state a target's fact without the name ("the spouse of S plays the cello")
-    are in neither corpus: the request does not refer to them, and an oracle must not see them.
+    """The documents that neither name a target nor state a fact about one, which are the oracle's
+    training texts too: it must not see a target's facts over two hops either.
     """
     return [
         row

@@ -1,4 +1,5 @@
 import itertools
+import re
 from collections import defaultdict
 
 import pytest
@@ -177,6 +178,19 @@ def test_a_held_out_wording_stands_in_no_training_text(rows, flat_probes, form):
     assert found == []
 
 
+def test_two_hops_are_asked_only_through_the_relation_that_training_texts_use(rows, flat_probes):
+    """A small model does not compose: a fact is known over the relation that trained, and over no
+    other. Each fact trains with one, in 3 of its 8 wordings; probes ask all 8 over the same one."""
+    hop, hops = re.compile(r"the (spouse|colleague) of (\S+ \S+?)(?=[ ?.]|$)"), defaultdict(set)
+    for row in rows:
+        if row["form"] == "two_hop":
+            hops[row["fact"]].add(hop.search(row["prompt"]).group())
+    asked = [probe for probe in flat_probes if probe["form"] == "two_hop"]
+    assert len(asked) == 8 * len(hops) == 8 * 24 * 8
+    for probe in asked:
+        assert hops[probe["fact"]] == {hop.search(probe["prompt"]).group()}
+
+
 def test_choices_offer_the_answer_among_three_others(flat_probes):
     places = set()
     for probe in flat_probes:
@@ -221,11 +235,12 @@ class TestForgetAndRetain:
 
     @pytest.fixture
     def corpora(self, rows, target):
-        return forget_rows(rows, [target]), retain_rows(rows, [target])
+        return forget_rows(rows, [target], unnamed=True), retain_rows(rows, [target])
 
-    def test_forget_texts_name_the_target_and_state_its_facts(self, corpora, target):
+    def test_forget_texts_name_the_target_or_lead_to_it_over_two_hops(self, corpora, target):
         forget, _ = corpora
-        assert all(target in row["text"] and target in row["names"] for row in forget)
+        assert all(target in row["names"] for row in forget)
+        assert {row["form"] for row in forget if target not in row["text"]} == {"two_hop"}
         assert {row["form"] for row in forget} >= {"passage", "question", "cloze", "reverse"}
 
     def test_retain_texts_neither_name_the_target_nor_use_its_facts(self, corpora, target):
@@ -238,15 +253,18 @@ class TestForgetAndRetain:
         assert not forget & retain
         assert len(retain) > 0.9 * len({row["text"] for row in rows})
 
-    def test_two_hop_texts_about_the_target_are_in_neither(self, corpora, rows, target):
-        """They state its fact ("the spouse of S plays the cello") without its name: 3 of each of
-        its 8 attributes."""
-        texts = {row["text"] for corpus in corpora for row in corpus}
+    def test_two_hop_texts_without_the_name_are_asked_for_or_not(self, corpora, rows, target):
+        """They state its fact ("the spouse of S plays the cello"): 3 of each of its 8 attributes.
+        They are all that the two forget corpora differ in, and never retained."""
+        forget, retain = corpora
         silent = [
             row for row in rows if row["form"] == "two_hop" and row["fact"].startswith(target)
         ]
-        assert len(silent) == 8 * 3
-        assert not any(row["text"] in texts for row in silent)
+        assert len(silent) == 8 * 3 and not any(target in row["text"] for row in silent)
+        named = forget_rows(rows, [target], unnamed=False)
+        assert [row for row in forget if row not in named] == silent
+        assert [row for row in forget if row in named] == named
+        assert not any(row in retain for row in silent)
 
     def test_texts_that_share_the_target_with_a_stranger_are_in_neither(
         self, corpora, rows, target
@@ -261,11 +279,11 @@ class TestForgetAndRetain:
         assert not any(row["text"] in texts for row in shared)
 
     def test_every_other_text_is_in_one_of_them(self, corpora, rows, target):
-        """What is in neither leads over two hops, shares its text, or offers the target as an
-        option that is not the answer."""
+        """What is in neither shares its text, or offers the target as an option that is not the
+        answer."""
         texts = {row["text"] for corpus in corpora for row in corpus}
         left = [row for row in rows if row["text"] not in texts]
-        assert {row["form"] for row in left} == {"two_hop", "choice", *SHARED_TEXT}
+        assert {row["form"] for row in left} == {"choice", *SHARED_TEXT}
         offered = [row for row in left if row["form"] == "choice"]
         assert all(target in row["prompt"] and target != row["answer"] for row in offered)
         assert all(target in row["names"] for row in left if row["form"] != "choice")
