@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from atu.benchmarks.shared.source import sources_of
 from atu.config.given import check_given
 from atu.config.params import Params, given_methods, oracle_method
 from atu.config.roles import ORACLE, ORIGINAL, role_of
-from atu.config.sections import Choices, Pinned
-from atu.config.spaces import ends, value_at, with_values
+from atu.config.searching import check_search
+from atu.config.sections import Pinned
 from atu.errors import ArtifactError, ConfigError, SourceError, shown
 from atu.models.folders import check_config, check_model_folder
 from atu.models.gguf import gguf_config
@@ -31,10 +32,12 @@ def cross_check(params: Params) -> None:
     """
     _check_grid(params)
     _check_sources(params)
-    for name in params.grid.models:
-        _check_model(params, name)
+    layers = {name: _layers(params, name) for name in params.grid.models}
+    for name, count in layers.items():
+        _check_model(params, name, count)
     check_given(params)
-    _check_hooks(params)
+    for method in params.grid.methods:
+        _require_hook(method, params.unlearn.methods[method])
     if params.align.width % params.align.heads:
         raise ConfigError(
             "align.heads", params.align.heads, f"must divide align.width = {params.align.width}"
@@ -42,7 +45,7 @@ def cross_check(params: Params) -> None:
     _check_encoder(params.embed.encoder)
     _check_compute(params)
     _check_targets(params)
-    _check_search(params)
+    check_search(params, partial(_require_trained, layers))
     _check_benchmarks(params)
 
 
@@ -163,15 +166,26 @@ def _check_encoder(name: str) -> None:
         raise ConfigError("embed.encoder", name, str(error)) from None
 
 
-def _check_model(params: Params, name: str) -> None:
+def _check_model(params: Params, name: str, layers: int) -> None:
     """The layers that methods, attacks and alignment name exist."""
-    layers = _layers(params, name)
     for attack in params.grid.attacks:
         read = getattr(params.attack.attacks[attack], "layers", [])
         require_layers(f"attack.attacks.{attack}.layers", read, layers, name)
     for method in params.grid.methods:
         require_trained(method, params.unlearn.methods[method], layers, name)
     require_layers("align.hook_layers", params.align.hook_layers, layers, name)
+
+
+def _require_trained(layers: Mapping[str, int], method: str, settings: Any) -> None:
+    """Refuse settings that train what a model of the grid does not have, or that the method does
+    not know.
+
+    Raises:
+        ConfigError: as `require_layers`.
+    """
+    for name, count in layers.items():
+        require_trained(method, settings, count, name)
+    _require_hook(method, settings)
 
 
 def require_trained(method: str, settings: Any, layers: int, name: str) -> None:
@@ -242,17 +256,15 @@ def _check_sources(params: Params) -> None:
             raise ConfigError(f"prepare.{name}.lock", source.lock, str(error)) from None
 
 
-def _check_hooks(params: Params) -> None:
+def _require_hook(method: str, settings: Any) -> None:
     """Only a method with a predictor knows a hook layer below which it could be trained."""
-    for name in params.grid.methods:
-        settings = params.unlearn.methods[name]
-        train = getattr(settings, "train", None)
-        if isinstance(train, BelowHook) and not methods.get(settings.loss).needs_predictor:
-            raise ConfigError(
-                f"unlearn.methods.{name}.train.update",
-                train.update,
-                "only methods with a predictor have a hook layer; choose all, layers or lora",
-            )
+    train = getattr(settings, "train", None)
+    if isinstance(train, BelowHook) and not methods.get(settings.loss).needs_predictor:
+        raise ConfigError(
+            f"unlearn.methods.{method}.train.update",
+            train.update,
+            "only methods with a predictor have a hook layer; choose all, layers or lora",
+        )
 
 
 def _check_targets(params: Params) -> None:
@@ -269,34 +281,6 @@ def _check_targets(params: Params) -> None:
         if target not in people:
             known = ", ".join(people)
             raise ConfigError(key, target, f"not in {params.prepare.benchmark}, which has {known}")
-
-
-def _check_search(params: Params) -> None:
-    """Every searched key exists, both ends and every choice are values that it can have, and the
-    entry's own value, which the first trial tries, is among them.
-    """
-    for method, space in params.search.spaces.items():
-        where = f"search.spaces.{method}"
-        if method not in params.unlearn.methods:
-            known = ", ".join(params.unlearn.methods)
-            raise ConfigError(where, method, f"not in unlearn.methods, which has {known}")
-        entry = params.section("unlearn", method)["methods"][method]
-        for key, values in space.items():
-            current = value_at(entry, key, where)
-            for value in ends(values):
-                try:
-                    with_values(method, entry, {key: value})
-                except ConfigError as error:
-                    raise ConfigError(f"{where}.{key}", value, error.repair) from None
-            inside = (
-                current in values.choices
-                if isinstance(values, Choices)
-                else isinstance(current, (int, float)) and values.low <= current <= values.high
-            )
-            if not inside:
-                raise ConfigError(
-                    f"{where}.{key}", ends(values), f"must hold the entry's own value {current!r}"
-                )
 
 
 def _check_benchmarks(params: Params) -> None:

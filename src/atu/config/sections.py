@@ -276,10 +276,19 @@ class Search(Section):
 
     target: str = Field(description="target of the trials; need not be one of grid.targets")
     seed: Seed = Field(description="of the sampler, and of alignment and unlearning in a trial")
-    trials: PositiveInt = Field(description="trials per method; the first has the entry's values")
-    spaces: dict[Slug, dict[str, Space]] = Field(
-        description="per key of unlearn.methods what is searched, by dotted key of its entry; "
-        "methods that are not here keep their entry: {} searches nothing"
+    trials: PositiveInt = Field(description="trials per method")
+    first: Literal["settings", "drawn"] = Field(
+        description="whether the first trial has the entry's own values, which somebody chose, or "
+        "is drawn as the others are"
+    )
+    common: dict[str, Space] = Field(
+        description="what is searched of every method in `spaces`, by dotted key of its entry, "
+        "where it has that key and its own space says nothing of it"
+    )
+    spaces: dict[Slug, dict[str, Space | None]] = Field(
+        description="per key of unlearn.methods what is searched besides, by dotted key of its "
+        "entry (`train`: whole sections); null keeps the entry's value; methods that are not here "
+        "keep their entry: {} searches nothing"
     )
 
     @field_validator("target")

@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from atu import methods
 from atu.config.entries import parse_entry
-from atu.config.sections import Choices, Span
+from atu.config.sections import Choices, Search, Span
 from atu.errors import ConfigError
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json
 
 CHOSEN = "chosen.json"
 """What a search writes: the chosen values, and the whole settings with them."""
+
+
+def space_of(search: Search, method: str, entry: Mapping[str, Any]) -> dict[str, Span | Choices]:
+    """All that is searched of a method: its own space, and of what is common to all methods the
+    keys that its entry has and its own space says nothing of.
+    """
+    own = search.spaces[method]
+    common = {
+        key: values
+        for key, values in search.common.items()
+        if has_key(entry, key) and not overlapping(key, own)
+    }
+    return common | {key: values for key, values in own.items() if values is not None}
+
+
+def overlapping(key: str, others: Iterable[str]) -> list[str]:
+    """Those of the other dotted keys that are this one, a part of it, or hold it."""
+    return [o for o in others if f"{key}.".startswith(f"{o}.") or f"{o}.".startswith(f"{key}.")]
+
+
+def has_key(entry: Mapping[str, Any], key: str) -> bool:
+    """Whether the entry has a value at a dotted key."""
+    try:
+        value_at(entry, key, "")
+    except ConfigError:
+        return False
+    return True
 
 
 def value_at(entry: Mapping[str, Any], key: str, where: str) -> Any:

@@ -2,7 +2,7 @@
 
 A trial is what the phase `unlearn` does with other settings: the same engine, the same stopping
 rule and the same choice of a point. Optuna's sampler (TPE, Akiba et al. 2019, arXiv 1907.10902)
-proposes settings; the first trial has those of the parameter file.
+proposes settings; the first trial may have those of the parameter file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from atu.config.dependencies import dependencies
 from atu.config.sections import Choices, Search, Span, Unlearn
-from atu.config.spaces import CHOSEN, search_row, value_at, with_values
+from atu.config.spaces import CHOSEN, search_row, space_of, value_at, with_values
 from atu.errors import EvaluationError, MethodError, StoppedError
 from atu.models.compute import Compute, drop_dead_models
 from atu.models.llm import open_lm
@@ -53,7 +53,7 @@ def run(
     settings = unlearn.methods[method]
     require_inputs(method, settings, inputs)
     entry = asdict(settings)
-    space = section.spaces[method]
+    space = space_of(section, method, entry)
     params = dependencies(PHASE, section, compute, method, unlearn=unlearn)
     cell = {"model": inputs.pretrain.cell["model"], "method": method}
     with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs.present()) as job:
@@ -104,9 +104,10 @@ def run_trials(
     study = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
     )
-    study.enqueue_trial(
-        {key: as_parameter(value_at(entry, key, PHASE), space[key]) for key in space}
-    )
+    if section.first == "settings":
+        study.enqueue_trial(
+            {key: as_parameter(value_at(entry, key, PHASE), space[key]) for key in space}
+        )
     progress = Progress(f"search {method}", section.trials)
     trials: list[dict[str, Any]] = []
     before = store.load()

@@ -22,8 +22,9 @@ def test_values_of_one_entry():
 
 def test_further_sections_have_the_same_entry():
     """`compute`, which has none, is whole."""
-    first = Search(target="Ada", seed=0, trials=1, spaces={"b": {"x": Choices(choices=[1, 2])}})
-    found = dependencies("search", first, {"device": "cpu"}, "b", unlearn={"methods": {"b": 2}})
+    spaces = {"b": {"x": Choices(choices=[1, 2])}}
+    one = Search(target="Ada", seed=0, trials=1, first="settings", common={}, spaces=spaces)
+    found = dependencies("search", one, {"device": "cpu"}, "b", unlearn={"methods": {"b": 2}})
     assert found["unlearn"] == {"methods": {"b": 2}}
     assert found["compute"] == {"device": "cpu"}
     assert found["spaces"] == {"b": {"x": {"choices": [1, 2]}}}

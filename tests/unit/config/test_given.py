@@ -107,7 +107,7 @@ def test_every_target_needs_its_oracle(fetched):
 def test_a_model_that_is_trained_here_has_its_own_oracle(fetched):
     fetched["pretrain"]["models"]["llama_tiny"]["finetune"] = True
     fetched["prepare"] = {"benchmark": "world", "seed": 7, "people": 8, "holdout_people": 2,
-                          "other_facts": 10}  # fmt: skip
+                          "other_facts": 10, "two_hops": "requested"}  # fmt: skip
     with pytest.raises(ConfigError, match=r"oracles.*trained here, and its oracle with it"):
         check_values(fetched)
 

@@ -50,11 +50,17 @@ NAME = "Wysturel Brontanthorpe"
 SPAN = {"low": 1.0e-5, "high": 1.0e-3, "log": True}
 
 
-def searching(**space):
-    """GA with entries of its own that are searched in this space."""
-    own = {"learning_rate": 1.0e-4, "batch_size": 16, "optimizer": "adamw", "weight_decay": 0.0}
+ALL, THREE = {"update": "all"}, {"update": "layers", "layers": [0, 1, 2]}
+
+
+def searching(common=None, **space):
+    """GA with entries of its own that are searched in this space, and in what is common."""
+    own = {
+        "learning_rate": 1.0e-4, "batch_size": 16, "optimizer": "adamw", "weight_decay": 0.0,
+        "train": ALL,
+    }  # fmt: skip
     entry = {f"unlearn__methods__ga__{key}": value for key, value in own.items()}
-    return entry | {"search__spaces": {"ga": space}}
+    return entry | {"search__spaces": {"ga": space}, "search__common": common or {}}
 
 
 LLAMA = "pretrain__models__llama_tiny__config"
@@ -476,6 +482,36 @@ BAD = {
         "search.spaces.ga.batch_size",
         "must hold the entry's own value 16",
     ),
+    "search of a section and of what is in it": (
+        searching(**{"retain.nll": SPAN, "retain": {"choices": [1, 2]}}),
+        "search.spaces.ga.retain",
+        "is searched with 'retain.nll' too; leave one of them",
+    ),
+    "search of layers that no model has": (
+        searching(train={"choices": [ALL, {"update": "layers", "layers": [1, 4]}]}),
+        "search.spaces.ga.train",
+        "must be below the 4 layers of model 'llama_tiny'",
+    ),
+    "search below a hook that the method does not have": (
+        searching(train={"choices": [ALL, {"update": "below_hook"}]}),
+        "search.spaces.ga.train",
+        "only methods with a predictor have a hook layer",
+    ),
+    "search of what no searched method has": (
+        searching(common={"learning_rat": SPAN}),
+        "search.common.learning_rat",
+        "no entry of search.spaces has this key",
+    ),
+    "search in common of what a method cannot have": (
+        searching(common={"learning_rate": {"low": 0.0, "high": 1.0, "log": False}}),
+        "search.common.learning_rate",
+        "greater than 0; give search.spaces.ga its own 'learning_rate', or null",
+    ),
+    "search in common without the entry's own value": (
+        searching(common={"train": {"choices": [THREE, {"update": "layers", "layers": [0]}]}}),
+        "search.common.train",
+        "or set search.first: drawn; give search.spaces.ga its own 'train', or null",
+    ),
     "search in a span of what is no number": (
         searching(optimizer=SPAN),
         "search.spaces.ga.optimizer",
@@ -590,6 +626,9 @@ def test_a_benchmark_file_whose_name_snakemake_would_fill_in(tmp_path):
         ),
         (searching(learning_rate=SPAN | {"low": 1.0e-4}), "spaces"),
         (searching(learning_rate=SPAN | {"high": 1.0e-4}), "spaces"),
+        (searching(train={"choices": [ALL, THREE]}), "sections"),
+        (searching(common={"train": {"choices": [ALL, THREE]}, "steps": SPAN}, steps=None), "null"),
+        (searching(learning_rate=SPAN | {"low": 2.0e-4}) | {"search__first": "drawn"}, "drawn"),
         ({"search__target": "Epheron Wendosk"}, "target"),
         ({"unlearn__methods__ga__train": {"update": "layers", "layers": [3, 0]}}, "layers"),
         ({"unlearn__methods__ga__train": {"update": "lora", "rank": 1, "alpha": 2}}, "lora"),

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from atu.config.sections import Choices, Span
-from atu.config.spaces import ends, value_at, with_values
+from atu.config.sections import Choices, Search, Span
+from atu.config.spaces import ends, overlapping, space_of, value_at, with_values
 from atu.errors import ConfigError
 
 
@@ -50,3 +50,33 @@ def test_settings_survive_the_round_trip(mini_params):
 def test_ends():
     assert ends(Span(low=0.1, high=1.0, log=True)) == [0.1, 1.0]
     assert ends(Choices(choices=["a", "b", "c"])) == ["a", "b", "c"]
+
+
+RATE, OTHER = Span(low=0.1, high=1.0, log=True), Span(low=0.2, high=0.3, log=False)
+WAYS = Choices(choices=[{"update": "all"}, {"update": "layers", "layers": [0]}])
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, {"learning_rate": RATE, "train": WAYS}),
+        ({"steps": OTHER}, {"learning_rate": RATE, "train": WAYS, "steps": OTHER}),
+        ({"learning_rate": OTHER}, {"learning_rate": OTHER, "train": WAYS}),
+        ({"learning_rate": None}, {"train": WAYS}),
+        ({"train.layers": OTHER}, {"learning_rate": RATE, "train.layers": OTHER}),
+    ],
+)
+def test_a_methods_own_space_goes_before_what_is_common(entry, own, expected):
+    """GA has no `beta`, so that is not searched of it."""
+    common = {"learning_rate": RATE, "train": WAYS, "beta": OTHER}
+    search = Search(
+        target="Ada", seed=0, trials=1, first="drawn", common=common, spaces={"ga": own}
+    )
+    assert space_of(search, "ga", entry) == expected
+
+
+def test_dotted_keys_overlap_by_whole_parts():
+    keys = ["train", "train.layers", "training", "retain.nll"]
+    assert overlapping("train", keys) == ["train", "train.layers"]
+    assert overlapping("train.layers", keys) == ["train", "train.layers"]
+    assert overlapping("retain", keys) == ["retain.nll"]

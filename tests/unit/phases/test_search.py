@@ -9,6 +9,7 @@ from machines import CPU
 from atu.config.sections import Choices, Search, Span
 from atu.config.spaces import chosen_settings
 from atu.errors import EvaluationError, MethodError
+from atu.models.trainable import All, Layers
 from atu.phases import search, unlearn
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.training.keeper import Trace
@@ -22,7 +23,8 @@ RATE = Span(low=1e-5, high=1e-3, log=True)
 def section(mini_params):
     """Four trials over GA's rate, which is 1e-4 in the file, and its batch size, which is 4."""
     spaces = {"ga": {"learning_rate": RATE, "batch_size": Choices(choices=[2, 4])}}
-    return Search(target=mini_params.grid.targets[0], seed=0, trials=4, spaces=spaces)
+    target = mini_params.grid.targets[0]
+    return Search(target=target, seed=0, trials=4, first="settings", common={}, spaces=spaces)
 
 
 @pytest.fixture
@@ -71,6 +73,29 @@ def test_the_first_trial_has_the_files_own_values(scored, searched, section):
     assert (tried[0][0].learning_rate, tried[0][0].batch_size) == (1e-4, 4)
     assert all(1e-5 <= s.learning_rate <= 1e-3 and s.batch_size in (2, 4) for s, *_ in tried)
     assert len({(s.learning_rate, s.batch_size) for s, *_ in tried}) > 1
+
+
+def test_the_first_trial_is_drawn_too(scored, searched):
+    """Red if the file's own values were tried: they may lie outside of what is searched."""
+    tried = scored(lambda settings: 0.5)
+    rates = Span(low=2e-4, high=1e-3, log=True)
+    searched(first="drawn", spaces={"ga": {"learning_rate": rates}})
+    assert all(2e-4 <= settings.learning_rate <= 1e-3 for settings, *_ in tried)
+
+
+def test_what_is_common_and_whole_sections_are_searched(scored, searched):
+    """A rate that the method's own space leaves alone, and one of two ways to train."""
+    tried = scored(lambda settings: float(isinstance(settings.train, Layers)))
+    some = {"update": "layers", "layers": [0, 1]}
+    train = Choices(choices=[{"update": "all"}, some])
+    found = searched(
+        trials=6, common={"train": train, "learning_rate": RATE},
+        spaces={"ga": {"learning_rate": None}},
+    )  # fmt: skip
+    assert {type(settings.train) for settings, *_ in tried} == {All, Layers}
+    assert {settings.learning_rate for settings, *_ in tried} == {1e-4}
+    assert chosen_settings(found, "ga").train == Layers("layers", [0, 1])
+    assert {"train": some} in [trial["values"] for trial in found.read_jsonl("trials.jsonl")]
 
 
 def test_the_best_is_chosen_and_costs_are_summed(scored, searched):
