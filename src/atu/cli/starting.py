@@ -93,7 +93,7 @@ def used(settings: Any, section: Any, method: str, processes: int) -> int:
     return methods.get(settings.loss).require_processes(
         f"unlearn.methods.{method}",
         settings,
-        section.reference_compat,
+        section.compat(settings),
         launch.rank_count(processes),
     )
 

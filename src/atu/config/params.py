@@ -111,7 +111,8 @@ def needs_alignment(params: Params) -> bool:
     return any(reading) or not given_methods(params)
 
 
-def guarded_methods(params: Params) -> list[str]:
-    """The grid's methods that stand around a model whose weights stay as they are."""
+def method_notes(params: Params) -> dict[str, str]:
+    """What a reader must know of the grid's methods before their numbers, by name."""
     entries = params.unlearn.methods
-    return [m for m in params.grid.methods if methods.get(entries[m].loss).keeps_weights]
+    found = {m: methods.get(entries[m].loss).notes(entries[m]) for m in params.grid.methods}
+    return {name: "; ".join(notes) for name, notes in found.items() if notes}

@@ -309,6 +309,11 @@ class Unlearn(Section):
     )
     methods: dict[Slug, Any]
 
+    def compat(self, settings: Any) -> bool:
+        """Whether a method with these settings behaves as the reference implementation does."""
+        own = getattr(settings, "reference_compat", None)
+        return self.reference_compat if own is None else own
+
     @field_validator("methods")
     @classmethod
     def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,24 @@ class Settings(MethodSettings):
             raise ValueError(f"steps = {self.steps} are fewer than the {len(ladder)} rounds")
 
 
+RETAINED = {"nll": "NLL", "kl": "KL", "states": "held states"}
+
+
+def note(settings: Settings) -> str:
+    """Whose method a row is: the paper's, or with what else it is this project's."""
+    ours = {
+        "thresholds from measured cosines": bool(settings.quantiles),
+        "thresholds below zero": min(settings.thresholds, default=0.0) < 0,
+        **{RETAINED[name]: True for name in settings.retain.weights()},
+        "the subject's tokens alone": settings.positions == "subject",
+        "disruption masking": settings.wrapper == "disruption_masking",
+        "AdamW": settings.optimizer == "adamw",
+    }
+    said = ", ".join(text for text, holds in ours.items() if holds)
+    owner = f"this project's Align-then-Unlearn: {said}" if said else "the paper's"
+    return f"is {owner}"
+
+
 def hinge_loss(similarity: Tensor, mask: Tensor, threshold: float | Tensor) -> Tensor:
     """max(0, cos - tau), averaged over unmasked positions.
 
@@ -263,4 +281,5 @@ METHOD = Method(
     needs_predictor=True,
     depth=lambda _settings, hook: hook or 0,
     processes="all",
+    note=note,
 )

@@ -91,6 +91,8 @@ class MethodSettings(OptimizerSettings):
     stop_below: Fraction | None
     """Stop after a trajectory point at which at most this share of the plain `select` questions is
     still answered; null runs all steps."""
+    reference_compat: bool | None = field(default=None, kw_only=True)
+    """Goes before `unlearn.reference_compat` for this entry; null, or left out, it is as there."""
 
     def __post_init__(self) -> None:
         if self.wrapper == "disruption_masking" and not self.retain.weights():
@@ -235,6 +237,7 @@ def done(name: str) -> Stage:
 
 
 ForgetLoss = Callable[[Context, Batch], Tensor]
+GUARDED = "leaves the weights as they are: whoever has them can take the guard away"
 
 
 @dataclass(frozen=True)
@@ -271,6 +274,14 @@ class Method:
     batch. `first`: it trains nothing, and rank 0 runs alone. `one`: several ranks are refused."""
     compat_alone: bool = False
     """Whether its loss under `reference_compat` needs the whole batch on one rank."""
+    note: Callable[[Any], str] | None = None
+    """What a reader must know before the numbers of a row with these settings, as a sentence that
+    begins with the row's name."""
+
+    def notes(self, settings: Any) -> list[str]:
+        """Every such sentence, without the name."""
+        guarded = [GUARDED] if self.keeps_weights else []
+        return guarded + ([self.note(settings)] if self.note is not None else [])
 
     def require_processes(self, key: str, settings: Any, reference_compat: bool, count: int) -> int:
         """How many of `count` ranks a job uses: all, or one if there is nothing to share.

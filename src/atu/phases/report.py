@@ -12,7 +12,7 @@ from typing import Any
 
 from atu.alignment.loop import layer_folder
 from atu.config.dependencies import dependencies
-from atu.config.params import Params, given_methods, guarded_methods, oracle_method
+from atu.config.params import Params, given_methods, method_notes, oracle_method
 from atu.config.roles import ORACLE, ORIGINAL
 from atu.errors import ArtifactError, visible
 from atu.metrics.bootstrap import Estimate
@@ -38,7 +38,6 @@ EXAMPLES = 8
 AUDIT = "audit.json"
 """The verdicts, with every number behind them."""
 METRIC_ID = re.compile(r"\w+@[a-z]+-\d+")
-GUARDED = "leaves the weights as they are: whoever has them can take the guard away"
 KNOWN = "pretrain/exact_match_known_question/held_out"
 """What a model that was trained here knows; a pinned one was not asked."""
 
@@ -136,7 +135,7 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
     robust = robustness_table(items, attacked, section, params.attack, attacks, methods)
     return Tables(
         methods=methods,
-        notes=dict.fromkeys(guarded_methods(params), GUARDED),
+        notes=method_notes(params),
         measure=items["measure"][0],
         worst=worst_note(items),
         columns=tables.asked_columns(items),

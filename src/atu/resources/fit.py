@@ -163,7 +163,7 @@ def _shares(job: PlannedJob) -> list[int]:
     shared = job.phase in ("unlearn", "search") and job.params.compute.place.type == "cuda"
     if not shared or processes.world_size() > 1:
         return []
-    method, compat = methods.get(job.settings.loss), job.params.unlearn.reference_compat
+    method, compat = methods.get(job.settings.loss), job.params.unlearn.compat(job.settings)
     numbers = []
     with suppress(ConfigError):
         for number in GPUS:

@@ -116,9 +116,8 @@ def run_method(
     """
     torch.manual_seed(child_seed(seed, "unlearn", "torch"))
     method = methods.get(settings.loss)
-    context = make_context(
-        model, tokenizer, method, settings, inputs, section.reference_compat, seed
-    )
+    compat = section.compat(settings)
+    context = make_context(model, tokenizer, method, settings, inputs, compat, seed)
     hook = max(context.predictors, default=None)
     finish: Callable[[], Adapter | None] = _nothing
     if hasattr(settings, "train"):

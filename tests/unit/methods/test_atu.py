@@ -373,6 +373,29 @@ def test_padding_counts_only_in_the_reference(settings, context, given_cosines, 
     assert next(stages(ctx)).loss()[0].item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"thresholds": [0.9, 0.2]}, "the paper's"),
+        (
+            {
+                "thresholds": [0.0, -0.6], "optimizer": "adamw",
+                "retain": {"nll": 1.0, "states": 0.1, "layer": 1},
+            },
+            "this project's Align-then-Unlearn: thresholds below zero, NLL, held states, AdamW",
+        ),
+        (
+            {"quantiles": [0.5], "thresholds": [], "positions": "subject"},
+            "this project's Align-then-Unlearn: thresholds from measured cosines, the subject's "
+            "tokens alone",
+        ),
+    ],
+)  # fmt: skip
+def test_a_row_says_whose_it_is(settings, own, said):
+    """The paper has a falling ladder, SGD and no retain term; all else is named."""
+    assert METHOD.notes(settings(**own)) == [f"is {said}"]
+
+
 def test_predicted_cosine_on_a_real_model(settings, context):
     """Cosines in [-1, 1] that do not depend on padding beside them: each layer's own predictor on
     that layer's states, in the order of the layers."""

@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 
 from atu.errors import HIDDEN, ArtifactError
+from atu.methods.base import GUARDED
 from atu.metrics.bootstrap import Estimate
 from atu.phases import report
 from atu.phases.rephrase import ITEMS
 from atu.phases.report import (
     FIGURES,
-    GUARDED,
     ReportInputs,
     dominance,
     headline,
@@ -756,3 +756,16 @@ def test_a_method_that_keeps_the_weights_says_so(reported, make_inputs):
     plain = reported(make_inputs("plain"), "second")
     assert GUARDED not in page(plain)
     assert GUARDED not in plain.file("table.md").read_text(encoding="utf-8")
+
+
+def test_below_the_table_stands_whose_align_then_unlearn_a_row_is(reported, make_inputs):
+    """The miniature's: quantiles of measured cosines, with its retain terms and AdamW."""
+    methods = ("none", "atu", "ga")
+    artifact = reported(make_inputs(methods=methods), grid={"methods": [*methods]})
+    ours = (
+        "is this project's Align-then-Unlearn: thresholds from measured cosines, NLL, held states, "
+        "AdamW"
+    )
+    table = artifact.file("table.md").read_text(encoding="utf-8")
+    assert table.endswith(f"|\n\n`atu` {ours}.\n")
+    assert f"<p><b>atu</b> {ours}.</p>" in html.unescape(page(artifact))

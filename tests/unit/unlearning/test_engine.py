@@ -840,7 +840,13 @@ class TestReferenceCompat:
         assert [call.dropout for call in asked] == [False] * half + [dropout] * half
         assert half >= 1
 
-    def test_the_results_differ(self, run, points):
+    def test_an_entry_may_say_otherwise(self, run, points):
+        """Than the section does, in both directions; null is as the section says."""
         points()
         plain, compat = (weights_of(run("ga", compat=c)[1]) for c in (False, True))
         assert not torch.equal(plain, compat)
+        for section, own, expected in [
+            (False, True, compat), (True, False, plain), (True, None, compat), (False, None, plain),
+        ]:  # fmt: skip
+            found = weights_of(run("ga", compat=section, reference_compat=own)[1])
+            assert torch.equal(found, expected)
