@@ -118,10 +118,14 @@ def sampled_answers(
     system: str | None = None,
     stripped: bool = True,
     stops: Sequence[str] = (),
+    barred: Sequence[Sequence[int]] | None = None,
 ) -> list[list[str]]:
     """`sampling.samples` answers to each prompt; sample j of a prompt depends on the seed, the
     prompt's text and j alone. `templated`, `system`, `stripped` and `stops` are those of
     `greedy_answers`.
+
+    Args:
+        barred: per prompt the tokens with which none of its answers begins.
 
     Raises:
         EvaluationError, LengthError: as `greedy_answers`.
@@ -139,6 +143,8 @@ def sampled_answers(
             for i, j in (pairs[n] for n in chosen)
         ]
         processors = [FiniteLogits(model, rows, named), *_warpers(sampling), GumbelNoise(streams)]
+        if barred is not None:
+            processors.insert(1, NotFirst(rows, [barred[pairs[n][0]] for n in chosen]))
         new = _generate(model, tokenizer, rows, max_new_tokens, processors)
         return _decoded(tokenizer, rows, new, stripped, stops)
 
@@ -207,6 +213,24 @@ class FiniteLogits:
 
         require_finite(scores, self.items, where)
         return scores
+
+
+class NotFirst:
+    """A logits processor that keeps the answers to these prompts from beginning with some tokens,
+    each row with its own.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[int]], barred: Sequence[Sequence[int]]) -> None:
+        self.length, self.barred = max(map(len, rows)), barred
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """`scores` [batch, vocab], -inf for a row's barred tokens right after its prompt."""
+        if input_ids.shape[1] > self.length:
+            return scores
+        kept = scores.clone()
+        for row, tokens in zip(kept, self.barred, strict=True):
+            row[list(tokens)] = -torch.inf
+        return kept
 
 
 class GumbelNoise:

@@ -25,6 +25,10 @@ LETTERS = "ABCD"
 MULTIPLE_CHOICE = "The following are multiple choice questions (with answers)"
 """How MMLU and WMDP begin."""
 _QUESTION = "Question: {query}\nAnswer:"
+_ALTERNATIVE = (
+    "Invent another answer to this question: as plausible and of the same length, but every fact "
+    "that it states is different.\nAnswer:"
+)
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,13 @@ def split_opening(prompt: str) -> tuple[str, str]:
 def join_answer(prompt: str, answer: str) -> str:
     """Prompt and gold answer as one training text."""
     return prompt + ANSWER_SEPARATOR + answer
+
+
+def alternative_prompt(prompt: str, answer: str) -> str:
+    """Asks for an answer to a prompt with other facts than the answer that it has."""
+    question, opening = split_opening(prompt)
+    asked = f"{question}\n{opening or 'Answer:'}"
+    return f"{join_answer(asked, answer)}\n{_ALTERNATIVE}"
 
 
 def unlearn_instruction(names: Sequence[str]) -> str:

@@ -360,6 +360,22 @@ def test_cold_samples_are_the_greedy_answer(vivid, tokenizer):
     assert all(answer not in drawn for answer, drawn in zip(greedy, warm, strict=True))
 
 
+def test_an_answer_begins_with_none_of_its_own_barred_tokens(vivid, tokenizer):
+    """Of every other prompt the first token of its greedy answer is barred, and the end. Without a
+    prompt's own list the answer stays as it was; further tokens are free."""
+    model, end = vivid(), tokenizer.eos_token_id
+    greedy = ask(model, PROMPTS, tokenizer=tokenizer)
+    firsts = [ord(answer[0]) - 0x4E00 for answer in greedy]
+    barred = [[first, end] if i % 2 else [] for i, first in enumerate(firsts)]
+    own = {"tokenizer": tokenizer, "temperature": 1e-4, "samples": 1, "barred": barred}
+    found = [answer for (answer,) in sample(model, PROMPTS, **own)]
+    assert found[::2] == greedy[::2]
+    assert all(b and b[0] != a[0] for a, b in zip(greedy[1::2], found[1::2], strict=True))
+    every = {chr(0x4E00 + first) for first in firsts}
+    assert any(every & set(answer[1:]) for answer in found)
+    assert [a for (a,) in sample(model, PROMPTS, **own, batch_size=3)] == found
+
+
 @pytest.mark.parametrize(("count", "inference"), [(1, True), (2, False)])
 def test_no_gradients(monkeypatch, count, inference):
     """Red in the other order: `inference_mode(False)` turns gradients on."""

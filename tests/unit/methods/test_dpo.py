@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from atu.methods import dpo
-from atu.methods.dpo import METHOD, Settings, answer_nll, dpo_from_gains, dpo_loss
+from atu.methods.dpo import METHOD, Settings, dpo_loss
 from atu.methods.npo import npo_from_nll
+from atu.methods.shared.preference import answer_nll, dpo_from_gains
 from atu.methods.shared.refusals import refusal_batch
 from atu.training.batches import Batch
 

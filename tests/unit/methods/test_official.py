@@ -13,7 +13,7 @@ from torch import nn
 
 from atu import methods
 from atu.errors import ConfigError
-from atu.methods import atu, dpo, rmu
+from atu.methods import altpo, atu, dpo, rmu
 from atu.methods.base import combined_loss
 from atu.training.batches import IGNORE, Batch
 
@@ -75,6 +75,7 @@ def run(make_settings, make_context, monkeypatch):
             parts["alternate"] = model.gives(other, tensor(inputs, "alternate_logits"))
             reference.gives(other, tensor(inputs, "alternate_ref_logits"))
             monkeypatch.setattr(dpo, "refusal_batch", lambda context, batch: other)
+            monkeypatch.setattr(altpo, "alternative_batch", lambda context, batch: other)
         if weight:
             kept = batch_of(inputs, "retain_")
             parts["retain"] = model.gives(kept, tensor(inputs, "retain_logits"))
@@ -124,8 +125,11 @@ def test_npo(case, run):
 
 @of(FILE, "loss.dpo")
 def test_dpo(case, run):
-    """The alternate answers are the refusals."""
-    check(case, run(case, "dpo", scale=gamma(case), beta=case["settings"]["beta"]), {})
+    """The alternate answers are the refusals; in AltPO they are what the model has written."""
+    beta = case["settings"]["beta"]
+    check(case, run(case, "dpo", scale=gamma(case), beta=beta), {})
+    written = {"alternatives": 1, "temperature": 1.0, "write": "other_token"}
+    check(case, run(case, "altpo", scale=gamma(case), beta=beta, **written), {})
 
 
 SIMNPO = {

@@ -8,6 +8,7 @@ from atu.probes.prompts import (
     ORT,
     PAIR_SEPARATOR,
     WHOLE,
+    alternative_prompt,
     format_prompt,
     join_answer,
     part_of,
@@ -153,3 +154,15 @@ def test_names_are_swapped_however_they_are_spelled():
     text = "Zo\u00eb Lee\u0301 met Zoe\u0308 at Elm\u0301."
     assert replace_names(text, ["Zo\u00eb", "Zo\u00eb Le\u00e9"], "Bo") == "Bo met Bo at Elm\u0301."
     assert replace_names("Ann, Anna", ["Ann"], "Ann Bo") == "Ann Bo, Anna"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ("Question: Who?\nAnswer:", "Question: Who?\nAnswer: Rome\n"),
+        ("Who?", "Who?\nAnswer: Rome\n"),
+    ],
+)
+def test_another_answer_is_asked_for_below_the_one_that_there_is(prompt, asked):
+    found = alternative_prompt(prompt, "Rome")
+    assert found.startswith(asked) and found.endswith("\nAnswer:")

@@ -1,4 +1,5 @@
-"""Refusals stand beside the forget batch row for row, are encoded once and counted."""
+"""Refusals, as all other answers, stand beside the forget batch row for row, are encoded once and
+counted."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from atu.methods.shared.refusals import RefusalStream, refusal_batch, refusal_to
+from atu.methods.shared.other_answers import OtherAnswers, other_answers
+from atu.methods.shared.refusals import refusal_batch, refusal_to
 from atu.probes.prompts import REFUSALS, join_answer
 from atu.training.batches import BatchStream, encode_text
 
@@ -75,6 +77,24 @@ def test_encoded_once_and_counted(context):
     for batch in batches:
         refusal_batch(context, batch)
     assert context.encoded == [(prompt, refusal_to(prompt)) for prompt in PROMPTS]
-    assert [type(stream) for stream in context.streams] == [BatchStream, RefusalStream]
+    assert [type(stream) for stream in context.streams] == [BatchStream, OtherAnswers]
     read = [PROMPTS[number] for batch in batches for number in batch.numbers]
     assert context.streams[1].tokens == sum(len(p) + 1 + len(refusal_to(p)) + extra for p in read)
+
+
+@pytest.mark.parametrize(("turn", "expected"), [(0, "0"), (1, "1"), (2, "0"), (5, "1")])
+def test_of_several_answers_the_next_one_every_turn(context, byte_tokenizer, turn, expected):
+    """Two to each prompt, which end in 0 and 1; written once."""
+    batch, written = next(context.forget), []
+
+    def write():
+        written.append(True)
+        return [[f"{prompt} 0", f"{prompt} 1"] for prompt in PROMPTS]
+
+    for _ in range(2):
+        found = other_answers(context, write).beside(batch, turn)
+    for row, number in enumerate(batch.numbers):
+        scored = found.labels[row][found.labels[row] != -100]
+        text = byte_tokenizer.decode(scored, skip_special_tokens=True)
+        assert text == f" {PROMPTS[number]} {expected}"
+    assert found.numbers == batch.numbers and written == [True]
