@@ -78,6 +78,7 @@ METHODS = {
     "satimp": {"beta1": 5.0, "beta2": 1.0},
     "ceu": {"skip": 1},
     "dpo": {"beta": 0.1},
+    "altpo": {"beta": 0.1, "alternatives": 2, "temperature": 1.0, "write": "other_token"},
     "rt": {},
     "undial": {"variant": "paper", "beta": 1.0},
     "flat": {"divergence": "kl"},

@@ -282,10 +282,11 @@ def test_a_full_disk_ends_no_work(monkeypatch, store, capsys):
 
 
 METHODS = (
-    "atu", "ga", "npo_retain", "npo_states", "npo_masked", "mudman", "pdu", "dpo", "whp",
+    "atu", "ga", "npo_retain", "npo_states", "npo_masked", "mudman", "pdu", "altpo", "whp",
     "task_vector", "rmu", "lunar", "uld",
 )  # fmt: skip
-"""One of every kind: several stages, predictors, copies, refusals, held states, a guard."""
+"""One of every kind: several stages, predictors, copies, answers that the model wrote, held
+states, a guard."""
 
 
 @pytest.fixture
