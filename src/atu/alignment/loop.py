@@ -28,7 +28,7 @@ from atu.results.files import read_tensors
 from atu.seeding import child_seed, generator
 from atu.training.batches import length_sorted_batches, pass_over
 from atu.training.keeper import Keeper
-from atu.training.loop import LossFunction, make_optimizers, run_steps, warmup_linear
+from atu.training.loop import LossFunction, constant, make_optimizers, run_steps, warmup_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -168,7 +168,8 @@ def train_predictor(
 ) -> None:
     """Align a predictor with the frozen model that `states` are from; leaves it in eval mode.
 
-    `params` are those of the phase `align`: steps, batch_tokens, learning_rate, warmup, clip.
+    `params` are those of the phase `align`: steps, batch_tokens, learning_rate, warmup, clip,
+    reference_compat (with which the rate is constant).
     """
     torch.manual_seed(child_seed(seed, "align", "dropout", *processes.rank_stream()))
     predictor.train()
@@ -184,7 +185,7 @@ def train_predictor(
         keeper=keeper,
         part=label,
         seek=seek,
-        schedule=warmup_linear(params["warmup"]),
+        schedule=constant if params["reference_compat"] else warmup_linear(params["warmup"]),
     )
     predictor.eval()
 

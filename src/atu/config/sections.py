@@ -218,10 +218,13 @@ class Align(Section):
     steps: PositiveInt
     batch_tokens: PositiveInt = Field(description="padded tokens per step")
     learning_rate: PositiveFloat
-    warmup: Share
+    warmup: Share = Field(description="share of steps; none with reference_compat")
     clip: PositiveFloat
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of texts to score on")
-    reference_compat: bool = Field(description="a predictor that sees the whole sequence")
+    reference_compat: bool = Field(
+        description="a predictor that sees the whole sequence, its layers alike at first, at a "
+        "constant rate"
+    )
 
     @field_validator("hook_layers")
     @classmethod

@@ -6,6 +6,7 @@ next k tokens: e_t = E(h_1, .., h_t).
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,7 +43,8 @@ class EmbeddingPredictor(nn.Module):
     every position reads the whole sequence, which contradicts E(h_1..h_t); here each position sees
     only itself and earlier ones. Layers normalise their input (pre-norm), not their output as the
     reference's do: trained equally long, the skill on held-out text was higher (docs/log.md).
-    `sees_future=True` restores the reference. Neither has positions of its own: the hidden states
+    `sees_future=True` restores the reference, where moreover all layers begin with the weights of
+    one (`nn.TransformerDecoder` copies it). Neither has positions of its own: the hidden states
     carry them.
     """
 
@@ -50,7 +52,10 @@ class EmbeddingPredictor(nn.Module):
         super().__init__()
         self.config = config
         self.enter = nn.Linear(config.input_dim, config.width)
-        self.layers = nn.ModuleList(self._layer(config) for _ in range(config.layers))
+        layers = [self._layer(config)]
+        while len(layers) < config.layers:
+            layers.append(copy.deepcopy(layers[0]) if config.sees_future else self._layer(config))
+        self.layers = nn.ModuleList(layers)
         self.leave = nn.Linear(config.width, config.output_dim)
 
     @staticmethod

@@ -20,7 +20,10 @@ from atu.models.predictor import PredictorConfig, build_predictor
 from atu.training.keeper import Keeper, Trace
 
 ROOT = math.sqrt(0.5)
-PARAMS = {"steps": 40, "batch_tokens": 4, "learning_rate": 0.02, "warmup": 0.25, "clip": 1.0}
+PARAMS = {
+    "steps": 40, "batch_tokens": 4, "learning_rate": 0.02, "warmup": 0.25, "clip": 1.0,
+    "reference_compat": False,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -176,6 +179,11 @@ def test_a_trained_predictor_predicts(data, aligned):
     ]
     factors = [row["rate_factor"] for row in trace.rows]
     assert factors.index(max(factors)) == 9 and factors[-1] == pytest.approx(0.02)
+
+
+def test_the_references_rate_is_constant(aligned):
+    _, trace, _ = aligned(reference_compat=True, steps=4)
+    assert [row["rate_factor"] for row in trace.rows] == [1.0] * 4
 
 
 def test_a_predictor_is_trained_on_its_texts_alone(monkeypatch, aligned):

@@ -136,6 +136,7 @@ def alignment(tokenizer, rows_of):
         config=PredictorConfig(16, 4, 8, 1, 2, 16, 0.0, False),
         params={
             "steps": 500, "batch_tokens": 64, "learning_rate": 0.01, "warmup": 0.1, "clip": 1.0,
+            "reference_compat": False,
         },
         names=["Ada", "Bob", "Cyd"],
         embeddings=torch.tensor([[0.6, 0.8, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]),

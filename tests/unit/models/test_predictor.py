@@ -62,6 +62,14 @@ def test_the_reference_sees_the_future(position):
     assert future_effect(build_predictor(REFERENCE, seed=0).eval(), position) > 1e-3
 
 
+@pytest.mark.parametrize(("config", "alike"), [(CONFIG, False), (REFERENCE, True)])
+def test_only_the_references_layers_begin_alike(config, alike):
+    first, second = (
+        layer.linear1.weight for layer in build_predictor(config, seed=0).layers
+    )  # fmt: skip
+    assert torch.equal(first, second) is alike and first is not second
+
+
 def test_every_output_sees_the_past(predictor):
     """e_t = E(h_1 .. h_t) depends on all of h_1 .. h_t and on nothing later: the gradient of output
     t is not zero at exactly these positions."""

@@ -271,6 +271,7 @@ def test_alignment(job, near, mini_params):
         states = cache_hidden_states(model, data, 2)
         params = {
             "steps": 2, "batch_tokens": 8, "learning_rate": 1e-3, "warmup": 0.0, "clip": 1.0,
+            "reference_compat": False,
         }  # fmt: skip
         train_predictor(
             build_predictor(config, 0), data, states, range(2), params,
