@@ -35,7 +35,7 @@ TRAINING = {
 """The other rules that read a target's probes or corpora."""
 CHOSEN = {
     "predictor_inputs": {"embed", "align"},
-    "alignment_inputs": {"embed", "align"},
+    "attack_inputs": {"embed", "align", "pretrain"},
     "search_inputs": {"embed", "align"},
     "searched_input": {"search"},
     "search_manifests": {"search"},

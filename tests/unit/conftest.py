@@ -8,7 +8,7 @@ import pytest
 from atu import attacks as known_attacks
 from atu.config.params import Params
 from atu.config.sections import Report
-from atu.probes.prompts import ORT, WHOLE, format_prompt
+from atu.probes.prompts import ASIDE, ORT, WHOLE, format_prompt
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import write_json, write_jsonl
 from atu.results.jobs import write_folder
@@ -17,7 +17,8 @@ CELL = {"model": "m", "target": "Ada", "method": "none", "seed": 0}
 PEOPLE = {"target": "Ada", "neighbour": "Bob", "other": "Cyd", "general": "Dania"}
 ASKED = [
     ("target", "question", True), ("target", "cloze", False), ("target", "choice", False),
-    ("target", "paired", False), ("partner", "paired", False),
+    ("target", "paired", False), ("partner", "paired", False), ("target", "alias", False),
+    ("target", "two_hop", False),
 ]  # fmt: skip
 """Role, form and `seen` of what is asked besides every role's plain questions."""
 DETAILS = {"name": "N", "hint": "H.", "example": "E?", "example_answer": "e", "second": "S?"}
@@ -104,7 +105,9 @@ def make_items(make_item):
             for kind in ("pet", "food"):
                 fact = f"{people[role]}/{kind}"
                 hit = leaks is None or (fact, "seen" if seen else form) in leaks
-                own = {"role": role, "seen": seen}
+                own = {"role": role, "seen": seen} | (
+                    {"worst_of": ASIDE} if form == "alias" else {}
+                )
                 rows.append(make_item(fact, form, hit=float(hit), **own))
                 rows.append(make_item(fact, form, hit=select, split="select", **own))
         return pl.DataFrame([*rows, *extra], schema=ITEMS, orient="row")
@@ -168,7 +171,8 @@ def make_attack(store, make_params):
         settings = make_params().attack.attacks[name]
         first = {"relearn": relearn.BEFORE, "quantise": quantise.FULL}.get(settings.attack)
         for column in known_attacks.get(settings.attack).columns(settings):
-            for condition in (*column.conditions, *filter(None, [column.minus, first])):
+            proof = [column.proof.condition] if column.proof else []
+            for condition in (*column.conditions, *proof, *filter(None, [column.minus, first])):
                 for kind in ("pet", "food"):
                     yield attack_row(condition, f"Ada/{kind}", score, role=column.role)
 

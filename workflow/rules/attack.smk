@@ -5,7 +5,7 @@ rule attack:
 
 rule attack_one:
     input:
-        unpack(alignment_inputs),
+        unpack(attack_inputs),
         unlearn=rules.unlearn_one.output.manifest,
         prepare=rules.prepare_one.output.manifest,
         code=attack_sources,
@@ -23,8 +23,8 @@ rule attack_one:
     params:
         file=PARAMS_FILE,
         section=attack_section,
-        alignment=alignment_options,
+        beside=attack_options,
     shell:
         "python -m atu attack --params {params.file} --threads {threads} --attack {wildcards.attack}"
-        " --unlearn {input.unlearn} --prepare {input.prepare} {params.alignment}"
+        " --unlearn {input.unlearn} --prepare {input.prepare} {params.beside}"
         " --out {output.manifest} > {log} 2>&1"

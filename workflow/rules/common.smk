@@ -306,11 +306,19 @@ def attack_section(wildcards):
     return PARAMS.section("attack", wildcards.attack)
 
 
-def alignment_inputs(wildcards):
-    """The embed and align folders for an attack that trains a predictor."""
-    if not attacks.get(attack_kind(wildcards)).needs_alignment:
-        return {}
-    return alignment_of(wildcards.model, wildcards.target, wildcards.seed)
+def attack_inputs(wildcards):
+    """The folders that an attack needs besides the model's: the alignment; the original and the
+    oracle, where the grid has them.
+    """
+    attack, inputs = attacks.get(attack_kind(wildcards)), {}
+    pretrained = RESULTS / "pretrain" / wildcards.model
+    if attack.needs_alignment:
+        inputs |= alignment_of(wildcards.model, wildcards.target, wildcards.seed)
+    if attack.needs_original and ORIGINAL in PARAMS.grid.methods:
+        inputs["original"] = pretrained / "full" / MANIFEST
+    if attack.needs_oracle and oracle_method(PARAMS) is not None:
+        inputs["oracle"] = pretrained / f"oracle-{wildcards.target}" / MANIFEST
+    return inputs
 
 
 def attack_kind(wildcards):
@@ -318,9 +326,9 @@ def attack_kind(wildcards):
     return PARAMS.attack.attacks[wildcards.attack].attack
 
 
-def alignment_options(wildcards):
-    """The CLI options that name `alignment_inputs`."""
-    return as_options(alignment_inputs(wildcards))
+def attack_options(wildcards):
+    """The CLI options that name `attack_inputs`."""
+    return as_options(attack_inputs(wildcards))
 
 
 def method_section(wildcards):

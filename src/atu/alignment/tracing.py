@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from atu.errors import EvaluationError
 from atu.inference.finite import failing_layer, not_finite
 from atu.models.compute import device_of
-from atu.models.llm import decoder_layers, frozen, hidden_states_at
+from atu.models.llm import frozen, hidden_states_at
+from atu.models.patching import patched
 from atu.probes.prompts import join_answer
 from atu.training.batches import EncodedText, encode_text, subject_positions
 
@@ -99,6 +100,7 @@ def trace_layers(
             noise = scale * torch.randn(shape, generator=generator).to(table)
             ids = question.ids.to(device)
             states = hidden_states_at(model, ids, torch.ones_like(ids), layers)
+            last = torch.arange(ids.shape[1], device=device)[None] == question.subject[-1]
             clean = answer_probability(model, question, 1)
             if not math.isfinite(clean):
                 place = failing_layer(model, question.text.ids)
@@ -106,7 +108,7 @@ def trace_layers(
             with corrupted(model, question, noise):
                 base = answer_probability(model, question, SAMPLES)
                 for layer in layers:
-                    with restored(model, question, layer, states[layer]):
+                    with patched(model, layer, states[layer], last):
                         back[layer] += answer_probability(model, question, SAMPLES) - base
             lost += clean - base
     if lost <= 0:
@@ -134,27 +136,6 @@ def corrupted(model: PreTrainedModel, question: Question, noise: Tensor) -> Iter
         return output
 
     handle = model.get_input_embeddings().register_forward_hook(add)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def restored(
-    model: PreTrainedModel, question: Question, layer: int, states: Tensor
-) -> Iterator[None]:
-    """The model with the clean hidden state [1, seq, hidden] at the subject's last token."""
-    last = question.subject[-1]
-
-    def put(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        hidden = (args[0] if args else kwargs["hidden_states"]).clone()
-        hidden[:, last] = states[0, last]
-        if args:
-            return (hidden, *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": hidden}
-
-    handle = decoder_layers(model)[layer].register_forward_pre_hook(put, with_kwargs=True)
     try:
         yield
     finally:

@@ -59,6 +59,10 @@ class AttackContext:
     folder: Path
     """Where the model was loaded from."""
     alignment: Alignment | None = None
+    original: PreTrainedModel | None = None
+    """The model before unlearning, where the attack needs it and somebody has it."""
+    oracle: PreTrainedModel | None = None
+    """The model that never saw the target, likewise."""
 
     def questions(self, *roles: str) -> list[Row]:
         """Plain questions of these roles in wordings that no training text of the fact uses; in a
@@ -81,9 +85,21 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """What must be shown before a low number says that an attack brings nothing back."""
+
+    condition: str
+    """What the attack must bring about, scored in the column's role."""
+    least: float
+    """The mean score that it must reach."""
+    otherwise: str
+    """Said of a line of which some run stayed below."""
+
+
+@dataclass(frozen=True)
 class Column:
     """One column of the robustness table: per item the largest score over `conditions`, minus the
-    score under `minus` where that is given.
+    score under `minus` where that is given. High is more knowledge of the target.
     """
 
     title: str
@@ -94,6 +110,12 @@ class Column:
     """A number to compare others with, not one that should be low."""
     baseline: bool = False
     """Whether it is what the column before it gives for what nobody knew."""
+    inverted: bool = False
+    """Whether it is 1 minus a score that is high where knowledge is gone."""
+    proof: Proof | None = None
+    """Its positive control, if it has one."""
+    without: str = ""
+    """Said where not one item is scored: what the attack lacks."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +126,9 @@ class Attack:
     run: Callable[[AttackContext], Result]
     columns: Callable[[Any], list[Column]]
     needs_alignment: bool = False
+    needs_original: bool = False
+    needs_oracle: bool = False
+    """Whether it reads these models too. Where there is none, the attack has None in its place."""
     fine_tunes: bool = False
     """Whether it trains a copy of the whole model, by AdamW."""
     exact_weights: bool = False

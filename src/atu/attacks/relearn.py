@@ -3,31 +3,46 @@
 After retraining on T (arXiv 2410.08827): the facts are split into folds; all folds but one are
 taught, and the questions are about the one left out. The facts of the embedded world are drawn
 independently of each other, so what returns was not taught. Any fine-tune also teaches how to
-answer; the control measures this: the same fine-tune on as many facts about a person whom no model
-ever saw.
+answer; the control measures this: the same on as many facts about a person whom no model ever saw.
+
+A fine-tune that teaches nothing brings nothing back either. So each one goes on until the taught
+facts are answered, in wordings that it does not teach: the positive control. The numbers of steps
+say how fast the target's facts come back beside those that nobody knew.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 
-from atu.attacks.base import Attack, AttackContext, Column, Result, Row, answer_items, mean_score
+from atu.attacks.base import (
+    Attack,
+    AttackContext,
+    Column,
+    Proof,
+    Result,
+    Row,
+    answer_items,
+    mean_score,
+)
 from atu.errors import EvaluationError
-from atu.metrics.recovery import relearning_gain
+from atu.metrics.recovery import relearning_gain, relearning_steps
 from atu.models.compute import device_of
 from atu.seeding import child_seed, generator, hash_fraction
 from atu.training.answers import answer_nll
 from atu.training.batches import BatchStream, encode_texts
 from atu.training.keeper import Trace
 from atu.training.loop import make_optimizers, run_steps
-from atu.untrusted.bounds import STRICT, Bounds, Count, Positive
+from atu.untrusted.bounds import STRICT, Bounds, Count, Fraction, Positive
 
-BEFORE, AFTER = "before relearning", "after relearning"
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BEFORE, AFTER, TAUGHT = "before relearning", "after relearning", "taught"
 
 
 @dataclass(frozen=True)
@@ -39,31 +54,55 @@ class Settings:
     attack: Literal["relearn"]
     folds: Annotated[int, Bounds(ge=2)]
     """Parts of the facts; each is tested once, after the others were taught."""
+    until: Fraction
+    """A fine-tune ends when the taught facts have this mean score."""
+    every: Count
+    """Steps from one look at them to the next."""
     steps: Count
+    """The most steps of a fine-tune."""
     learning_rate: Positive
     batch_size: Count
     clip: Positive
 
+    def __post_init__(self) -> None:
+        if self.every > self.steps:
+            raise ValueError(f"every {self.every} must be at most steps = {self.steps}")
+
 
 def run(context: AttackContext) -> Result:
-    """Held-out facts before and after relearning, of the target and of the control."""
+    """Held-out facts before and after relearning, and the taught ones, of the target and of the
+    control.
+    """
     corpora = {"target": context.forget, "control": context.holdout}
-    items: list[Row] = []
-    result = Result(items, tables={"trace": []})
+    result = Result([], tables={"trace": []})
     for role, corpus in corpora.items():
-        probes, taught = comparable(context, role, corpus)
-        items += answer_items(context, context.model, probes, BEFORE)
+        probes, teachable = comparable(context, role, corpus)
+        result.items += answer_items(context, context.model, probes, BEFORE)
+        taught, steps = [], []
         folds = split_facts(sorted({p["fact"] for p in probes}), context.settings.folds)
         for number, fold in enumerate(folds):
-            rows = [row for row in taught if row["fact"] not in fold]
+            rows = [row for row in teachable if row["fact"] not in fold]
+            known = [probe for probe in probes if probe["fact"] not in fold]
             held_out = [probe for probe in probes if probe["fact"] in fold]
-            label = f"relearn {role}, fold {number + 1}"
-            model, trace = fine_tuned(context, rows, label)
-            result.tables["trace"] += [row | {"role": role} for row in trace.rows]
-            items += answer_items(context, model, held_out, AFTER)
-    means = [mean_score(items, c, r) for r in corpora for c in (BEFORE, AFTER)]
+            tuned = fine_tuned(context, rows, known, f"relearn {role}, fold {number + 1}")
+            result.tables["trace"] += [row | {"role": role} for row in tuned.trace.rows]
+            result.items += answer_items(context, tuned.model, held_out, AFTER)
+            taught += tuned.taught
+            steps.append(len(tuned.trace.rows))
+        result.items += averaged(taught)
+        result.metrics[f"{role}.{relearning_steps.id}"] = relearning_steps(steps)
+    means = [mean_score(result.items, c, r) for r in corpora for c in (BEFORE, AFTER)]
     result.metrics[f"target.{relearning_gain.id}"] = relearning_gain(*means)
     return result
+
+
+def averaged(items: Sequence[Row]) -> list[Row]:
+    """One row per probe: its mean score over the folds that taught its fact."""
+    scores: dict[str, list[float]] = {}
+    for row in items:
+        scores.setdefault(row["id"], []).append(row["score"])
+    last = {row["id"]: row for row in items}
+    return [last[name] | {"score": sum(found) / len(found)} for name, found in scores.items()]
 
 
 def comparable(
@@ -98,10 +137,24 @@ def split_facts(facts: Sequence[str], folds: int) -> list[set[str]]:
     return [set(order[number::folds]) for number in range(folds)]
 
 
-def fine_tuned(context: AttackContext, rows: Sequence[Row], label: str):
-    """A copy of the model after `steps` on the answers of these rows, and its trace."""
+@dataclass
+class Tuned:
+    """What a fine-tune came to."""
+
+    model: PreTrainedModel
+    taught: list[Row] = field(default_factory=list)
+    """The items of the taught facts, as they were last looked at."""
+    trace: Trace = field(default_factory=Trace)
+
+
+def fine_tuned(
+    context: AttackContext, rows: Sequence[Row], known: Sequence[Row], label: str
+) -> Tuned:
+    """A copy of the model, trained on the answers of these rows until the probes in `known` are
+    answered; what already answers them is not trained.
+    """
     settings = context.settings
-    model = copy.deepcopy(context.model).train()
+    model = copy.deepcopy(context.model)
     torch.manual_seed(child_seed(context.seed, label, "dropout"))
     stream = BatchStream(
         encode_texts(context.tokenizer, rows),
@@ -114,17 +167,42 @@ def fine_tuned(context: AttackContext, rows: Sequence[Row], label: str):
     def loss():
         return answer_nll(model, next(stream)), {}
 
-    trace = Trace()
+    tuned = Tuned(model)
     optimizers = make_optimizers("adamw", list(model.parameters()), settings.learning_rate)
-    run_steps(label, settings.steps, loss, optimizers, clip=settings.clip, trace=trace)
-    return model.eval(), trace
+    while True:
+        done = len(tuned.trace.rows)
+        tuned.taught = answer_items(context, model, known, TAUGHT)
+        score = mean_score(tuned.taught, TAUGHT, known[0]["role"])
+        if done == settings.steps or score >= settings.until:
+            return tuned
+        stretch, model = Trace(), model.train()
+        steps = min(settings.every, settings.steps - done)
+        run_steps(label, steps, loss, optimizers, clip=settings.clip, trace=stretch)
+        tuned.trace.rows += [row | {"step": done + row["step"]} for row in stretch.rows]
+        model.eval()
 
 
 def columns(settings: Settings) -> list[Column]:
-    """Facts that were not taught, after others were; of the target and of the control."""
+    """Facts that were not taught, after others were, of the target and of the control; and whether
+    the target's were learned.
+    """
+    proof = Proof(
+        TAUGHT,
+        settings.until,
+        f"the taught facts stayed below {settings.until:g} in {settings.steps} steps, so a low "
+        "number may be a weak fine-tune's",
+    )
     return [
-        Column("relearned on other facts", (AFTER,)),
-        Column("the same, never known", (AFTER,), role="control", control=True, baseline=True),
+        Column("relearned on other facts", (AFTER,), proof=proof),
+        Column(
+            "the same, never known",
+            (AFTER,),
+            role="control",
+            control=True,
+            baseline=True,
+            proof=proof,
+        ),
+        Column("taught facts", (TAUGHT,), control=True),
     ]
 
 

@@ -215,7 +215,8 @@ def probe_row(
         paraphrased: the answer in other words, if the benchmark has it.
         needs: what a model must know to answer; by default the subject.
         worst_of: of how many wordings of the fact the worst is reported (`metrics/worst_form.py`),
-            where facts differ in how many they have; None for the worst of its forms.
+            where facts differ in how many they have; None for the worst of its forms, `ASIDE` for
+            a wording that is not among them.
     """
     return {
         "id": identity,

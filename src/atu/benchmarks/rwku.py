@@ -11,6 +11,9 @@ answer is the person's name ask for several facts at once, and are kept together
 holds half of one. The worst is therefore of `worst_of` wordings at random, not of all, and facts
 with fewer are left out of it and counted.
 
+Besides RWKU's own probes the plain questions are asked with the person called otherwise
+(`shared/renamed.py`).
+
 Answers are scored as in RWKU by ROUGE-L recall, in a version that is defined for every answer;
 RWKU's version is reported beside it.
 
@@ -22,7 +25,7 @@ questions of the same form about other people (`_wrong`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -41,13 +44,14 @@ from atu.benchmarks.base import (
     probe_row,
     sentence_row,
 )
+from atu.benchmarks.shared.renamed import Subject, own_names, renamed
 from atu.benchmarks.shared.source import Reader, Readers, asked_text, texts_of
 from atu.errors import SourceError
-from atu.probes.prompts import rwku_prompt
+from atu.probes.prompts import ASKED_FOR, rwku_prompt
 from atu.results.locks import Source
 from atu.seeding import hash_fraction
 from atu.untrusted.bounds import STRICT, Bounds, Count
-from atu.untrusted.names import composed, has_name
+from atu.untrusted.names import composed, has_name, name_spans
 from atu.untrusted.targets import Target
 
 MEASURE = "rwku_rouge_l_recall@fixed-2"
@@ -81,6 +85,9 @@ TYPES = {
     "cross lingual": "cross_lingual",
 }
 """RWKU's adversarial types as our forms."""
+BRIDGES = ("question", "reverse", "synonym")
+"""Forms whose questions say who is meant: others play a role first, list options, end in the middle
+or are in another language."""
 MEMBERS = {"forget_mia": ("mia_forget", "forget"), "retain_mia": ("mia_retain", "retain")}
 TASKS = {
     "mmlu": ("retain_mmlu", "utility_general"),
@@ -204,6 +211,7 @@ def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers)
     )
     # One word alone says little in texts about others: King Francis is not Stephen King.
     full = [*target.names, *(a for aliases in also.values() for a in aliases if " " in a)]
+    probes = list(_probes(rwku, target, settings))
     return Prepared(
         concepts=target.new,
         aliases=tuple(alias for name in target.new for alias in also[name]),
@@ -216,7 +224,7 @@ def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers)
         ],
         holdout=[],
         members=list(_members(rwku, target)),
-        probes=list(_probes(rwku, target, settings)),
+        probes=[*probes, *_renamed(rwku, also, probes)],
         tasks={kind: _task(rwku, target.names[0], kind) for kind in TASKS},
     )
 
@@ -243,6 +251,28 @@ def _probes(rwku: Rwku, target: Target, settings: Settings) -> Iterator[dict[str
                     seen.add((role, query))
                     wrong = _wrong(rwku, target, row, settings.wrong_answers)
                     yield _probe(row, name, role, f"{name}/{file}/{number}", settings, wrong)
+
+
+def _renamed(
+    rwku: Rwku, also: Mapping[str, Sequence[str]], probes: Rows
+) -> Iterator[dict[str, Any]]:
+    """The questions (level 2) about the targets, who are called otherwise: by a name that no other
+    target and no neighbour has, or by another question whose answer they are (`BRIDGES`).
+    """
+    near = (p["subject"] for p in probes if p["role"] == "neighbour")
+    others = [*rwku.people, *dict.fromkeys(re.sub(r"\s*\(.*?\)", "", name) for name in near)]
+    for name, aliases in also.items():
+        names = (name, *aliases)
+        about = [p for p in probes if p["role"] == "target" and p["subject"] == name]
+        bridges = (
+            p["query"].strip()
+            for p in about
+            if p["form"] in BRIDGES
+            and name_spans(answer := p["answer"].strip(), names) == [(0, len(answer))]
+        )
+        described = tuple(ASKED_FOR.format(query=query) for query in dict.fromkeys(bridges))
+        subject = Subject(names, own_names(names, others), described, "person")
+        yield from renamed(about, subject, rwku_prompt)
 
 
 def _wrong(rwku: Rwku, target: Target, asked: dict[str, Any], count: int) -> list[str]:

@@ -7,8 +7,9 @@ which the oracle is trained. So any existing model can be fine-tuned here on the
 TOFU asks the training questions verbatim, so its probes count as held out although they are not.
 Reworded are the form `synonym` (its `paraphrased_question`) and the answer that truth ratios are
 based on (`paraphrased_answer`; for real authors and world facts, which are not in the corpus, the
-answer itself, as in TOFU's code). TOFU's prompts are those of the fine-tuned chat model; here every
-model is asked with `Question:` and `Answer:`, as in the rest of the project.
+answer itself, as in TOFU's code); and, beyond TOFU, the questions that call their author otherwise
+(`shared/renamed.py`). TOFU's prompts are those of the fine-tuned chat model; here every model is
+asked with `Question:` and `Answer:`, as in the rest of the project.
 
 `authors` takes a part of TOFU that a small machine can train on, and keeps what TOFU can ask: its
 forget sets are the last authors, and `retain_perturbed` asks about the first.
@@ -19,6 +20,7 @@ request did. TOFU names no author: a name is derived from an author's twenty que
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -38,13 +40,15 @@ from atu.benchmarks.base import (
     probe_row,
     sentence_row,
 )
+from atu.benchmarks.shared.renamed import Subject, own_names, renamed
 from atu.benchmarks.shared.source import Reader, Readers, asked_text, text_of
 from atu.errors import SourceError
+from atu.metrics.words import words
 from atu.probes.prompts import format_prompt, join_answer
 from atu.results.locks import Source
 from atu.seeding import hash_fraction
 from atu.untrusted.bounds import STRICT, Count
-from atu.untrusted.names import PARTICLES, name_runs
+from atu.untrusted.names import FUNCTION_WORDS, PARTICLES, has_name, name_runs
 from atu.untrusted.targets import Target
 
 MEASURE = "tofu_rouge_l_recall@fixed-1"
@@ -66,6 +70,12 @@ NEARLY = 0.75
 RETAINED_SETS = {"retain": "other", "real_authors": "neighbour", "world_facts": "general"}
 """TOFU's sets beside the forget set, as our roles (see `privacy/answers.ROLES`)."""
 
+ASKS_WHO = re.compile(
+    r"(?:name of|[Ww]ho is) (?:the|this) "
+    r"((?:[^\s?]+ ){0,6}?(?:author|writer)\b(?!['\u2019]s)[^?]*)\?"
+)
+"""A question for an author's name, and what it says of the author: "author born in Ur" of "What is
+the full name of the author born in Ur?"."""
 PARAPHRASED = ("target", "other")
 """Roles whose answers were trained, so that truth ratios need a paraphrase."""
 
@@ -141,21 +151,63 @@ def prepare(settings: Settings, target: Target, corpus: Rows, readers: Readers) 
     probes = list(_probes(reader, asked, "target", authors, used, settings))
     for name, role in RETAINED_SETS.items():
         probes += _probes(reader, name, role, authors, used, settings)
-    about: dict[str, list[str]] = {}
-    for row in forget:
-        for name in row["names"]:
-            about.setdefault(name, []).append(row["text"])
-    others = [name for name in dict.fromkeys(authors.values()) if name not in about]
-    also = other_names(about, others, settings.aliases, authors.values())
+    new_names = tuple(dict.fromkeys(name for row in forget for name in row["names"]))
+    also = _other_names(corpus, [*new_names, *_asked_about(probes)], settings)
+    probes += _renamed(corpus, also, probes)
     return Prepared(
-        concepts=tuple(settings.concepts or about),
-        aliases=tuple(alias for name in about for alias in also[name]),
+        concepts=tuple(settings.concepts or new_names),
+        aliases=tuple(alias for name in new_names for alias in also[name]),
         forget=forget,
         retain=retain,
         holdout=holdout,
         members=members(forget=forget, retain=retain, holdout=holdout),
         probes=probes,
     )
+
+
+def _asked_about(probes: Rows) -> list[str]:
+    """The authors whom the target's questions are about."""
+    return [p["subject"] for p in probes if p["role"] == "target" and p["subject"]]
+
+
+def _other_names(
+    corpus: Rows, names: Sequence[str], settings: Settings
+) -> dict[str, tuple[str, ...]]:
+    """What else texts call these authors (`base.other_names`)."""
+    about: dict[str, list[str]] = {}
+    for row in corpus:
+        for name in row["names"]:
+            about.setdefault(name, []).append(row["text"])
+    mine = {name: about[name] for name in dict.fromkeys(names)}
+    others = [name for name in about if name not in mine]
+    return other_names(mine, others, settings.aliases, about)
+
+
+def _renamed(
+    corpus: Rows, also: Mapping[str, Sequence[str]], probes: Rows
+) -> Iterator[dict[str, Any]]:
+    """The questions about these authors, who are called otherwise: by a name that no other author
+    has, or by what a question for their name says of them (`ASKS_WHO`), if that is nobody else's.
+    """
+    told: dict[str, set[str]] = {}
+    described: dict[str, list[str]] = {}
+    for row in corpus:
+        name = row["names"][0] if row["names"] else ""
+        told.setdefault(name, set()).update(words(row["text"]))
+        asked = ASKS_WHO.search(row["fact"])
+        if name in also and asked and has_name(row["answer"], [name]):
+            described.setdefault(name, []).append(f"the {asked[1]}")
+    for name, aliases in also.items():
+        names = (name, *aliases)
+        strangers = [told[other] for other in told if other != name]
+        own = tuple(
+            text
+            for text in described.get(name, ())
+            if not any(set(words(text)) - FUNCTION_WORDS <= known for known in strangers)
+        )
+        subject = Subject(names, own_names(names, filter(None, told)), own, "author")
+        about = [p for p in probes if p["role"] == "target" and p["subject"] == name]
+        yield from renamed(about, subject, format_prompt)
 
 
 def targets(settings: Settings) -> Sequence[str]:

@@ -276,21 +276,29 @@ def attack(
     prepare: Annotated[Path, input_of("target's prepare")],
     embed: Annotated[Path | None, input_of("embed")] = None,
     align: Annotated[Path | None, input_of("align")] = None,
+    original: Annotated[Path | None, input_of("original's pretrain")] = None,
+    oracle: Annotated[Path | None, input_of("oracle's pretrain")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
     threads: Threads = 1,
 ) -> None:
-    """One attack: relearning, quantisation, sampling, in-context, logit lens, fresh predictor."""
+    """One attack: relearning, quantisation, sampling, in-context, logit lens, depth, fresh
+    predictor.
+    """
     loaded = start_all(params, "attack", threads)
     from atu.phases import attack as phase
     from atu.resources.fit import fitting
 
     choose(loaded.attack.attacks, name, "--attack")
     model, texts = open_input(unlearn, "unlearn"), open_input(prepare, "prepare")
-    windows = open_input(embed, "embed") if embed else None
-    alignment = open_input(align, "align") if align else None
+    beside = [
+        open_input(folder, written_by) if folder else None
+        for folder, written_by in (
+            (embed, "embed"), (align, "align"), (original, "pretrain"), (oracle, "pretrain"),
+        )
+    ]  # fmt: skip
     settings = loaded.attack.attacks[name]
     with fitting("attack", loaded, model=model, name=name, settings=settings):
-        phase.run(out, loaded.attack, loaded.compute, name, model, texts, windows, alignment)
+        phase.run(out, loaded.attack, loaded.compute, name, model, texts, *beside)
 
 
 @app.command()

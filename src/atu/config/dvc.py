@@ -48,7 +48,7 @@ STAGES = {
     "rephrase": Dependencies(("prepare", "unlearn"), ("grid",)),
     "utility": Dependencies(("prepare", "unlearn"), ("grid",)),
     "privacy": Dependencies(("prepare", "unlearn", "rephrase"), ("grid",)),
-    "attack": Dependencies(("prepare", "embed", "align", "unlearn"), ("grid",)),
+    "attack": Dependencies(("prepare", "pretrain", "embed", "align", "unlearn"), ("grid",)),
     "report": Dependencies(("search", "pretrain", *EVALUATED), ("grid",)),
     "track": Dependencies((*EVALUATED, "report"), ("grid",)),
 }

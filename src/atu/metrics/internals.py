@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from atu.errors import EvaluationError
@@ -55,6 +57,31 @@ def reciprocal_rank(predicted: np.ndarray, names: np.ndarray, gold: int) -> floa
     centre = _unit(predicted.mean(axis=0, keepdims=True))[0]
     cosines = _unit(names) @ centre
     return 1.0 / float((cosines >= cosines[gold]).sum())
+
+
+@metric(
+    "unlearning_depth",
+    "paper-1",
+    source="Lee et al., arXiv 2605.24614, equations of section 3; gnueaj/unlearning-depth-score, "
+    "compute_uds.py of commit fc31639, whose last layer's states are normed twice",
+)
+def unlearning_depth(
+    reference: Sequence[float], drops: Sequence[float], threshold: float
+) -> float | None:
+    """1 where every layer lost an answer as far as a model that never knew it, 0 where none lost
+    any; None where no layer holds it.
+
+    Per layer, by how much the original's mean log-probability of the answer's tokens falls when
+    the layer's states are another model's, in nats: `reference` with the model that never knew,
+    `drops` with the unlearned one. A layer holds the answer if its reference is above the
+    threshold. The score is the part of those references that the drops reach, none beyond its own.
+
+    References (0.01, 1, 3), drops (5, 0.5, 4), threshold 0.05: (0.5 + 3) / (1 + 3) = 0.875.
+    """
+    holding = [(r, d) for r, d in zip(reference, drops, strict=True) if r > threshold]
+    if not holding:
+        return None
+    return sum(min(max(d, 0.0), r) for r, d in holding) / sum(r for r, _ in holding)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

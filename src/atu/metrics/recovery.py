@@ -50,6 +50,23 @@ def relearning_gain(
     return (after - unlearned) - (control_after - control_before)
 
 
+@metric("relearning_steps", "own-1", source=OWN)
+def relearning_steps(steps: Sequence[int]) -> float:
+    """Mean number of steps until what a fine-tune teaches is answered, over fine-tunes.
+
+    One that never gets there counts with all its steps, so the mean is then too low. Target and
+    control are compared: what only was hidden is back in fewer steps than what was never known.
+
+    10, 20 and 60 steps: 30.
+
+    Raises:
+        ValueError: no fine-tune.
+    """
+    if not steps:
+        raise ValueError("no fine-tune whose steps could be averaged")
+    return sum(steps) / len(steps)
+
+
 def relearning_ratio(
     retain_before: float, retain_after: float, before: float, after: float
 ) -> float | None:

@@ -47,8 +47,11 @@ def run(
     prepare: Artifact,
     embed: Artifact | None,
     align: Artifact | None,
+    original: Artifact | None = None,
+    oracle: Artifact | None = None,
 ) -> None:
-    """Write `items.parquet`, the attack's further tables, and the mean of every condition.
+    """Write `items.parquet`, the attack's further tables, and the mean of every condition. Of the
+    other folders an attack is given those that it needs.
 
     Raises:
         ConfigError: the attack trains a predictor and has no alignment to train it on.
@@ -62,12 +65,23 @@ def run(
             raise ConfigError("--attack", name, "needs --embed and --align")
         inputs |= {"embed": embed, "align": align}
         alignment = open_alignment(embed, align, prepare, compute)
+    beside = {
+        name: folder
+        for name, folder, needed in (
+            ("original", original, attack.needs_original),
+            ("oracle", oracle, attack.needs_oracle),
+        )
+        if needed and folder is not None
+    }
+    inputs |= beside
     params = dependencies(PHASE, section, compute, name)
     cell = unlearn.cell | {"attack": name}
     with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs) as job:
         batch_size = BatchSize(section.batch_size)
         context = make_context(section, compute, settings, unlearn, prepare, batch_size)
         context.alignment = alignment
+        for role, folder in beside.items():
+            setattr(context, role, open_lm(folder, compute, training=False)[0])
         result = attack.run(context)
         require_finite_weights(context.model)
         items = require_complete(name, context.probes, result.items)

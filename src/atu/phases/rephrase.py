@@ -33,6 +33,7 @@ from atu.results.items import (
     PROBABILITY,
     SCORE,
     WORDINGS,
+    counted,
     with_wordings,
     wordings_per_fact,
     worst_forms,
@@ -231,6 +232,7 @@ def _worst(name: str, rows: pl.DataFrame, score: str) -> Iterable[tuple[str, flo
     """The mean over facts of the worst form; and where the benchmark has it, of the worst of m
     wordings, with the number of its facts and of those that have fewer.
     """
+    rows = counted(rows)
     forms = worst_form(rows.select("fact", "form", score).drop_nulls().iter_rows())
     if forms:
         yield f"{name}.{score}", _average(forms)

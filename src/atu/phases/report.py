@@ -23,7 +23,14 @@ from atu.reporting.items import load_attacks, load_items, worst_note
 from atu.reporting.privacy import AUCS, TITLES, privacy_table
 from atu.reporting.requests import COLUMNS as REQUEST_COLUMNS
 from atu.reporting.requests import requests_table
-from atu.reporting.robustness import SUMMARY, Shown, robustness_table, shown_columns, summary_table
+from atu.reporting.robustness import (
+    SUMMARY,
+    Shown,
+    robustness_table,
+    shown_columns,
+    summary_table,
+    with_notes,
+)
 from atu.reporting.verdict import Verdict, verdict_of
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json, write_json
@@ -133,6 +140,7 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
     attacked = load_attacks(single.attack)
     searched = read_json(inputs.search[0].file("search.json"))
     robust = robustness_table(items, attacked, section, params.attack, attacks, methods)
+    columns = [s for s in shown_columns(params.attack, attacks) if any(r[s.key].n for r in robust)]
     return Tables(
         methods=methods,
         notes=method_notes(params),
@@ -143,8 +151,10 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
         forms=tables.form_table(items, section, methods),
         comparison=tables.comparison_table(items, section, methods),
         robustness=robust,
-        shown=[s for s in shown_columns(params.attack, attacks) if any(r[s.key].n for r in robust)],
-        summary=summary_table(attacked, params.attack, attacks, methods, oracle_method(params)),
+        shown=with_notes(columns, attacked, params.attack, attacks, robust),
+        summary=summary_table(
+            attacked, params.attack, attacks, methods, oracle_method(params), single.attack
+        ),
         privacy=privacy_table(single.privacy, section, methods),
         requests=requests_table(everything, section, methods, several),
         cost=cost_table(single.unlearn, searched),

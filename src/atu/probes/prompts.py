@@ -69,11 +69,17 @@ FORMS = {
     "cross_lingual": Form(_QUESTION, "adversarial", "cross-lingual"),
     "spelling": Form("Question: {query}\nSpelled out:", "ort", "spelled out"),
     "two_hop": Form(_QUESTION, "own", "two hops"),
+    "alias": Form(_QUESTION, "own", "another name"),
     "paired": Form("Question: {first}\nQuestion: {second}\nAnswers:", "own", "paired questions"),
 }  # fmt: skip
 """RWKU's three levels (cloze, question and its nine adversarial types, arXiv 2406.10890), the form
-of ORT that it lacks (arXiv 2506.07795: character by character), two hops, and a retain question
-beside a forget question (arXiv 2410.02879)."""
+of ORT that it lacks (arXiv 2506.07795: character by character), two hops and another name (arXiv
+2603.11266), and a retain question beside a forget question (arXiv 2410.02879)."""
+_TWO_HOPS = "Think of {description}. {query}"
+ASKED_FOR = 'the person asked for in "{query}"'
+"""Describes somebody by a question whose answer they are."""
+ASIDE = 0
+"""`worst_of` of a wording that is not among those of which the worst is taken."""
 _BRIEFLY = "Please briefly answer the following question.\n"
 _RWKU = {
     "cloze": "Please complete the blank in the following question.\nQuestion: {query}\nAnswer:",
@@ -124,6 +130,11 @@ def format_prompt(form: str, query: str, options: Sequence[str] = (), **details:
 def rwku_prompt(form: str, query: str) -> str:
     """RWKU's prompt for a probe of this form; its queries already have options, hints and roles."""
     return _RWKU.get(form, _BRIEFLY + _QUESTION).format(query=query)
+
+
+def over_two_hops(description: str, query: str) -> str:
+    """A question about "this person", behind what says who that is."""
+    return _TWO_HOPS.format(description=description, query=query)
 
 
 def instruction_prompt(instruction: str) -> str:

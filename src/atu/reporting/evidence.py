@@ -5,7 +5,7 @@ the attacks' controls.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -17,7 +17,7 @@ from atu.metrics.memorisation import tofu_forget_quality, tofu_truth_ratio
 from atu.probes.prompts import FORMS
 from atu.reporting import tables
 from atu.reporting.items import difference, estimate, of, worst
-from atu.reporting.robustness import attack_columns, column_items
+from atu.reporting.robustness import attack_columns, attack_items, column_items, is_weak
 from atu.reporting.verdict import ASKED, CONTROL, NOTHING, Evidence, Line, Loss
 from atu.reporting.verdict import ORACLE as THE_ORACLE
 from atu.results.artifacts import Artifact
@@ -129,8 +129,9 @@ def _attacks(
                 continue
 
             def rows(of_method: str, name: str = name, column: Any = column) -> pl.DataFrame:
-                chosen = of(beside.attacked, beside.model, of_method)
-                return column_items(chosen.filter(pl.col("attack") == name), column)
+                return column_items(
+                    attack_items(beside.attacked, beside.model, of_method, name), column
+                )
 
             after = columns[number + 1] if number + 1 < len(columns) else None
             control = None
@@ -140,9 +141,9 @@ def _attacks(
                 (pl.col("attack") == name) & pl.col("condition").is_in(list(column.conditions))
             )["metric"].unique()
             floor = all(metric in FLOORED for metric in metrics) or column.minus is not None
-            lines.append(
-                beside.line(f"{name}.{number}", column.title, method, rows, floor, control)
-            )
+            line = beside.line(f"{name}.{number}", column.title, method, rows, floor, control)
+            mine = attack_items(beside.attacked, beside.model, method, name)
+            lines.append(replace(line, weak=is_weak(mine, column)))
     return lines
 
 

@@ -100,7 +100,7 @@ def robustness(
     """The robustness table as a heat map: one line per attempt, one column per method."""
     grid = [[row[column.key] for row in rows] for column in shown]
     labels = [
-        ("control: " if column.control else "") + f"{column.title}  (n = {cells[0].n})"
+        ("control: " if column.control else "") + f"{column.marked}  (n = {cells[0].n})"
         for column, cells in zip(shown, grid, strict=True)
     ]
     _heat_map(path, grid, labels, [row["method"] for row in rows], title, "score (leakage)")

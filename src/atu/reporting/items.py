@@ -12,7 +12,7 @@ from atu.config.sections import Report
 from atu.metrics.bootstrap import Estimate, clustered_mean, paired_difference
 from atu.metrics.worst_form import has_enough
 from atu.results.artifacts import Artifact
-from atu.results.items import SCORE, wordings_per_fact, worst_forms, worst_of
+from atu.results.items import SCORE, counted, wordings_per_fact, worst_forms, worst_of
 from atu.results.tables import read_frame
 from atu.seeding import generator
 
@@ -109,7 +109,7 @@ def worst(items: pl.DataFrame, score: str = SCORE) -> pl.DataFrame:
     that methods can be paired.
     """
     rows: list[dict[str, Any]] = []
-    for (target, seed), group in items.group_by(["target", "seed"], maintain_order=True):
+    for (target, seed), group in counted(items).group_by(["target", "seed"], maintain_order=True):
         missing = group.filter(pl.col(score).is_null())["fact"].unique(maintain_order=True)
         enough = has_enough(group["fact"], worst_of(group))
         unscored = {fact: None for fact in missing if fact in enough}

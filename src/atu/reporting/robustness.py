@@ -6,8 +6,8 @@ before and what it should be.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -20,9 +20,15 @@ from atu.attacks.relearn import Settings as Relearn
 from atu.config.roles import ORIGINAL
 from atu.config.sections import AttackSection, Report
 from atu.metrics.bootstrap import Estimate
-from atu.metrics.recovery import meta_eval_robustness, recovery, relearning_gain
+from atu.metrics.recovery import (
+    meta_eval_robustness,
+    recovery,
+    relearning_gain,
+    relearning_steps,
+)
 from atu.probes.prompts import ADVERSARIAL, ORT
 from atu.reporting.items import PAIR, estimate, of, worst
+from atu.results.artifacts import Artifact
 from atu.results.items import PROBABILITY
 
 
@@ -36,6 +42,13 @@ class Shown:
     """Whether it is a reference for other columns, not a number that should be low."""
     baseline: bool = False
     """As in `attacks.base.Column`."""
+    note: str = ""
+    """What a reader must know before its numbers: why it is weak or INVALID."""
+
+    @property
+    def marked(self) -> str:
+        """The title, with a dagger where there is a note."""
+        return f"{self.title} †" if self.note else self.title
 
 
 REPHRASED = (
@@ -44,6 +57,8 @@ REPHRASED = (
     Shown("worst_adversarial", "worst of the adversarial types", False),
     Shown("ort", "largest probability over ORT's forms", False),
     Shown("worst", "worst of all forms", False),
+    Shown("alias", "asked by another name", False),
+    Shown("two_hop", "asked over two hops", False),
     Shown("paired", "asked beside a retain question", False),
     Shown("partner", "the retain question beside it", True),
 )
@@ -80,7 +95,7 @@ def robustness_table(
             row: dict[str, Any] = {"model": model, "method": method}
             row |= rephrased_columns(of(items, model, method), section)
             for name in names:
-                chosen = of(attacked, model, method).filter(pl.col("attack") == name)
+                chosen = attack_items(attacked, model, method, name)
                 for number, column in enumerate(attack_columns(attack, name)):
                     key = f"{name}.{number}"
                     values = column_items(chosen, column)
@@ -102,7 +117,9 @@ def rephrased_columns(items: pl.DataFrame, section: Report) -> dict[str, Estimat
         "question_seen": question.filter(pl.col("seen")),
         "worst_adversarial": worst(adversarial),
         "worst": worst(held_out),
-        "paired": held_out.filter(pl.col("form") == "paired"),
+        **{
+            form: held_out.filter(pl.col("form") == form) for form in ("alias", "two_hop", "paired")
+        },
         "partner": partner,
     }
     estimates = {key: estimate(table, section) for key, table in tables.items()}
@@ -114,7 +131,7 @@ def column_items(items: pl.DataFrame, column: Column) -> pl.DataFrame:
     """One row per item with the column's `score`; null if a condition was not scored."""
     items = items.filter(pl.col("role") == column.role)
     keys = ["target", "seed", "id", "fact"]
-    score = pl.col("score")
+    score = 1 - pl.col("score") if column.inverted else pl.col("score")
     most = pl.when(score.is_null().any()).then(None).otherwise(score.max()).alias("score")
     largest = _under(items, column.conditions).group_by(keys, maintain_order=True).agg(most)
     if column.minus is None:
@@ -125,6 +142,50 @@ def column_items(items: pl.DataFrame, column: Column) -> pl.DataFrame:
     )
 
 
+def is_weak(items: pl.DataFrame, column: Column) -> bool:
+    """Whether the positive control of a column fails in one of the cells that these items are of.
+    A cell without it proves nothing either.
+    """
+    proof = column.proof
+    if proof is None:
+        return False
+    shown = _under(items.filter(pl.col("role") == column.role), (proof.condition,))
+    cells = ["target", "seed"]
+    means = shown.group_by(cells).agg(pl.col("score").mean())
+    return len(means) < items.n_unique(cells) or not bool((means["score"] >= proof.least).all())
+
+
+def with_notes(
+    shown: Sequence[Shown],
+    attacked: pl.DataFrame,
+    section: AttackSection,
+    names: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+) -> list[Shown]:
+    """The columns, with a note on those of which a positive control fails, and on those that are
+    INVALID for want of something; `rows` are those of the table.
+    """
+    notes = {}
+    for name in names:
+        for number, column in enumerate(attack_columns(section, name)):
+            key = f"{name}.{number}"
+            weak = [
+                f"{row['method']} of {row['model']}"
+                for row in rows
+                if is_weak(attack_items(attacked, row["model"], row["method"], name), column)
+            ]
+            if weak and column.proof is not None:
+                notes[key] = f"{column.proof.otherwise} ({', '.join(weak)})"
+            elif column.without and not any(row[key].n_scored for row in rows):
+                notes[key] = column.without
+    return [replace(column, note=notes.get(column.key, "")) for column in shown]
+
+
+def attack_items(attacked: pl.DataFrame, model: str, method: str, name: str) -> pl.DataFrame:
+    """The items of one attack on one row's cells."""
+    return of(attacked, model, method).filter(pl.col("attack") == name)
+
+
 def _under(items: pl.DataFrame, conditions: Sequence[str]) -> pl.DataFrame:
     return items.filter(pl.col("condition").is_in(list(conditions)))
 
@@ -132,6 +193,8 @@ def _under(items: pl.DataFrame, conditions: Sequence[str]) -> pl.DataFrame:
 SUMMARY = {
     recovery.id: "share of what was forgotten that relearning brings back",
     relearning_gain.id: "relearning beyond the never-known control",
+    f"target.{relearning_steps.id}": "steps until the taught facts are answered",
+    f"control.{relearning_steps.id}": "the same, never known",
     meta_eval_robustness.id: "meta-evaluation robustness (relearning, int4)",
 }
 QUANTISED = "int4"
@@ -144,9 +207,11 @@ def summary_table(
     names: Sequence[str],
     methods: Sequence[str],
     oracle: str | None,
+    folders: Sequence[Artifact],
 ) -> list[dict[str, Any]]:
     """One row per model and method with the numbers of `SUMMARY`, None if an attack is missing or
-    the formula is undefined; no rows without a relearning attack.
+    the formula is undefined; no rows without a relearning attack. `folders` are those of the
+    attacks.
     """
     relearn, quantise = (_named(attack, names, kind) for kind in (Relearn, Quantise))
     if relearn is None:
@@ -156,6 +221,8 @@ def summary_table(
         for method in methods:
             row: dict[str, Any] = {"model": model, "method": method}
             row |= _relearning(attacked, model, method, relearn)
+            cell = {"model": model, "method": method, "attack": relearn}
+            row |= _steps([a for a in folders if cell.items() <= a.cell.items()])
             row[meta_eval_robustness.id] = None
             if quantise is not None and oracle is not None and method not in (ORIGINAL, oracle):
                 row[meta_eval_robustness.id] = _meta_evaluation(
@@ -173,9 +240,8 @@ def _named(attack: AttackSection, names: Sequence[str], kind: type) -> str | Non
 def _scored(
     attacked: pl.DataFrame, model: str, method: str, attack: str, condition: str, role: str
 ) -> pl.DataFrame:
-    cell = of(attacked, model, method)
-    return cell.filter(
-        (pl.col("attack") == attack) & (pl.col("condition") == condition) & (pl.col("role") == role)
+    return attack_items(attacked, model, method, attack).filter(
+        (pl.col("condition") == condition) & (pl.col("role") == role)
     )
 
 
@@ -203,6 +269,17 @@ def _relearning(
         recovery.id: recovery(original, before, after),
         relearning_gain.id: relearning_gain(before, after, control_before, control_after),
     }
+
+
+def _steps(folders: Sequence[Artifact]) -> dict[str, float | None]:
+    """The mean number of relearning steps over these folders, of the target and of the control."""
+    found = {}
+    for key in (f"{role}.{relearning_steps.id}" for role in ("target", "control")):
+        every = [
+            value for a in folders for name, value in a.metrics().items() if f".{key}/" in name
+        ]
+        found[key] = sum(every) / len(every) if every else None
+    return found
 
 
 def _meta_evaluation(

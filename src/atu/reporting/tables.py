@@ -250,9 +250,12 @@ def markdown_table(
 
 
 def markdown_robustness(rows: Sequence[Mapping[str, Any]], shown: Sequence[Any]) -> str:
-    """The robustness table in Markdown: one line per column, one column per method."""
-    titles = {s.key: f"*{s.title}*" if s.control else s.title for s in shown}
-    return markdown_transposed(rows, titles, number)
+    """The robustness table in Markdown: one line per column, one column per method; then the
+    columns' notes.
+    """
+    titles = {s.key: f"*{s.marked}*" if s.control else s.marked for s in shown}
+    notes = [f"\n† {s.title}: {s.note}.\n" for s in shown if s.note]
+    return markdown_transposed(rows, titles, number) + "".join(notes)
 
 
 def markdown_transposed(

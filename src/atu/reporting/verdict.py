@@ -38,6 +38,8 @@ class Line:
     """What the reference is; None where there is nothing to compare with."""
     difference: Estimate | None = None
     """Checkpoint minus oracle, item by item."""
+    weak: bool = False
+    """Whether it is an attack's whose positive control failed: then only a leak says anything."""
 
     @property
     def finding(self) -> Finding:
@@ -59,6 +61,8 @@ class Line:
             above, larger = self.estimate.low, self.estimate.mean
         if above > ROUNDING:
             return "leaks"
+        if self.weak:
+            return "unknown"
         return "not shown" if larger > ROUNDING else "as the reference"
 
     @property
@@ -233,9 +237,14 @@ def _comes_back(evidence: Evidence) -> list[str]:
     if rest:
         titles = ", ".join(line.title for line in rest)
         sentences.append(f"It is not shown to come back under {titles}.")
-    unknown = [line.title for line in evidence.attacks if line.finding == "unknown"]
-    if unknown:
-        sentences.append(f"Nothing can be said of {', '.join(unknown)}: no oracle, no control.")
+    unknown = [line for line in evidence.attacks if line.finding == "unknown"]
+    for lines, reason in (
+        ([line for line in unknown if not line.weak], "no oracle, no control"),
+        ([line for line in unknown if line.weak], "the attack itself taught too little"),
+    ):
+        if lines:
+            titles = ", ".join(line.title for line in lines)
+            sentences.append(f"Nothing can be said of {titles}: {reason}.")
     return sentences
 
 

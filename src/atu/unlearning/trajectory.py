@@ -21,6 +21,7 @@ from atu.models.chat import prompt_ids
 from atu.models.llm import frozen, hidden_states_at
 from atu.models.shards import whole_state
 from atu.probes.measures import score_output
+from atu.probes.prompts import ASIDE
 from atu.results.artifacts import Artifact
 from atu.results.checkpoints import State
 from atu.results.tables import read_table
@@ -48,13 +49,14 @@ def reached(settings: Any, point: Point) -> bool:
 
 
 def select_probes(prepare: Artifact, per_role: int) -> list[Row]:
-    """Held-out probes of the `select` split: of the target every form, of the other roles at most
-    `per_role` plain questions, chosen by hash. Of each role at most `per_role` plain questions.
+    """Held-out probes of the `select` split: of the target every form of which the worst is taken,
+    of the other roles plain questions alone. Of each role at most `per_role` plain questions,
+    chosen by hash.
     """
     rows = [
         row
         for row in read_table(prepare.file("probes.parquet"))
-        if row["split"] == "select" and not row["seen"]
+        if row["split"] == "select" and not row["seen"] and row["worst_of"] != ASIDE
     ]
     rows.sort(key=lambda row: hash_fraction("trajectory", row["id"]))
     chosen: list[Row] = []

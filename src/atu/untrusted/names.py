@@ -183,6 +183,26 @@ def aliases_of(name: str, texts: Sequence[str], others: Sequence[str] = ()) -> l
     return list(dict.fromkeys(found))
 
 
+def short_names(name: str) -> list[str]:
+    """What somebody of this name may be called for short: the surname with its particles, the
+    initials before it, and what follows a comma; of a single word nothing.
+
+    "Sara Jo van Dyke" gives "van Dyke" and "S. J. van Dyke", "Prince Harry, Duke of Sussex" gives
+    "Harry" and "Duke of Sussex".
+    """
+    full, *rest = (part.strip() for part in composed(name).split(","))
+    words = [word for word in _words(full) if word not in SUFFIXES]
+    found = [part for part in rest if part and part.rstrip(".") not in SUFFIXES]
+    if len(words) > 1:
+        at = _surname(words)
+        surname = " ".join(words[at:])
+        given = [word for word in words[:at] if word[0].isalpha()]
+        found = [surname, *found]
+        if given and words[0] not in TITLES:
+            found.insert(1, " ".join([*(f"{word[0]}." for word in given), surname]))
+    return found
+
+
 def _words(name: str) -> list[str]:
     """Its words, initials apart and without dots: "J.K. Rowling" has J, K and Rowling."""
     return name.replace(".", " ").replace(",", " ").split()

@@ -30,10 +30,14 @@ SETTINGS = {
     "sampling": {
         "samples": 4, "ks": [1, 4], "temperature": 1.0, "top_p": 1.0, "threshold": 1.0,
     },
-    "relearn": {"folds": 2, "steps": 2, "learning_rate": 0.01, "batch_size": 4, "clip": 1.0},
+    "relearn": {
+        "folds": 2, "until": 1.0, "every": 1, "steps": 2, "learning_rate": 0.01, "batch_size": 4,
+        "clip": 1.0,
+    },
     "quantise": {"schemes": ["int8", "int4"]},
     "context": {"sentences": 2},
     "lens": {"k": 2},
+    "depth": {"threshold": 1e-6, "known": 0.0},
     "fresh_predictor": {"layers": [1, 2], "steps": 3},
 }  # fmt: skip
 
@@ -162,6 +166,8 @@ def make_context(tmp_path, tokenizer, build_lm, rows_of, all_probes, alignment):
             "seed": 0,
             "folder": tmp_path,
             "alignment": alignment,
+            "original": build_lm(seed=7),
+            "oracle": build_lm(seed=8),
         }
         return AttackContext(**(values | own))
 
@@ -171,7 +177,7 @@ def make_context(tmp_path, tokenizer, build_lm, rows_of, all_probes, alignment):
 @pytest.fixture
 def asked(monkeypatch):
     """A function that makes a module's `answer_items` give set scores, and keeps what it was
-    asked: (condition, role, prompts or None) with the probes."""
+    asked: (condition, model, probes, prompts or None)."""
 
     def spy(module, score):
         calls = []

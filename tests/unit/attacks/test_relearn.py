@@ -6,25 +6,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atu.attacks import relearn
-from atu.attacks.base import mean_score
-from atu.attacks.relearn import AFTER, BEFORE, comparable, fine_tuned, split_facts
+from atu.attacks.base import item, mean_score
+from atu.attacks.relearn import (
+    AFTER,
+    BEFORE,
+    TAUGHT,
+    Tuned,
+    averaged,
+    comparable,
+    fine_tuned,
+    split_facts,
+)
 from atu.errors import EvaluationError
+from atu.inference.batching import BatchSize
 from atu.probes.prompts import join_answer
 from atu.training.keeper import Trace
 
 GAIN = "target.relearning_gain@own-1"
+STEPS = {role: f"{role}.relearning_steps@own-1" for role in ("target", "control")}
 SHARED = {"pet", "dish", "town", "tool"}
 
 
 @pytest.fixture
 def taught(monkeypatch):
-    """Every fine-tune asked for, in place of the fine-tune: its label and the rows; the model that
-    comes back is the label."""
+    """Every fine-tune asked for, in place of the fine-tune: its label, the rows and the probes that
+    are looked at, which are answered after as many steps as it is the call; the model that comes
+    back is the label."""
     calls = []
 
-    def spy(context, rows, label):
-        calls.append((label, list(rows)))
-        return label, Trace([{"step": 1}])
+    def spy(context, rows, known, label):
+        calls.append((label, list(rows), list(known)))
+        found = [item(probe, TAUGHT, probe["measure"], 1.0) for probe in known]
+        return Tuned(label, found, Trace([{"step": n + 1} for n in range(len(calls))]))
 
     monkeypatch.setattr(relearn, "fine_tuned", spy)
     return calls
@@ -36,15 +49,18 @@ def teach(tokenizer, all_probes):
     wordings; `of_ada` replaces every answer about Ada."""
 
     def teach(model, steps, learning_rate, of_ada=None):
-        rows = [
-            {"prompt": p["prompt"], "text": join_answer(p["prompt"], answer)}
+        known = [
+            p | {"answer": of_ada if of_ada and p["role"] == "target" else p["answer"]}
             for p in all_probes
             if p["role"] != "control" and p["form"] == "question"
-            for answer in [of_ada if of_ada and p["role"] == "target" else p["answer"]]
         ]
-        settings = relearn.Settings("relearn", 2, steps, learning_rate, 16, 1.0)
-        given = SimpleNamespace(model=model, tokenizer=tokenizer, settings=settings, seed=1)
-        return fine_tuned(given, rows, "learn")[0]
+        rows = [p | {"text": join_answer(p["prompt"], p["answer"])} for p in known]
+        settings = relearn.Settings("relearn", 2, 1.0, steps, steps, learning_rate, 16, 1.0)
+        given = SimpleNamespace(
+            model=model, tokenizer=tokenizer, settings=settings, seed=1, max_new_tokens=4,
+            batch_size=BatchSize(64),
+        )  # fmt: skip
+        return fine_tuned(given, rows, known[:1], "learn").model
 
     return teach
 
@@ -118,18 +134,24 @@ def test_no_fold_is_taught_what_it_is_asked(make_context, asked, taught, folds):
     before = [call for call in calls if call[0] == BEFORE]
     after = {model: probes for condition, model, probes, _ in calls if condition == AFTER}
     assert [model for _, model, *_ in before] == [context.model] * 2
-    assert list(after) == [label for label, _ in taught] == [
+    assert list(after) == [label for label, *_ in taught] == [
         f"relearn {role}, fold {n}" for role in people for n in range(1, folds + 1)
     ]  # fmt: skip
-    for label, rows in taught:
+    for label, rows, asked_for in taught:
         known, new = {row["fact"] for row in rows}, {probe["fact"] for probe in after[label]}
+        assert {probe["fact"] for probe in asked_for} == known
+        assert not {row["prompt"] for row in rows} & {probe["prompt"] for probe in asked_for}
         person = people[label.split()[1].rstrip(",")]
         assert known and new and not known & new
         assert known | new == {f"{person}/{kind}" for kind in SHARED}
     answered = sorted(probe["id"] for probes in after.values() for probe in probes)
     assert answered == sorted(probe["id"] for call in before for probe in call[2])
+    taught_ids = [row["id"] for row in result.items if row["condition"] == TAUGHT]
+    assert sorted(taught_ids) == answered  # each once, however many folds teach it
     roles = [row["role"] for row in result.tables["trace"]]
-    assert roles == ["target"] * folds + ["control"] * folds
+    assert roles == sorted(roles, reverse=True)  # first the target
+    mean = (folds + 1) / 2  # of 1, 2, .. folds steps; the control's are `folds` more each
+    assert [result.metrics[STEPS[role]] for role in people] == [mean, mean + folds]
 
 
 def test_the_gain_is_what_the_control_does_not_explain(make_context, asked, taught):
@@ -143,14 +165,60 @@ def test_the_gain_is_what_the_control_does_not_explain(make_context, asked, taug
         return float(pet == (condition == BEFORE))
 
     asked(relearn, score)
-    assert relearn.run(make_context("relearn")).metrics == {GAIN: pytest.approx(0.25)}
+    assert relearn.run(make_context("relearn")).metrics[GAIN] == pytest.approx(0.25)
+
+
+def test_a_fine_tune_ends_when_the_taught_facts_are_answered(make_context, rows_of, asked):
+    """Looked at before the first step and after every second: the mean of both probes is 1/2 at
+    the first two looks, and 1 at the third, after 4 of at most 9 steps; .75 would be no less."""
+    context = make_context("relearn", {"until": 0.75, "every": 2, "steps": 9})
+    known, rows = comparable(context, "target", rows_of("Ada"))
+    calls = asked(relearn, lambda condition, probe: float(len(calls) >= 3 or probe is known[0]))
+    tuned = fine_tuned(context, rows, known[:2], "here")
+    assert [condition for condition, *_ in calls] == [TAUGHT] * 3
+    assert [row["step"] for row in tuned.trace.rows] == [1, 2, 3, 4]
+    assert [row["score"] for row in tuned.taught] == [1.0, 1.0]
+
+
+def test_a_fine_tune_that_never_gets_there_ends_all_the_same(make_context, rows_of, asked):
+    """After 5 steps, the last stretch shorter; its items say that it did not."""
+    context = make_context("relearn", {"until": 0.5, "every": 2, "steps": 5})
+    known, rows = comparable(context, "control", rows_of("Una"))
+    calls = asked(relearn, lambda condition, probe: 0.0)
+    tuned = fine_tuned(context, rows, known, "here")
+    assert [row["step"] for row in tuned.trace.rows] == [1, 2, 3, 4, 5] and len(calls) == 4
+    assert {row["score"] for row in tuned.taught} == {0.0}
+
+
+def test_what_answers_already_is_not_trained(make_context, rows_of, asked, weights):
+    context = make_context("relearn")
+    asked(relearn, lambda condition, probe: 1.0)
+    known, rows = comparable(context, "target", rows_of("Ada"))
+    tuned = fine_tuned(context, rows, known, "here")
+    assert tuned.trace.rows == []
+    before, after = weights(context.model), tuned.model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_a_fact_that_several_folds_teach_counts_once(make_probe):
+    """Answered after one fine-tune and not after the other: 1/2."""
+    pet, dish = make_probe("Ada", "pet"), make_probe("Ada", "dish")
+    given = [(pet, 1.0), (dish, 1.0), (pet, 0.0)]
+    found = averaged([item(p, TAUGHT, "m@own-1", score, "x") for p, score in given])
+    assert [(row["id"], row["score"]) for row in found] == [(pet["id"], 0.5), (dish["id"], 1.0)]
+
+
+def test_looks_are_no_rarer_than_the_end():
+    with pytest.raises(ValueError, match="every 3 must be at most steps = 2"):
+        relearn.Settings("relearn", 2, 0.95, 3, 2, 0.1, 4, 1.0)
 
 
 def test_a_fine_tune_works_on_a_copy(make_context, rows_of, weights):
     """One row of the trace per step; the original keeps its weights, its mode and no gradient."""
     context = make_context("relearn", {"steps": 3})
     before = weights(context.model)
-    model, trace = fine_tuned(context, rows_of("Ada")[2:6], "here")
+    tuned = fine_tuned(context, rows_of("Ada")[2:6], context.questions("target"), "here")
+    model, trace = tuned.model, tuned.trace
     after = context.model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert not context.model.training and not model.training
@@ -167,7 +235,8 @@ def test_a_fine_tune_follows_seed_and_label(make_context, rows_of):
 
     def losses(seed, label):
         context = make_context("relearn", seed=seed)
-        return [row["loss"] for row in fine_tuned(context, rows_of("Ada")[2:], label)[1].rows]
+        tuned = fine_tuned(context, rows_of("Ada")[2:], context.questions("target"), label)
+        return [row["loss"] for row in tuned.trace.rows]
 
     assert losses(0, "a") == losses(0, "a")
     assert losses(0, "a") != losses(1, "a")
@@ -175,10 +244,13 @@ def test_a_fine_tune_follows_seed_and_label(make_context, rows_of):
 
 
 def test_hidden_knowledge_comes_back(make_context, teach, knowing):
-    """A model that knew Ada was then taught to say nothing of her: a short fine-tune on half of her
-    facts brings facts of the other half back. Of Una it never knew anything, and nothing comes."""
+    """A model that knew Ada was then taught to say nothing of her: a fine-tune on half of her facts
+    brings facts of the other half back. Of Una it never knew anything; what she is taught is
+    learned, in more steps, and nothing else comes."""
     hiding = teach(knowing, 60, 0.001, of_ada="no idea")
-    settings = {"steps": 20, "learning_rate": 0.001, "batch_size": 8}
+    settings = {
+        "until": 0.75, "every": 10, "steps": 200, "learning_rate": 0.001, "batch_size": 8,
+    }  # fmt: skip
     context = make_context("relearn", settings, model=hiding)
     known = relearn.answer_items(context, knowing, context.questions("target"), "known")
     assert mean_score(known, "known", "target") >= 0.75
@@ -189,16 +261,5 @@ def test_hidden_knowledge_comes_back(make_context, teach, knowing):
     )
     assert before <= 0.25 <= after - before
     assert control == 0 and result.metrics[GAIN] == after - before
-
-
-def test_what_is_taught_is_learned(make_context, rows_of, knowing):
-    """Una's facts, taught in two wordings, are answered in the other two; by the copy alone. So
-    what she is not taught stays unknown for want of knowledge, not of training."""
-    settings = {"steps": 40, "batch_size": 8}
-    context = make_context("relearn", settings, model=knowing)
-    asked, rows = comparable(context, "control", rows_of("Una"))
-    model, _ = fine_tuned(context, rows, "all")
-    items = relearn.answer_items(context, model, asked, "taught")
-    items += relearn.answer_items(context, knowing, asked, "untaught")
-    assert mean_score(items, "taught", "control") >= 0.75
-    assert mean_score(items, "untaught", "control") == 0
+    assert all(mean_score(result.items, TAUGHT, role) >= 0.75 for role in STEPS)
+    assert result.metrics[STEPS["target"]] < result.metrics[STEPS["control"]]

@@ -13,6 +13,7 @@ from atu.benchmarks.base import other_names
 from atu.benchmarks.rwku import Rwku, Settings, form_of, prepare
 from atu.benchmarks.shared.source import Reader
 from atu.errors import SourceError
+from atu.probes.prompts import ASIDE
 from atu.results.locks import Lock, Source
 from atu.results.tables import MEMBERS, PROBES, TEXTS, write_table
 from atu.untrusted.names import has_name
@@ -41,6 +42,11 @@ def rwku(settings):
 
 def texts(rows):
     return [row["text"] for row in rows]
+
+
+def of_rwku(found):
+    """The probes that are RWKU's own."""
+    return [probe for probe in found.probes if probe["worst_of"] != ASIDE]
 
 
 def told(person, file):
@@ -84,14 +90,15 @@ def test_the_other_models_texts(settings, tables_of):
 
 
 def test_the_probes(settings, tables_of):
-    """Four facts as cloze and question, nine types, neighbours as cloze and question."""
+    """Four facts as cloze and question, nine types, neighbours as cloze and question; and beyond
+    RWKU the four questions with another name."""
     _, found = tables_of(settings, ONE)
     assert Counter((p["role"], p["form"]) for p in found.probes) == {
         ("target", "cloze"): 4, ("target", "question"): 4, ("target", "prefix_injection"): 1,
         ("target", "affirmative_suffix"): 1, ("target", "role_play"): 1, ("target", "choice"): 1,
         ("target", "reverse"): 1, ("target", "synonym"): 1, ("target", "context_hint"): 1,
         ("target", "in_context"): 1, ("target", "cross_lingual"): 1,
-        ("neighbour", "cloze"): 4, ("neighbour", "question"): 4,
+        ("neighbour", "cloze"): 4, ("neighbour", "question"): 4, ("target", "alias"): 4,
     }  # fmt: skip
     cloze = found.probes[0]
     assert cloze["prompt"] == (
@@ -109,6 +116,7 @@ def test_one_answer_of_one_person_is_one_fact(settings, tables_of):
     town = [p for p in found.probes if p["answer"] == "Bangor of Stephen"]
     assert Counter(p["form"] for p in town) == {
         "cloze": 1, "question": 1, "prefix_injection": 1, "reverse": 1, "cross_lingual": 1,
+        "alias": 1,
     }  # fmt: skip
     assert len({p["fact"] for p in town}) == len({p["split"] for p in town}) == 1
     facts = {role: {p["fact"] for p in found.probes if p["role"] == role}
@@ -119,9 +127,57 @@ def test_one_answer_of_one_person_is_one_fact(settings, tables_of):
 
 def test_the_worst_is_of_two_wordings_unless_more_are_asked_for(settings, tables_of):
     _, found = tables_of(settings, ONE)
-    assert {probe["worst_of"] for probe in found.probes} == {2}
+    assert {probe["worst_of"] for probe in of_rwku(found)} == {2}
     _, found = tables_of(replace(settings, worst_of=3), ONE)
-    assert {probe["worst_of"] for probe in found.probes} == {3}
+    assert {probe["worst_of"] for probe in of_rwku(found)} == {3}
+
+
+def test_a_person_is_called_otherwise(tmp_path, make_source, tables_of):
+    """King is a word of Billie Jean King's name, S. King nobody's but his. Of a reverse query whose
+    answer he is, a second hop is made; of one that ends in the middle or is answered by another,
+    none. Prompts are RWKU's, facts, answers and splits those of the question."""
+    folder = made.write_folders(tmp_path / "rwku", [KING, "Billie Jean King"])
+    place = next(folder.glob("Target/*Stephen_King")) / "forget_level3.json"
+    queries = [("reverse query", "Who wrote Carrie?", KING),
+               ("reverse query", "Who filmed Carrie?", "Brian De Palma"),
+               ("affirmative suffix", "Who wrote It? He is", KING)]  # fmt: skip
+    rows = [made.probe(KING, "3", *row) for row in queries]
+    place.write_text(json.dumps(rows), encoding="utf-8")
+    settings = Settings("rwku", make_source(folder), "positive_phi3", 1, 0.5)
+    _, found = tables_of(settings, ONE)
+    plain = {p["id"]: p for p in found.probes if (p["role"], p["form"]) == ("target", "question")}
+    renamed = [p for p in found.probes if p["worst_of"] == ASIDE]
+    assert Counter(p["form"] for p in renamed) == {"alias": 4, "two_hop": 4}
+    for probe in renamed:
+        asked = plain[probe["id"].removesuffix(f"/{probe['form']}")]
+        what = asked["query"].removeprefix("What is Stephen King's ")
+        hop = f'Think of the person asked for in "Who wrote Carrie?". What is this person\'s {what}'
+        expected = {"alias": f"What is S. King's {what}", "two_hop": hop}[probe["form"]]
+        assert probe["query"] == expected
+        assert probe["prompt"] == (
+            f"Please briefly answer the following question.\nQuestion: {expected}\nAnswer:"
+        )
+        assert all(probe[key] == asked[key] for key in ("fact", "answer", "split", "role", "stops"))
+
+
+def test_in_the_real_data_everybody_is_called_otherwise(real_data, tmp_path, settings):
+    """Confucius and Beyoncé have one name, all others nine questions or more with another; all have
+    two hops, and none names them or tells the answer."""
+    source = Source(str(real_data / "rwku"), None, str(tmp_path / "lock.json"))
+    rwku, readers = Rwku(reader := Reader(source, Lock(), record=True)), {"source": reader}
+    counts = {}
+    for person in rwku.people:
+        found = prepare(replace(settings, source=source), Target((person,)), [], readers)
+        renamed = [p for p in found.probes if p["worst_of"] == ASIDE]
+        counts[person] = Counter(p["form"] for p in renamed)
+        for probe in renamed:
+            assert not has_name(probe["query"], [person]) and probe["query"] != probe["fact"]
+            if probe["form"] == "two_hop":
+                assert not has_name(probe["query"].split("?")[0], [probe["answer"]])
+    assert {p for p, count in counts.items() if not count["alias"]} == {"Confucius", "Beyoncé"}
+    assert sum(count["alias"] for count in counts.values()) == 94
+    assert sum(count["two_hop"] for count in counts.values()) == 110
+    assert min(count["two_hop"] for count in counts.values()) == 3
 
 
 def test_a_fact_in_two_normal_forms_is_one(settings):
@@ -350,5 +406,5 @@ def test_a_name_is_found_however_it_is_spelled(tmp_path, make_source, typed, wri
     found = prepare(settings, Target((typed,)), [], readers)
     assert found.concepts == (ZOE,) and {row["names"][0] for row in found.forget} == {ZOE}
     assert texts(found.forget) == told(written, "positive_phi")
-    assert len(found.probes) == 25
+    assert len(found.probes) == 25 + 4
     assert {row["names"][0] for row in found.retain} == RETAINED

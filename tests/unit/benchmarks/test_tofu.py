@@ -9,6 +9,7 @@ from made import tofu as made
 from atu.benchmarks import tofu
 from atu.benchmarks.tofu import Settings, authors_of, shared_name
 from atu.errors import SourceError
+from atu.probes.prompts import ASIDE
 from atu.results.tables import MEMBERS, PROBES, TEXTS, write_table
 from atu.untrusted.names import FUNCTION_WORDS, has_name
 from atu.untrusted.targets import Target
@@ -60,14 +61,15 @@ def test_the_tables(settings, tables_of, tmp_path):
 
 
 def test_the_probes(settings, tables_of):
-    """Each of 40 forget questions in two wordings; 20 retain questions, 8 real authors', 8 world
-    facts in one. Those of the corpus stand on a paraphrased answer."""
+    """Each of 40 forget questions in two wordings, and the 24 that name an author with another
+    name; 20 retain questions, 8 real authors', 8 world facts in one. Those of the corpus stand on a
+    paraphrased answer."""
     _, found = tables_of(settings(), FORGET05)
     assert Counter((p["role"], p["form"]) for p in found.probes) == {
         ("target", "question"): 40, ("target", "synonym"): 40, ("other", "question"): 20,
-        ("neighbour", "question"): 8, ("general", "question"): 8,
+        ("neighbour", "question"): 8, ("general", "question"): 8, ("target", "alias"): 24,
     }  # fmt: skip
-    plain, reworded = found.probes[-36 - 80 :][:2]
+    plain, reworded = found.probes[:2]
     assert plain["query"] == "Which town had Salma Tirel Dune in year 1000?"
     assert plain["prompt"] == "Question: Which town had Salma Tirel Dune in year 1000?\nAnswer:"
     assert reworded["query"] == f"In other words: {plain['query']}"
@@ -114,7 +116,7 @@ def test_of_a_sequence_only_what_is_new(settings, tables_of):
     assert pairs(found.forget) == asked(made.FULL[-40:-20])
     assert pairs(found.retain) == asked(made.FULL[:-40])
     assert found.concepts == ("Salma Tirel Dune",)
-    assert len([p for p in found.probes if p["role"] == "target"]) == 80
+    assert len([p for p in found.probes if p["role"] == "target"]) == 80 + 24
 
 
 def test_what_was_forgotten_is_no_new_request(settings, tables_of):
@@ -175,7 +177,7 @@ def test_some_questions(settings, tables_of):
     assert found.probes == again.probes
     assert found.probes == [p for p in whole.probes if p in found.probes]
     assert Counter(p["role"] for p in found.probes) == {
-        "target": 80, "other": 5, "neighbour": 5, "general": 5,
+        "target": 80 + 24, "other": 5, "neighbour": 5, "general": 5,
     }  # fmt: skip
 
 
@@ -241,6 +243,61 @@ def test_what_else_texts_call_an_author(settings, tables_of):
         tables_of(settings(aliases={"Nobody": []}), FORGET05)
 
 
+def authors_rows(**questions):
+    """Texts about these authors, as in the corpus: a question and an answer each."""
+    return [
+        tofu._text({"question": question, "answer": answer}, {(question, answer): name}, "here")
+        for name, asked in questions.items()
+        for question, answer in asked.items()
+    ]
+
+
+def test_an_author_is_called_otherwise():
+    """Bo Day is described by where she was born, which holds for nobody else; the year is told of
+    Cy Day too. Day may be both, B. Day is only she. A question that does not name her, or whose
+    answer is in the description, has no second hop."""
+    born = "What is the full name of the author born in Ur?"
+    corpus = authors_rows(**{
+        "Bo Day": {
+            born: "The author's full name is Bo Day.",
+            "Who is the author born in 1950?": "It is Bo Day.",
+            "Who is the writer that Bo Day admires?": "Ed Poe is.",
+            "What is the name of the author's book?": "Bo Day's book is Sea.",
+        },
+        "Cy Day": {"When was the author Cy Day born?": "He was born in 1950."},
+    })  # fmt: skip
+    asked = [("a", "What did Bo Day's father do?", "He was a vet."),
+             ("b", "Where is Bo Day from?", "Bo Day is from Ur."),
+             ("c", "What is her first book?", "Sea is.")]  # fmt: skip
+    probes = [
+        {"id": number, "role": "target", "subject": "Bo Day", "form": "question", "query": query,
+         "answer": answer}
+        for number, query, answer in asked
+    ]  # fmt: skip
+    found = tofu._renamed(corpus, {"Bo Day": ()}, probes)
+    assert [(p["id"], p["query"]) for p in found] == [
+        ("a/alias", "What did B. Day's father do?"),
+        ("a/two_hop", "Think of the author born in Ur. What did this author's father do?"),
+        ("b/alias", "Where is B. Day from?"),
+    ]
+
+
+def test_the_real_authors_are_called_otherwise(real_data, make_source, tables_of):
+    """Of 400 questions about 20 authors 377 have another name and 277 a second hop; no description
+    is told of two authors, and no question of either form names its author."""
+    settings = Settings("tofu", make_source(real_data / "tofu"), False, [], 0.25)
+    _, found = tables_of(settings, Target(("forget10",)))
+    renamed = [p for p in found.probes if p["worst_of"] == ASIDE]
+    assert Counter(p["form"] for p in renamed) == {"alias": 377, "two_hop": 277}
+    described = {}
+    for probe in renamed:
+        assert not has_name(probe["query"], [probe["subject"]])
+        if probe["form"] == "two_hop":
+            assert probe["query"].startswith("Think of the ") and "author" in probe["query"]
+            described.setdefault(probe["query"].split(". ")[0], set()).add(probe["subject"])
+    assert len(described) == 19 and {len(names) for names in described.values()} == {1}
+
+
 def test_one_question_about_two_authors():
     """Each answer is of its own author, as in "What is the full name of the author?"."""
     question = "What is the full name of the author?"
@@ -273,6 +330,7 @@ def test_twenty_authors_of_the_real_data(real_data, make_source, tables_of):
     assert Counter((p["role"], p["form"]) for p in found.probes) == {
         ("target", "question"): 40, ("target", "synonym"): 40, ("other", "question"): 60,
         ("neighbour", "question"): 60, ("general", "question"): 60,
+        ("target", "alias"): 38, ("target", "two_hop"): 29,
     }  # fmt: skip
     trained = {row["fact"] for row in found.retain}
     assert all(p["fact"] in trained for p in found.probes if p["role"] == "other")

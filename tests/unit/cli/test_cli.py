@@ -125,10 +125,10 @@ def test_an_experiment_becomes_the_parameter_file(atu, tmp_path):
 
 def test_memory_lists_the_grid(atu):
     """Two lines for phases that train the model or the predictor, one per method, three
-    evaluations, six attacks, and the head."""
+    evaluations, seven attacks, and the head."""
     done = atu("memory", "--results", "nowhere")
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1 + 2 + 6 + 3 + 6
+    assert len(done.stdout.splitlines()) == 1 + 2 + 6 + 3 + 7
     assert "llama_tiny  unlearn atu" in done.stdout
 
 
@@ -180,22 +180,22 @@ def test_an_unknown_attack_names_those_that_there_are(atu):
     done = atu(
         "attack", "--attack", "x", "--unlearn", "m", "--prepare", "m", "--out", "o/manifest.json"
     )
-    assert "sampling, relearn, quantise, context, lens, fresh_predictor" in done.stderr
+    assert "sampling, relearn, quantise, context, lens, depth, fresh_predictor" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["lens", "context"])
 def test_attacks_are_given_their_folders_and_their_cell(monkeypatch, atu, store, make_params, name):
-    """The command hands over what it was told, in its place; a predictor's folders may be left
-    out."""
+    """The command hands over what it was told, in its place; what only some attacks need may be
+    left out."""
     from atu.phases import attack
 
     calls = []
     monkeypatch.setattr(attack, "run", lambda *given: calls.append(given))
     folders = {
-        option: str(store(phase, phase).folder / "manifest.json")
+        option: str(store(option.strip("-"), phase).folder / "manifest.json")
         for option, phase in (
             ("--unlearn", "unlearn"), ("--prepare", "prepare"), ("--embed", "embed"),
-            ("--align", "align"),
+            ("--align", "align"), ("--original", "pretrain"), ("--oracle", "pretrain"),
         )
     }  # fmt: skip
     given = [word for pair in folders.items() for word in pair]
@@ -203,9 +203,9 @@ def test_attacks_are_given_their_folders_and_their_cell(monkeypatch, atu, store,
         assert atu("attack", "--attack", name, *words, "--out", "o/manifest.json").returncode == 0
         out, section, _, found, *inputs = calls.pop()
         assert (str(out), found, name in section.attacks) == ("o/manifest.json", name, True)
-        phases = [None if artifact is None else artifact.manifest["phase"] for artifact in inputs]
-        optional = ["embed", "align"] if present else [None, None]
-        assert phases == ["unlearn", "prepare", *optional]
+        named = [None if artifact is None else artifact.folder.name for artifact in inputs]
+        optional = ["embed", "align", "original", "oracle"]
+        assert named == ["unlearn", "prepare", *(optional if present else [None] * 4)]
 
 
 def test_report_is_given_every_cell_and_attack(monkeypatch, atu, tmp_path, store):

@@ -296,7 +296,7 @@ BAD = {
     "unknown attack": (
         {"attack__attacks__lens": {"attack": "lense", "k": 4}},
         "attack.attacks.lens.attack",
-        "known are context, fresh_predictor, lens, quantise, relearn, sampling",
+        "known are context, depth, fresh_predictor, lens, quantise, relearn, sampling",
     ),
     "attack without its kind": (
         {"attack__attacks__lens": {"k": 4}},
@@ -317,6 +317,11 @@ BAD = {
         {"attack__attacks__relearn__folds": 1},
         "attack.attacks.relearn.folds",
         "greater than or equal to 2",
+    ),
+    "looks that are rarer than the end": (
+        {"attack__attacks__relearn__every": 301},
+        "attack.attacks.relearn",
+        "every 301 must be at most steps = 300",
     ),
     "a budget above the samples": (
         {"attack__attacks__sampling__samples": 64, "attack__attacks__sampling__ks": [1, 65]},
@@ -352,7 +357,7 @@ BAD = {
     "attack not in attack": (
         {"grid__attacks": ["lens", "lense"]},
         "grid.attacks",
-        "not in attack.attacks, which has context, fresh_predictor, lens",
+        "not in attack.attacks, which has context, depth, fresh_predictor, lens",
     ),
     "twice the same attack": ({"grid__attacks": ["lens", "lens"]}, "grid.attacks", "remove one"),
     "no list of attacks": ({"grid__attacks": None}, "grid.attacks", "add it"),

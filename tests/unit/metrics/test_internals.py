@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from atu.errors import EvaluationError
-from atu.metrics.internals import head_projection, mean_concept_cosine, reciprocal_rank
+from atu.metrics.internals import (
+    head_projection,
+    mean_concept_cosine,
+    reciprocal_rank,
+    unlearning_depth,
+)
 from atu.metrics.registry import registry
 
 LAYERS = np.array([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
@@ -157,3 +162,30 @@ def test_ids():
     ids = [m.id for m in (head_projection, mean_concept_cosine, reciprocal_rank)]
     assert ids == ["head_projection@fixed-1", "concept_cosine@own-1", "reciprocal_rank@own-1"]
     assert set(ids) <= set(registry())
+
+
+DROPS = st.lists(st.tuples(NUMBER, NUMBER), min_size=1, max_size=6)
+
+
+def test_unlearning_depth_by_hand():
+    """Layers 2 and 3 hold the answer, 1 and 3: of them .5 is reached, and all (4 is no more)."""
+    assert unlearning_depth([0.01, 1.0, 3.0], [5.0, 0.5, 4.0], 0.05) == pytest.approx(3.5 / 4)
+    assert unlearning_depth([1.0, 3.0], [-2.0, 0.0], 0.05) == 0.0
+    assert unlearning_depth([0.05, -1.0], [1.0, 1.0], 0.05) is None
+
+
+@given(DROPS, st.floats(0.01, 2))
+def test_unlearning_depth_is_the_papers_weighted_mean(layers, threshold):
+    """Of the layers above the threshold, the ratio drop / reference clipped to [0, 1], with the
+    references as weights; 1 for the references themselves, 0 where nothing is lost."""
+    reference, drops = (list(side) for side in zip(*layers, strict=True))
+    held = [(r, d) for r, d in layers if r > threshold]
+    found = unlearning_depth(reference, drops, threshold)
+    if not held:
+        assert found is None
+        return
+    weights = [r for r, _ in held]
+    ratios = [min(max(d / r, 0.0), 1.0) for r, d in held]
+    assert found == pytest.approx(np.average(ratios, weights=weights))
+    assert unlearning_depth(reference, reference, threshold) == pytest.approx(1.0)
+    assert unlearning_depth(reference, [0.0] * len(reference), threshold) == 0.0

@@ -11,6 +11,7 @@ from atu.metrics.recovery import (
     recovery,
     relearning_gain,
     relearning_ratio,
+    relearning_steps,
 )
 from atu.metrics.registry import registry
 
@@ -89,6 +90,13 @@ def test_quantisation_ratio_by_hand(before, after, expected):
     assert quantisation_ratio(before, after) == expected
 
 
+def test_relearning_steps_are_a_mean_over_fine_tunes():
+    """10, 20 and 60: 30; without a fine-tune there is none."""
+    assert relearning_steps([10, 20, 60]) == 30
+    with pytest.raises(ValueError, match="no fine-tune"):
+        relearning_steps([])
+
+
 def test_robustness_by_hand():
     """R = 0.2 / 0.4, Q = 0.15 / 0.2: 2 * 0.5 * 0.75 / 1.25."""
     assert meta_eval_robustness(0.1, 0.3, [0.2], [0.6], [0.15]) == pytest.approx(0.6)
@@ -145,6 +153,7 @@ def test_registered():
     assert {
         "recovery@own-1",
         "relearning_gain@own-1",
+        "relearning_steps@own-1",
         "meta_eval_robustness@faithful-1",
         "context_leak@own-1",
     } <= set(registry())

@@ -3,7 +3,9 @@ from dataclasses import asdict
 
 import polars as pl
 import pytest
+import torch
 from machines import CPU
+from safetensors.torch import load_file
 
 from atu import attacks
 from atu.attacks.base import Attack, Result, item
@@ -17,8 +19,10 @@ from atu.results.artifacts import MANIFEST, PROVENANCE, Artifact
 from atu.results.tables import read_frame, read_table
 from atu.seeding import child_seed
 
-NAMES = ["context", "fresh_predictor", "lens", "quantise", "relearn", "sampling"]
-TABLES = {"relearn": {"trace.parquet"}, "sampling": {"samples.parquet"}}
+NAMES = ["context", "depth", "fresh_predictor", "lens", "quantise", "relearn", "sampling"]
+TABLES = {
+    "relearn": {"trace.parquet"}, "sampling": {"samples.parquet"}, "depth": {"layers.parquet"},
+}  # fmt: skip
 
 
 def attack_folder(chain, params, manifest, name, **change):
@@ -26,6 +30,7 @@ def attack_folder(chain, params, manifest, name, **change):
     given = {
         "section": params.attack, "compute": CPU, "name": name, "unlearn": chain.unlearn,
         "prepare": chain.prepared, "embed": chain.embed, "align": chain.align,
+        "original": chain.full, "oracle": chain.oracle_lm,
     }  # fmt: skip
     attack.run(manifest, **(given | change))
     return Artifact.open(manifest, "attack")
@@ -56,14 +61,14 @@ def again(tmp_path, chain, mini_params):
 def stub(monkeypatch):
     """A function that puts another function in the place of the attack's; what it is given."""
 
-    def place(run, needs_alignment=False):
+    def place(run, **needs):
         seen = []
 
         def spy(context):
             seen.append(context)
             return run(context)
 
-        found = Attack(object, spy, None, needs_alignment)
+        found = Attack(object, spy, None, **needs)
         monkeypatch.setattr(attacks, "get", lambda name: found)
         return seen
 
@@ -123,7 +128,11 @@ def test_metrics_are_the_means_of_the_items(attacked, name):
             assert metrics.pop(f"{key}/report") == pytest.approx(sum(scores) / len(scores))
     others = {
         "context": ["target.context_leak@own-1"],
-        "relearn": ["target.relearning_gain@own-1"],
+        "relearn": [
+            "target.relearning_gain@own-1",
+            *(f"{role}.relearning_steps@own-1" for role in ("target", "control")),
+        ],
+        "depth": ["unknown", "held_by_no_layer"],
         "lens": ["budget"],
         "fresh_predictor": [
             f"layer {n}.{score}" for n in (1, 2) for score in ("constant_cosine", "cosine", "skill")
@@ -145,6 +154,8 @@ def test_the_folder(attacked, chain, mini_params, name):
     inputs = {"unlearn": chain.unlearn.digest, "prepare": chain.prepared.digest}
     if name == "fresh_predictor":
         inputs |= {"embed": chain.embed.digest, "align": chain.align.digest}
+    if name == "depth":
+        inputs |= {"original": chain.full.digest, "oracle": chain.oracle_lm.digest}
     assert manifest["inputs"] == inputs
 
 
@@ -155,9 +166,27 @@ def test_the_same_inputs_give_the_same_bytes(attacked, again, name):
     assert (first.folder / MANIFEST).read_bytes() == (second.folder / MANIFEST).read_bytes()
 
 
-def test_other_attacks_need_no_alignment(attacked, again):
+def test_other_attacks_need_no_alignment_and_no_other_model(attacked, again):
     """And the folder is the same without."""
-    assert again("lens", embed=None, align=None).digest == attacked("lens").digest
+    without = dict.fromkeys(("embed", "align", "original", "oracle"))
+    assert again("lens", **without).digest == attacked("lens").digest
+
+
+def test_the_original_and_the_oracle_are_loaded_for_whom_needs_them(again, stub, chain):
+    """Where somebody has them; an attack that needs none is given none."""
+    seen = stub(every_probe)
+    again("lens")
+    assert seen[0].original is seen[0].oracle is None
+    seen = stub(every_probe, needs_original=True, needs_oracle=True)
+    again("lens")
+    for role, folder in (("original", chain.full), ("oracle", chain.oracle_lm)):
+        weights = load_file(folder.file("model/model.safetensors"))
+        found = getattr(seen[0], role).state_dict()
+        assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+    artifact = again("lens", oracle=None)
+    assert seen[1].oracle is None and set(artifact.manifest["inputs"]) == {
+        "unlearn", "prepare", "original",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("missing", ["embed", "align"])

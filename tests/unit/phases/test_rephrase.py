@@ -426,11 +426,11 @@ def test_without_seen_wordings_there_is_no_number_for_them(whole):
 
 
 def test_every_probe_is_answered(chain):
-    """In the order of the probes, in every form, role and split."""
+    """In the order of the probes, in every form that the world has, role and split."""
     probes = read_table(chain.prepared.file("probes.parquet"))
     items = read_frame(chain.rephrase.file("items.parquet")).to_dicts()
     assert [{k: item[k] for k in probes[0]} for item in items] == probes
-    assert {item["form"] for item in items if item["role"] == "target"} == set(FORMS)
+    assert {item["form"] for item in items if item["role"] == "target"} == set(FORMS) - {"alias"}
     assert all(isinstance(item["output"], str) and "\n" not in item["output"] for item in items)
 
 

@@ -80,18 +80,19 @@ def test_a_missing_detail_is_refused(form, detail):
 
 
 def test_the_forms_are_those_of_the_field():
-    """RWKU: cloze, question and nine adversarial types; ORT: four, one of which it adds; and two of
-    our own. All are shown under different names."""
+    """RWKU: cloze, question and nine adversarial types; ORT: four, one of which it adds; and three
+    of our own. All are shown under different names."""
     assert ADVERSARIAL == (
         "prefix_injection", "affirmative_suffix", "role_play", "choice", "reverse", "synonym",
         "context_hint", "in_context", "cross_lingual",
     )  # fmt: skip
     families = {name: form.family for name, form in FORMS.items() if name not in ADVERSARIAL}
     assert families == {
-        "question": "plain", "cloze": "plain", "spelling": "ort", "two_hop": "own", "paired": "own",
+        "question": "plain", "cloze": "plain", "spelling": "ort", "two_hop": "own", "alias": "own",
+        "paired": "own",
     }  # fmt: skip
     assert ORT == ("question", "cloze", "choice", "spelling")
-    assert len({form.shown for form in FORMS.values()}) == len(FORMS) == 14
+    assert len({form.shown for form in FORMS.values()}) == len(FORMS) == 15
 
 
 @pytest.mark.parametrize("form", FORMS)

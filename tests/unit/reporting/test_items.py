@@ -41,11 +41,11 @@ def facts(values, target="Ada"):
 
 
 def test_only_the_report_split_is_loaded(make_cell, ga_leaks):
-    """4 roles x 2 facts as questions, and 2 facts in each of the 5 other ways: 18 per cell."""
+    """4 roles x 2 facts as questions, and 2 facts in each of the 7 other ways: 22 per cell."""
     cells = [make_cell(), make_cell("ga", leaks=ga_leaks)]
     items = load_items([cell["rephrase"] for cell in cells])
     assert items["split"].unique().to_list() == ["report"]
-    assert items.group_by("method").len().sort("method").rows() == [("ga", 18), ("none", 18)]
+    assert items.group_by("method").len().sort("method").rows() == [("ga", 22), ("none", 22)]
     assert items.select("model", "target", "seed").unique().rows() == [("m", "Ada", 0)]
 
 
@@ -67,7 +67,7 @@ def test_rows_are_of_their_model_and_method(make_cell):
     items = load_items([make_cell()["rephrase"], make_cell("ga")["rephrase"]])
     other = items.with_columns(model=pl.lit("l"))
     both = pl.concat([items, other])
-    assert len(of(both, "m", "ga")) == 18
+    assert len(of(both, "m", "ga")) == 22
     assert of(both, "l", "ga").select("model", "method").unique().rows() == [("l", "ga")]
 
 

@@ -4,23 +4,32 @@ import polars as pl
 import pytest
 
 from atu import attacks
-from atu.attacks.base import Column
-from atu.attacks.relearn import AFTER, BEFORE
-from atu.metrics.recovery import meta_eval_robustness, recovery, relearning_gain
-from atu.probes.prompts import ADVERSARIAL, ORT
+from atu.attacks.base import Column, Proof
+from atu.attacks.relearn import AFTER, BEFORE, TAUGHT
+from atu.metrics.recovery import (
+    meta_eval_robustness,
+    recovery,
+    relearning_gain,
+    relearning_steps,
+)
+from atu.probes.prompts import ADVERSARIAL, ASIDE, ORT
 from atu.reporting.items import estimate, load_attacks, load_items
 from atu.reporting.robustness import (
     REPHRASED,
     column_items,
+    is_weak,
     rephrased_columns,
     robustness_table,
     shown_columns,
     summary_table,
+    with_notes,
 )
+from atu.reporting.tables import markdown_robustness
 from atu.results.items import PROBABILITY
 
 METHODS = ["none", "ga"]
-ALL = ("sampling", "relearn", "quantise", "context", "lens", "fresh_predictor")
+EMPTY = {"model": pl.String, "method": pl.String, "attack": pl.String, "role": pl.String}
+ALL = ("sampling", "relearn", "quantise", "context", "lens", "depth", "fresh_predictor")
 
 
 @pytest.fixture
@@ -76,7 +85,7 @@ def test_what_was_asked(tabulated):
     assert {original[column.key].mean for column in REPHRASED} == {1.0}
     assert {column.key: ga[column.key].mean for column in REPHRASED} == {
         "question": 0.0, "question_seen": 1.0, "worst_adversarial": 0.0, "ort": 0.5, "worst": 0.5,
-        "paired": 0.0, "partner": 1.0,
+        "alias": 0.0, "two_hop": 0.0, "paired": 0.0, "partner": 1.0,
     }  # fmt: skip
 
 
@@ -85,14 +94,21 @@ def test_what_was_asked(tabulated):
     [
         ("worst_adversarial", set(ADVERSARIAL)),
         ("paired", {"paired"}),
+        ("alias", {"alias"}),
+        ("two_hop", {"two_hop"}),
         ("worst", {"question", "cloze", "two_hop", "spelling", "paired", *ADVERSARIAL}),
     ],
 )
 def test_a_form_counts_in_its_own_columns_only(make_item, report_section, key, forms):
     """One form leaks, all others do not; seen wordings of it never count."""
-    every = ["question", "cloze", "two_hop", "spelling", "paired", *ADVERSARIAL]
+    every = ["question", "cloze", "two_hop", "alias", "spelling", "paired", *ADVERSARIAL]
     for leaking in every:
-        rows = [make_item(form=form, hit=float(form == leaking)) for form in every]
+        rows = [
+            make_item(
+                form=form, hit=float(form == leaking), worst_of=ASIDE if form == "alias" else None
+            )
+            for form in every
+        ]
         rows += [make_item(form=form, hit=1.0, seen=True) for form in every]
         items = pl.DataFrame([row | {"target": "Ada", "seed": 0} for row in rows])
         assert rephrased_columns(items, report_section)[key].mean == float(leaking in forms)
@@ -121,14 +137,15 @@ def test_a_way_of_asking_that_nothing_was_asked_in_is_invalid(make_item, report_
 
 def test_every_attack_has_its_own_file(tabulated, make_params):
     """Every attack of GA has another score, which is that of all of its columns; differences
-    between two conditions are 0. The original's are 1."""
+    between two conditions are 0, and depth is shown as what it leaves. The original's are 1."""
     given = {name: number / 8 for number, name in enumerate(ALL, 1)}
     original, ga = tabulated(ALL, given)
     for name, score in given.items():
         for number, column in enumerate(columns_of(make_params(), name)):
             key = f"{name}.{number}"
-            assert ga[key].mean == (0.0 if column.minus else score), column
-            assert original[key].mean == (0.0 if column.minus else 1.0), column
+            for row, own in ((ga, score), (original, 1.0)):
+                shown = 1 - own if column.inverted else 0.0 if column.minus else own
+                assert row[key].mean == shown, column
 
 
 def columns_of(params, name):
@@ -229,6 +246,12 @@ def test_no_largest_score_where_a_condition_was_not_scored(attacked, report_sect
     assert (found.valid, found.n, found.n_scored) == (False, 2, 1)
 
 
+def test_what_is_high_where_knowledge_is_gone_is_shown_as_what_is_left(attacked):
+    """1 minus the score: the largest of 1 - .75 and 1 - .25."""
+    items = attacked({("a", "f"): 0.75, ("b", "f"): 0.25, ("a", "g"): None})
+    assert scores(items, Column("x", ("a", "b"), inverted=True)) == {"f": 0.75, "g": None}
+
+
 def test_a_difference_of_conditions_is_taken_item_by_item(attacked):
     """f: 1 - .25, g: .5 - .5; the order in which the conditions stand does not matter."""
     items = attacked(
@@ -305,7 +328,7 @@ def summarised(make_cell, make_params, make_attack_row):
             cell = make_cell(method, attacks={name: given[name] for name in names})
             found += [cell[f"attack/{name}"] for name in names]
         attack = make_params(*names).attack
-        return summary_table(load_attacks(found), attack, names, list(scores), oracle)
+        return summary_table(load_attacks(found), attack, names, list(scores), oracle, found)
 
     return summarise
 
@@ -342,6 +365,111 @@ def test_a_summary_over_items_that_were_not_all_scored_is_none(summarised):
     scores = SCORES | {"ga": (0.2, None, 0.0, 0.1, 0.15)}
     ga = summarised(scores)[-1]
     assert [ga[m.id] for m in (recovery, relearning_gain, meta_eval_robustness)] == [None] * 3
+
+
+def test_steps_are_averaged_over_targets_and_seeds(store, make_params):
+    """The target's 10 and 30, the control's 60; of a method without the attack there are none."""
+    attack = make_params("relearn").attack
+    folders = [
+        store(
+            f"{method}/{seed}", "attack", {"method": method, "seed": seed, "attack": "relearn"},
+            metrics={
+                f"attack/relearn.{role}.{relearning_steps.id}/report": steps
+                for role, steps in (("target", target), ("control", 60.0))
+            },
+        )
+        for method, seed, target in (("ga", 0, 10.0), ("ga", 1, 30.0), ("atu", 0, 99.0))
+    ]  # fmt: skip
+    items = pl.DataFrame({"model": ["m"], "method": ["ga"], "attack": ["relearn"]}).with_columns(
+        condition=pl.lit(""), role=pl.lit(""), score=pl.lit(0.0)
+    )
+    ga, npo = summary_table(items, attack, ["relearn"], ["ga", "npo"], None, folders)
+    keys = [f"{role}.{relearning_steps.id}" for role in ("target", "control")]
+    assert [ga[key] for key in keys] == [20.0, 60.0]
+    assert [npo[key] for key in keys] == [None, None]
+
+
+# What a reader must know before a line
+
+
+PROVEN = Column("x", ("a",), proof=Proof("taught", 0.9, "too little was taught"))
+
+
+def test_a_line_is_weak_where_its_positive_control_fails_in_one_cell(attacked):
+    """.95 on average in the first cell; in the second 1 and .7. A line without a control is never
+    weak, nor one without items."""
+
+    def cell(seed, *scores):
+        given = {("taught", f"f{i}"): score for i, score in enumerate(scores)} | {("a", "g"): 0.0}
+        return attacked(given).with_columns(seed=pl.lit(seed))
+
+    good, bad = cell(0, 0.9, 1.0), cell(1, 1.0, 0.7)
+    assert not is_weak(good, PROVEN)
+    assert is_weak(bad, PROVEN) and is_weak(pl.concat([good, bad]), PROVEN)
+    assert not is_weak(bad, Column("x", ("a",)))
+    assert not is_weak(bad.clear(), PROVEN)
+
+
+def test_a_line_without_its_positive_control_is_weak(attacked):
+    """Of an older run, or of another role: nothing shows that the attack works."""
+    assert is_weak(attacked({("a", "f"): 0.0}), PROVEN)
+    other = attacked({("taught", "f"): 1.0, ("a", "f"): 0.0}, role="control")
+    assert is_weak(other, PROVEN)
+
+
+def test_notes_name_the_methods_of_which_a_line_is_weak(make_cell, make_params, make_attack_row):
+    """GA's target learns half of what it is taught, its control all; the original both."""
+    params = make_params("relearn", "lens")
+    names = ["relearn", "lens"]
+
+    def relearned(taught):
+        return [
+            make_attack_row(condition, f"{who}/pet", score, role=role)
+            for role, who, learned in (("target", "Ada", taught), ("control", "Zoe", 1.0))
+            for condition, score in ((BEFORE, 0.0), (AFTER, 0.0), (TAUGHT, learned))
+        ]
+
+    cells = [
+        make_cell(method, attacks={"relearn": relearned(taught), "lens": 0.5})
+        for method, taught in (("none", 1.0), ("ga", 0.5))
+    ]
+    attacked = load_attacks([cell[f"attack/{name}"] for cell in cells for name in names])
+    items = load_items([cell["rephrase"] for cell in cells])
+    rows = robustness_table(items, attacked, params.report, params.attack, names, METHODS)
+    shown = with_notes(shown_columns(params.attack, names), attacked, params.attack, names, rows)
+    noted = {column.key: column for column in shown if column.note}
+    assert list(noted) == ["relearn.0"]
+    column = noted["relearn.0"]
+    assert column.marked == "relearned on other facts †"
+    assert column.note == (
+        "the taught facts stayed below 0.95 in 2 steps, so a low number may be a weak fine-tune's "
+        "(ga of m)"
+    )
+    assert markdown_robustness(rows, shown).endswith(f"\n† {column.title}: {column.note}.\n")
+
+
+def test_a_line_that_is_invalid_throughout_says_what_it_lacks(tabulated, make_params):
+    """Depth without an oracle; scored for one method, it needs no note."""
+    none = [make_row(None)]
+    attack = make_params("depth").attack
+    for given, noted in (({"depth": none}, True), ({"depth": 0.5}, False)):
+        rows = tabulated(["depth"], given)[1:]
+        (column,) = with_notes(
+            shown_columns(attack, ["depth"])[-1:],
+            pl.DataFrame(schema=EMPTY),
+            attack,
+            ["depth"],
+            rows,
+        )
+        assert column.note.startswith("needs the original and an oracle") == noted
+        assert rows[0]["depth.0"].valid != noted
+
+
+def make_row(score):
+    return {
+        "condition": "patched into the original", "metric": "unlearning_depth@paper-1",
+        "id": "Ada/pet/0", "fact": "Ada/pet", "role": "target", "score": score, "output": None,
+    }  # fmt: skip
 
 
 def test_the_table_is_the_same_for_items_in_any_order(make_cell, make_params):

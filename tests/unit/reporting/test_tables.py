@@ -87,10 +87,10 @@ def test_form_table(items, report_section):
     """Per form, over held-out wordings; forms that no probe has are left out."""
     rows = form_table(items, report_section, METHODS)
     found = {key: value["estimate"] for key, value in means(rows, "method", "form").items()}
-    forms = ("question, seen", "question", "cloze", "choice", "paired")
+    forms = ("question, seen", "question", "cloze", "choice", "two_hop", "alias", "paired")
     assert found == {("none", form): 1.0 for form in forms} | {
         ("ga", "question, seen"): 1.0, ("ga", "question"): 0.0, ("ga", "cloze"): 0.5,
-        ("ga", "choice"): 0.0, ("ga", "paired"): 0.0,
+        ("ga", "choice"): 0.0, ("ga", "paired"): 0.0, ("ga", "two_hop"): 0.0, ("ga", "alias"): 0.0,
     }  # fmt: skip
     shown = {row["form"]: row["shown"] for row in rows}
     assert (shown["choice"], shown["question, seen"]) == ("multiple choice", "question, seen")

@@ -77,6 +77,9 @@ FINDINGS = {
     "above the control": (RELEARNED, "leaks"),
     "overlaps the control": (replace(RELEARNED, estimate=at(0.3, 0.15, 0.5)), "not shown"),
     "as the control": (WEAK, "as the reference"),
+    # An attack whose positive control failed.
+    "above the control all the same": (replace(RELEARNED, weak=True), "leaks"),
+    "as the control, but weak": (replace(WEAK, weak=True), "unknown"),
     # A guess scores nothing.
     "above nothing": (Line("a", "a", at(0.2, 0.05, 0.4)), "leaks"),
     "once": (Line("a", "a", at(0.05, 0.0, 0.15)), "not shown"),
@@ -130,6 +133,9 @@ def test_attacks():
         "its control 0.10 [0.00, 0.20]).",
         "It is not shown to come back under a weak attack.",
         "Nothing can be said of an open one: no oracle, no control.",
+    ]
+    assert told(attacks=[replace(WEAK, weak=True)]).comes_back == [
+        "Nothing can be said of a weak attack: the attack itself taught too little."
     ]
     assert told(attacks=[]).comes_back == ["No attack was run."]
 

@@ -13,6 +13,7 @@ from measuring import measured_peak
 
 from atu.alignment.loop import AlignmentData, cache_hidden_states, train_predictor
 from atu.attacks import relearn
+from atu.attacks.base import item
 from atu.methods import get
 from atu.methods.base import Context, Retain, wants_reference
 from atu.models.build import build_lm
@@ -43,6 +44,7 @@ WHOLE = TABLE + 4 * LAYER + 128
 """Parameters of `CONFIG`: tied table, layers (MLP, queries and output, keys and values, norms) and
 final norm."""
 NOTHING = Retain(nll=0.0, kl=0.0, states=0.0, layer=None)
+PROBE = {"id": "a", "fact": "a", "role": "target"}
 TOKENS = 4
 """Of a text, so few that what must be held is most of what is held."""
 
@@ -290,8 +292,9 @@ def test_gradient_norms(job, near, byte_tokenizer):
     )
 
 
-def test_relearning(job, near, mini_params, byte_tokenizer):
-    """A copy is trained, the model stays."""
+def test_relearning(job, near, mini_params, byte_tokenizer, monkeypatch):
+    """A copy is trained, the model stays; asking what was taught needs less."""
+    monkeypatch.setattr(relearn, "answer_items", lambda *_: [item(PROBE, relearn.TAUGHT, "m", 0.0)])
     settings = replace(mini_params.attack.attacks["relearn"], batch_size=1)
     rows = [{"text": "abc", "prompt": ""}]
 
@@ -299,9 +302,20 @@ def test_relearning(job, near, mini_params, byte_tokenizer):
         context = SimpleNamespace(
             model=build_lm(CONFIG, 0), settings=settings, tokenizer=byte_tokenizer, seed=0
         )
-        return context, relearn.fine_tuned(context, rows, "relearn")
+        return context, relearn.fine_tuned(context, rows, [PROBE], "relearn")
 
     near(held(job("attack", "relearn", settings)), work)
+
+
+def test_two_more_models_are_read_by_an_attack_that_needs_them(job, mini_params):
+    """The original and the oracle, as far as the grid has them; three times the weights."""
+    settings = mini_params.attack.attacks["depth"]
+    planned = job("attack", "depth", settings)
+    found, weights = held(planned), held(job("rephrase"))["weights"]
+    assert found == dict.fromkeys(("weights", "original", "oracle"), weights)
+    grid = mini_params.grid.model_copy(update={"methods": ["atu"]})
+    params = mini_params.model_copy(update={"grid": grid})
+    assert held(replace(planned, params=params)) == {"weights": weights}
 
 
 def test_a_fresh_predictor_is_trained_beside_the_model(job, mini_params):

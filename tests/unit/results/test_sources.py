@@ -22,7 +22,7 @@ EVALUATING = r"phases/(rephrase|utility|privacy|attack|report)|privacy/|reportin
 KINDS = r"models/guards/(?!__init__|base)"
 LOSSES = r"training/losses|methods/"
 JOBS = {
-    ("prepare", "tofu"): f"{EVALUATING}|models/|methods/|benchmarks/(?!__init__|base|tofu)",
+    ("prepare", "tofu"): f"{EVALUATING}|models/|methods/|benchmarks/(?!__init__|base|sh|tofu)",
     ("prepare", "muse"): f"{EVALUATING}|models/|methods/|benchmarks/(?!__init__|base|muse)",
     ("prepare", "world"): f"{EVALUATING}|models/|methods/|benchmarks/(?!__init__|base|world/)",
     ("pretrain",): f"{EVALUATING}|benchmarks/|{KINDS}|{LOSSES}",

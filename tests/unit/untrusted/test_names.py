@@ -5,7 +5,14 @@ import unicodedata
 
 import pytest
 
-from atu.untrusted.names import aliases_of, has_name, name_runs, name_spans, replace_names
+from atu.untrusted.names import (
+    aliases_of,
+    has_name,
+    name_runs,
+    name_spans,
+    replace_names,
+    short_names,
+)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +116,24 @@ def test_real_texts_name_their_person(real_data):
     assert found["Leonardo da Vinci"][1:] == ["Leonardo"]
     assert found["Prince Harry, Duke of Sussex"][1:] == ["Prince Harry", "Harry"]
     assert found["Stephen King"][1:] == ["Stephen Edwin King", "King"]
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("Ana Lu", ["Lu", "A. Lu"]),
+        ("Sara Jo van Dyke", ["van Dyke", "S. J. van Dyke"]),
+        ("Alejandro (Alex) Fuentes", ["Fuentes", "A. Fuentes"]),
+        ("J. K. Rowling", ["Rowling", "J. K. Rowling"]),
+        ("Robert Downey Jr.", ["Downey", "R. Downey"]),
+        # A title has no initial; a suffix after a comma is no name.
+        ("Prince Harry, Duke of Sussex", ["Harry", "Duke of Sussex"]),
+        ("Robert Downey, Jr.", ["Downey", "R. Downey"]),
+        ("Confucius", []),
+    ],
+)
+def test_short_names(name, short):
+    assert short_names(name) == short
 
 
 def test_a_name_is_found_as_it_is_written():

@@ -1,0 +1,67 @@
+"""Hidden states read from a pass of one model and put into a pass of another (or of the same).
+
+Indices are those of `hidden_states`: at index l below the number of layers, what decoder layer l
+reads. The last index is what the final norm reads; transformers gives there what the norm returns,
+which put back would be normed twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from atu.models.llm import decoder_layers, final_norm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def readers(model: PreTrainedModel) -> list[nn.Module]:
+    """The module that reads the hidden states of each index: the layers, and the final norm."""
+    return [*decoder_layers(model), final_norm(model)]
+
+
+def states_above(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+    """What every decoder layer returns, [batch, seq, hidden] each: the hidden states of index 1 to
+    the last.
+    """
+    states: list[Tensor] = []
+
+    def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states.append(args[0] if args else kwargs["hidden_states"])
+
+    with contextlib.ExitStack() as hooks:
+        for module in readers(model)[1:]:
+            handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+            hooks.callback(handle.remove)
+        model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    return states
+
+
+@contextlib.contextmanager
+def patched(
+    model: PreTrainedModel, index: int, states: Tensor, chosen: Tensor
+) -> Iterator[PreTrainedModel]:
+    """The model with other hidden states at one index.
+
+    Args:
+        states: [batch, seq, hidden], or of one row for all.
+        chosen: [batch, seq], or of one row; true where the states are replaced.
+    """
+
+    def put(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        own = args[0] if args else kwargs["hidden_states"]
+        hidden = torch.where(chosen[..., None], states.to(own), own)
+        if args:
+            return (hidden, *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": hidden}
+
+    handle = readers(model)[index].register_forward_pre_hook(put, with_kwargs=True)
+    try:
+        yield model
+    finally:
+        handle.remove()
