@@ -10,6 +10,7 @@ from atu import benchmarks, methods
 from atu.benchmarks.shared.source import sources_of
 from atu.config.given import check_given
 from atu.config.params import Params, given_methods, oracle_method
+from atu.config.points import check_points
 from atu.config.roles import ORACLE, ORIGINAL, role_of
 from atu.config.sections import Choices, Pinned
 from atu.config.spaces import ends, value_at, with_values
@@ -43,6 +44,7 @@ def cross_check(params: Params) -> None:
     _check_compute(params)
     _check_targets(params)
     _check_search(params)
+    check_points(params)
     _check_benchmarks(params)
 
 

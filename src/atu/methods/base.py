@@ -271,6 +271,9 @@ class Method:
     batch. `first`: it trains nothing, and rank 0 runs alone. `one`: several ranks are refused."""
     compat_alone: bool = False
     """Whether its loss under `reference_compat` needs the whole batch on one rank."""
+    points: Callable[[Any, bool], int] | None = None
+    """At how many points a run is observed, by settings and `reference_compat`; None for a method
+    that has `evaluations` equal stretches, or no course to choose from."""
 
     def require_processes(self, key: str, settings: Any, reference_compat: bool, count: int) -> int:
         """How many of `count` ranks a job uses: all, or one if there is nothing to share.
@@ -304,6 +307,17 @@ class Method:
                 f"leaves some of --processes = {count} without a text; give at least {count}",
             )  # fmt: skip
         return count
+
+    def observed(self, settings: Any, reference_compat: bool) -> int | None:
+        """At how many points a run with these settings is observed, so that `keep: best` can choose
+        among them; None for a method with nothing to choose: it changes nothing, edits the model at
+        once, or puts a guard around it.
+        """
+        if self.points is not None:
+            return self.points(settings, reference_compat)
+        if hasattr(settings, "evaluations"):
+            return len(split_steps(settings.steps, settings.evaluations))
+        return None
 
     @property
     def unchanged(self) -> bool:

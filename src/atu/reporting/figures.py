@@ -184,7 +184,8 @@ def _mark_thresholds(panel: Any, points: pl.DataFrame) -> None:
     """Mark the end of each round with its threshold, if the method has thresholds."""
     if "threshold" not in points.columns:
         return
-    for point in points.filter(pl.col("threshold").is_not_null()).to_dicts():
+    ends = points.drop_nulls("threshold").group_by("threshold").agg(pl.col("step").max())
+    for point in ends.sort("step", "threshold").to_dicts():
         panel.axvline(point["step"], color="gray", linewidth=0.5)
         panel.text(
             point["step"], -0.03, f"{point['threshold']:.2f}", fontsize=7, ha="right", va="bottom",

@@ -505,6 +505,14 @@ class TestAtu:
         assert metrics["unlearn/model_steps/all"] == 4
         assert metrics["unlearn/predictor_steps/all"] == 2
 
+    @pytest.mark.parametrize(("count", "steps"), [(1, [0, 4]), (2, [0, 2, 4]), (3, [0, 2, 3, 4])])
+    def test_steps_count_whether_they_are_observed_or_not(self, run, points, count, steps):
+        """Two rounds of 2 steps: a point fewer than rounds, as many, and one inside a round."""
+        points()
+        outcome, _ = run("atu", evaluations=count)
+        assert steps_of(outcome.trajectory) == steps
+        assert outcome.metrics()["unlearn/model_steps/all"] == 4
+
     def test_every_layers_predictor_is_aligned_again(self, run, points, inputs, two_layers):
         """3 rounds, so twice, for 2 steps each; all of that is one re-alignment. 3 x 2 steps of the
         model and 2 x 2 x 2 of predictors."""
