@@ -22,16 +22,20 @@ def chances(asked: Sequence[Row], known: Sequence[Row]) -> list[float]:
     """What guessing scores at each of the probes `asked` (`metrics.selection.chance`).
 
     A guess is the answer to a plain question among `known` about another fact of the same
-    attribute (the column `type`). No model is read, and no other split than that of `known`.
+    attribute (the column `type`); of a `type` that no plain question has, as RWKU's adversarial
+    ones, about any other fact. No model is read, and no other split than that of `known`.
     """
     answers: dict[str, dict[str, str]] = {}
+    everything: dict[str, str] = {}
     for row in sorted(known, key=lambda row: hash_fraction("chance", row["fact"])):
         if row["form"] == "question" and not row["options"]:
-            answers.setdefault(row["type"], {}).setdefault(row["fact"], row["answer"])
+            for pool in (answers.setdefault(row["type"], {}), everything):
+                pool.setdefault(row["fact"], row["answer"])
 
     @cache  # a fact is asked in many wordings
     def guessed(kind: str, fact: str, gold: str, name: str) -> float:
-        others = (answer for other, answer in answers.get(kind, {}).items() if other != fact)
+        pool = answers.get(kind, everything)
+        others = (answer for other, answer in pool.items() if other != fact)
         return chance(0, [measure(name)(answer, gold) for answer in islice(others, GUESSES)])
 
     return [

@@ -42,6 +42,13 @@ def test_a_guess_is_the_answer_about_somebody_else():
     assert chances([asked("Ada/book", "Owl")], PETS) == [0.0]
 
 
+def test_a_sort_of_question_that_is_never_asked_plainly_has_everybodys_answers():
+    """RWKU calls its adversarial questions by their wording. Of Bob's pet in one: Ada's pet and
+    book, Cyd's elk and Dan's emu: 2/4."""
+    attack = asked("Bob/pet", "owl", "prefix_injection", type="prefix injection")
+    assert chances([attack], PETS) == [0.5]
+
+
 def test_shown_options_are_what_is_guessed_among():
     assert chances([asked("Ada/pet", "owl", "choice", options=list("abcd"))], PETS) == [0.25]
 
