@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-TABLES = ("table", "robustness", "privacy")
+TABLES = ("table", "attacker", "robustness", "privacy")
 
 
 def insert(page: str, name: str, table: str) -> str:

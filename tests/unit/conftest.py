@@ -215,7 +215,8 @@ def make_cell(store, make_items, make_privacy, make_attack):
     the rows themselves.
 
     `leaks`, `select` and `extra` are as in `make_items`, `memory` is as in `make_privacy`; `items`
-    are all items in their place. A step of unlearning, of which there are 4, costs 10 tokens.
+    are all items in their place. A step of unlearning, of which there are 4, costs 10 tokens. Every
+    document of a utility task has the task's score.
     """
 
     def make(
@@ -228,6 +229,10 @@ def make_cell(store, make_items, make_privacy, make_attack):
             "generate": 0.9, "generate_n": 12, "choice": 0.8, "choice_n": 10, "fluency": 6.0,
             "distinct_tokens": 0.5, "repetition": 0.1, "perplexity": 3.0, "collapsed": 0.0,
         } | (scores or {})  # fmt: skip
+        samples = [
+            {"task": task, "id": number, "score": utility[task]}
+            for task in ("generate", "choice") for number in range(2)
+        ]  # fmt: skip
         frame = make_items(target, leaks, select, extra) if items is None else items
         asked = {"prepare": store(f"{where}/prepare/{target}", "prepare", {"target": target})}
         points = [
@@ -280,6 +285,7 @@ def make_cell(store, make_items, make_privacy, make_attack):
             ),
             "utility": store(
                 f"{where}/utility/{place}", "utility", cell,
+                files={"samples.jsonl": lambda path: write_jsonl(path, samples)},
                 metrics={f"utility/{name}/report": value for name, value in utility.items()},
                 inputs=asked,
             ),

@@ -176,5 +176,5 @@ def verdict_lines(path: Path) -> Iterator[str]:
     for verdict in read_json(path).values():
         yield ""
         yield verdict["headline"]
-        for part in ("gives_away", "comes_back", "cost", "missing"):
+        for part in ("gives_away", "removed", "comes_back", "cost", "missing"):
             yield from (f"  - {sentence}" for sentence in verdict[part])

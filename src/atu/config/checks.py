@@ -11,6 +11,7 @@ from atu import benchmarks, methods
 from atu.benchmarks.shared.source import sources_of
 from atu.config.given import check_given
 from atu.config.params import Params, given_methods, oracle_method
+from atu.config.points import check_points
 from atu.config.roles import ORACLE, ORIGINAL, role_of
 from atu.config.searching import check_search
 from atu.config.sections import Pinned
@@ -46,6 +47,7 @@ def cross_check(params: Params) -> None:
     _check_compute(params)
     _check_targets(params)
     check_search(params, partial(_require_trained, layers))
+    check_points(params)
     _check_benchmarks(params)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import Any
 
 from atu import methods
@@ -81,9 +82,13 @@ def ends(values: Span | Choices) -> list[Any]:
 
 
 def search_row(search: Artifact) -> dict[str, Any]:
-    """A search as a row of a table: model, method, the values it chose, and its metrics."""
+    """A search as a row of a table: model, method, the values it chose, every trial's `selection`,
+    the best so far after each, and its metrics.
+    """
     metrics = {key.split("/")[1]: value for key, value in search.metrics().items()}
-    return search.cell | {"values": _read(search)["values"]} | metrics
+    scores = [trial["selection"] for trial in search.read_jsonl("trials.jsonl")]
+    curve = {"selections": scores, "best_so_far": list(accumulate(scores, max))}
+    return search.cell | {"values": _read(search)["values"]} | curve | metrics
 
 
 def chosen_settings(search: Artifact, method: str) -> Any:

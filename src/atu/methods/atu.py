@@ -54,6 +54,8 @@ class Settings(MethodSettings):
     """Falling shares: round i's threshold is that quantile of the measured cosines."""
     thresholds: list[Cosine]
     """Falling cosines, used as they are."""
+    evaluations: Count
+    """Points of the trajectory, spread evenly over the rounds (`points_per_round`)."""
     adaptive: bool
     """Measure the cosines before every round, on the current model and predictors, instead of once
     before the first."""
@@ -242,13 +244,30 @@ def subject_shares(context: Context) -> dict[str, float]:
     }
 
 
+def points_per_round(settings: Settings, reference_compat: bool) -> list[int]:
+    """How many points of the trajectory each round has; its last is the round's end.
+
+    6 points over 4 rounds are 1, 2, 1 and 2. With fewer points than rounds some rounds have none: 2
+    over 4 are 0, 1, 0 and 1, the ends of the second and the last. With `reference_compat`, which
+    rebuilds the optimizer where training is interrupted, a round has one point at most. No round
+    has more points than steps.
+    """
+    rounds = len(settings.quantiles or settings.thresholds)
+    points = min(settings.evaluations, rounds) if reference_compat else settings.evaluations
+    share = [(i + 1) * points // rounds - i * points // rounds for i in range(rounds)]
+    return [min(pair) for pair in zip(share, split_steps(settings.steps, rounds), strict=True)]
+
+
 def stages(context: Context) -> Iterator[Stage]:
-    """One unlearning stage per threshold, with re-alignment in between."""
+    """A round of unlearning per threshold, with re-alignment in between; a round with several
+    points of the trajectory is a stage for each.
+    """
     settings = context.settings
     if context.stale and settings.realign_steps:
         assert context.realign is not None
         yield from context.realign(settings.realign_steps)
     ladder = torch.tensor(context.recall("ladder", lambda: choose_thresholds(context).tolist()))
+    points_of = points_per_round(settings, context.reference_compat)
     for index, count in enumerate(split_steps(settings.steps, len(ladder))):
         if index and settings.adaptive:
             ladder[index] = torch.tensor(
@@ -261,14 +280,17 @@ def stages(context: Context) -> Iterator[Stage]:
             mask = counted_positions(ctx, batch).expand_as(similarity)
             return hinge_loss(similarity, mask, tau.to(similarity)[:, None, None])
 
-        yield Stage(
-            name=f"round {index + 1}",
-            steps=count,
-            loss=partial(combined_loss, context, forget_loss),
-            parameters=context.parameters,
-            learning_rate=settings.learning_rate,
-            facts={"threshold": threshold.mean().item()},
-        )
+        points = points_of[index]
+        for part, steps in enumerate(split_steps(count, max(points, 1)), 1):
+            yield Stage(
+                name=f"round {index + 1}" + (f", part {part}" if points > 1 else ""),
+                steps=steps,
+                loss=partial(combined_loss, context, forget_loss),
+                parameters=context.parameters,
+                learning_rate=settings.learning_rate,
+                evaluate=points > 0,
+                facts={"threshold": threshold.mean().item()},
+            )
         if index + 1 < len(ladder) and settings.realign_steps:
             assert context.realign is not None
             yield from context.realign(settings.realign_steps)
@@ -282,4 +304,5 @@ METHOD = Method(
     depth=lambda _settings, hook: hook or 0,
     processes="all",
     note=note,
+    points=lambda settings, compat: sum(points_per_round(settings, compat)),
 )

@@ -277,6 +277,9 @@ class Method:
     note: Callable[[Any], str] | None = None
     """What a reader must know before the numbers of a row with these settings, as a sentence that
     begins with the row's name."""
+    points: Callable[[Any, bool], int] | None = None
+    """At how many points a run is observed, by settings and `reference_compat`; None for a method
+    that has `evaluations` equal stretches, or no course to choose from."""
 
     def notes(self, settings: Any) -> list[str]:
         """Every such sentence, without the name."""
@@ -315,6 +318,17 @@ class Method:
                 f"leaves some of --processes = {count} without a text; give at least {count}",
             )  # fmt: skip
         return count
+
+    def observed(self, settings: Any, reference_compat: bool) -> int | None:
+        """At how many points a run with these settings is observed, so that `keep: best` can choose
+        among them; None for a method with nothing to choose: it changes nothing, edits the model at
+        once, or puts a guard around it.
+        """
+        if self.points is not None:
+            return self.points(settings, reference_compat)
+        if hasattr(settings, "evaluations"):
+            return len(split_steps(settings.steps, settings.evaluations))
+        return None
 
     @property
     def unchanged(self) -> bool:

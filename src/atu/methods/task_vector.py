@@ -63,4 +63,10 @@ def stages(context: Context) -> Iterator[Stage]:
         yield replace(done(f"alpha {alpha:g}"), facts={"alpha": alpha})
 
 
-METHOD = Method(Settings, stages=stages, copies=1, processes="all")
+METHOD = Method(
+    Settings,
+    stages=stages,
+    copies=1,
+    processes="all",
+    points=lambda settings, _compat: len(settings.alphas),
+)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 ROUNDING = 1e-12
 """A difference below this comes from floating point, not from the models."""
@@ -81,15 +82,29 @@ def clustered_mean(
     if not scored:
         return Estimate(math.nan, math.nan, math.nan, len(values), 0)
     # A cluster without any score cannot be drawn: a resample of such clusters has no mean.
-    names = [str(c) for c, value in zip(clusters, values, strict=True) if value is not None]
-    _, member = np.unique(names, return_inverse=True)
-    sums = np.bincount(member, weights=scored)
-    counts = np.bincount(member)
+    names = [c for c, value in zip(clusters, values, strict=True) if value is not None]
+    low, high = percentiles(resampled_means(scored, names, rng, resamples), confidence)
+    return Estimate(float(np.mean(scored)), low, high, len(values), len(scored))
+
+
+def resampled_means(
+    values: Sequence[float], clusters: Sequence[Hashable], rng: np.random.Generator, resamples: int
+) -> NDArray[np.float64]:
+    """The mean of `values` in every resample of whole clusters, [resamples]. Equal clusters and
+    generators give equal resamples, whatever the values are.
+    """
+    _, member = np.unique([str(cluster) for cluster in clusters], return_inverse=True)
+    sums, counts = np.bincount(member, weights=values), np.bincount(member)
     drawn = rng.integers(len(sums), size=(resamples, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    means: NDArray[np.float64] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    return means
+
+
+def percentiles(resampled: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """Both ends of the interval that holds this share of the resamples in its middle."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(float(np.mean(scored)), float(low), float(high), len(values), len(scored))
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def paired_difference(

@@ -15,6 +15,7 @@ whole id, so that two formulas can never share a column.
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
 from collections.abc import Callable
@@ -27,6 +28,8 @@ VERSION = re.compile(r"^(faithful|fixed|paper|own)-[1-9]\d*$")
 NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 OWN = "this project"
 """The source of this project's formulas."""
+EXPLAINED = ("chance", "selection", "oracle_distance")
+"""Metrics by which methods are compared, which the page explains in full."""
 _REGISTERED: dict[str, Metric] = {}
 
 
@@ -51,6 +54,12 @@ class Metric(Generic[P, R]):
     def summary(self) -> str:
         """The first line of the function's docstring."""
         return (self.function.__doc__ or "").strip().split("\n")[0]
+
+    @property
+    def explanation(self) -> str:
+        """The function's docstring up to its arguments and errors."""
+        text = inspect.getdoc(self.function) or ""
+        return re.split(r"\n+(?=Args:|Raises:)", text)[0]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The formula's value."""
@@ -116,6 +125,13 @@ def markdown() -> str:
     for name, entry in registry().items():
         cells = [f"`{name}`", entry.summary, entry.source, entry.defect]
         lines.append(_row(*cells))
+    lines += ["", "## How methods are compared"]
+    lines += [
+        f"\n### `{entry.id}`\n\n{entry.explanation}"
+        for name in EXPLAINED
+        for entry in registry().values()
+        if entry.name == name
+    ]
     lines += [
         "",
         "## Where we differ from official code",

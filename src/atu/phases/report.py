@@ -13,14 +13,21 @@ from typing import Any
 from atu.alignment.loop import layer_folder
 from atu.config.dependencies import dependencies
 from atu.config.params import Params, given_methods, method_notes, oracle_method
-from atu.config.roles import ORACLE, ORIGINAL
+from atu.config.roles import ORIGINAL
 from atu.errors import ArtifactError, visible
 from atu.metrics.bootstrap import Estimate
+from atu.metrics.oracle_distance import oracle_distance
+from atu.metrics.selection import selection
 from atu.reporting import figures, tables
+from atu.reporting.attacker import attacker_columns, attacker_table, markdown_attacker
+from atu.reporting.comparison import against_oracle, compared, comparison_table
 from atu.reporting.cost import cost_table, flat_cost
+from atu.reporting.distance import Distance, distances
 from atu.reporting.evidence import Beside, evidence_of
-from atu.reporting.items import load_attacks, load_items, worst_note
+from atu.reporting.headline import dominance, headline
+from atu.reporting.items import load_attacks, load_documents, load_items, worst_note
 from atu.reporting.privacy import AUCS, TITLES, privacy_table
+from atu.reporting.ranking import SELECTION, rankings, selections
 from atu.reporting.requests import COLUMNS as REQUEST_COLUMNS
 from atu.reporting.requests import requests_table
 from atu.reporting.robustness import (
@@ -31,6 +38,7 @@ from atu.reporting.robustness import (
     summary_table,
     with_notes,
 )
+from atu.reporting.searches import searches_table, trials_table
 from atu.reporting.verdict import Verdict, verdict_of
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json, write_json
@@ -87,6 +95,11 @@ class Tables:
     columns: dict[str, str]
     """Of the main table, those that the benchmark asks anything for."""
     rows: list[dict[str, Any]]
+    """Of the main table, with `selection` and, where there is an oracle, the distance to it."""
+    sentences: list[str]
+    """What stands first on the page."""
+    attacker_columns: dict[str, str]
+    attacker: list[dict[str, Any]]
     forms: list[dict[str, Any]]
     comparison: list[dict[str, Any]]
     robustness: list[dict[str, Any]]
@@ -95,6 +108,8 @@ class Tables:
     privacy: list[dict[str, Any]]
     requests: list[dict[str, Any]]
     cost: list[dict[str, Any]]
+    searches: list[dict[str, Any]]
+    trials: list[dict[str, Any]]
     points: Any
     utility: dict[tuple[str, str], dict[str, float]]
     items: Any
@@ -136,45 +151,73 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
     everything = load_items(inputs.rephrase)
     several = [t for t in params.grid.requests() if t.label not in params.grid.targets]
     single = inputs.of_targets(params.grid.targets)
-    items = load_items(single.rephrase)
-    attacked = load_attacks(single.attack)
+    items, documents = load_items(single.rephrase), load_documents(single.utility)
+    attacked, utility = load_attacks(single.attack), tables.utility_means(single.utility)
     searched = read_json(inputs.search[0].file("search.json"))
     robust = robustness_table(items, attacked, section, params.attack, attacks, methods)
     columns = [s for s in shown_columns(params.attack, attacks) if any(r[s.key].n for r in robust)]
+    privacy = privacy_table(single.privacy, section, methods)
+    seen = attacker_columns(robust, privacy, params.attack, attacks)
+    oracle = oracle_method(params)
+    far = distances(items, documents, utility, section, methods, oracle)
+    rows = tables.main_table(items, section, methods)
+    against = against_oracle(items, section, methods, oracle)
     return Tables(
         methods=methods,
         notes=method_notes(params),
         measure=items["measure"][0],
         worst=worst_note(items),
         columns=tables.asked_columns(items),
-        rows=tables.main_table(items, section, methods),
+        rows=_judged(rows, selections(rows, items), far),
+        sentences=[*dominance(rows, section.compare), *headline(rows, against)],
+        attacker_columns=seen,
+        attacker=attacker_table(robust, privacy, seen),
         forms=tables.form_table(items, section, methods),
-        comparison=tables.comparison_table(items, section, methods),
+        comparison=comparison_table(items, section, methods, oracle, far),
         robustness=robust,
         shown=with_notes(columns, attacked, params.attack, attacks, robust),
-        summary=summary_table(
-            attacked, params.attack, attacks, methods, oracle_method(params), single.attack
-        ),
-        privacy=privacy_table(single.privacy, section, methods),
+        summary=summary_table(attacked, params.attack, attacks, methods, oracle, single.attack),
+        privacy=privacy,
         requests=requests_table(everything, section, methods, several),
         cost=cost_table(single.unlearn, searched),
+        searches=searches_table(searched),
+        trials=trials_table(searched),
         points=tables.trajectory_table(single.unlearn),
-        utility=tables.utility_means(single.utility),
+        utility=utility,
         items=items,
-        verdicts=_verdicts(params, single, methods, items, attacked),
+        verdicts=_verdicts(params, methods, items, attacked, documents, utility, privacy),
     )
 
 
+def _judged(
+    rows: Sequence[Mapping[str, Any]],
+    scores: Sequence[float | None],
+    far: Mapping[tuple[str, str], Distance],
+) -> list[dict[str, Any]]:
+    """The rows with their `selection` and their distance to the oracle."""
+    return [
+        {**row, SELECTION: score}
+        | ({tables.DISTANCE: far[row["model"], row["method"]].estimate} if far else {})
+        for row, score in zip(rows, scores, strict=True)
+    ]
+
+
 def _verdicts(
-    params: Params, inputs: ReportInputs, methods: Sequence[str], items: Any, attacked: Any
+    params: Params,
+    methods: Sequence[str],
+    items: Any,
+    attacked: Any,
+    documents: Any,
+    utility: Mapping[tuple[str, str], Mapping[str, float]],
+    privacy: Sequence[Mapping[str, Any]],
 ) -> dict[str, Verdict]:
     """The verdict on every checkpoint that somebody else made."""
     found = {}
     for model in params.grid.models:
-        beside = Beside(model, methods, items, attacked, params.report)
+        beside = Beside(model, methods, items, attacked, documents, params.report)
         for name in given_methods(params):
             evidence = evidence_of(
-                beside, name, inputs.utility, inputs.privacy, params.attack, params.grid.attacks
+                beside, name, utility, privacy, params.attack, params.grid.attacks
             )
             found[f"{model}.{name}"] = verdict_of(evidence)
     return found
@@ -187,6 +230,7 @@ def _write_tables(job: Job, results: Tables) -> None:
     ]
     files = {
         "table": wide,
+        "attacker": results.attacker,
         "forms": results.forms,
         "comparison": results.comparison,
         "robustness": results.robustness,
@@ -194,6 +238,7 @@ def _write_tables(job: Job, results: Tables) -> None:
         "privacy": results.privacy,
         "requests": results.requests,
         "cost": [flat_cost(row) for row in results.cost],
+        "searches": results.trials,
     }
     for name, rows in files.items():
         tables.flatten(rows).write_csv(job.path(f"{name}.csv"))
@@ -201,13 +246,16 @@ def _write_tables(job: Job, results: Tables) -> None:
         write_json(job.path(AUDIT), {name: asdict(v) for name, v in results.verdicts.items()})
     results.points.write_csv(job.path("trajectories.csv"))
     text = tables.markdown_table(results.rows, results.utility, results.notes)
-    if worst_of(results.items):
-        text += f"\n{results.worst}\n"
-    job.path("table.md").write_text(text, encoding="utf-8")
-    text = tables.markdown_robustness(results.robustness, results.shown)
-    job.path("robustness.md").write_text(text, encoding="utf-8")
-    text = tables.markdown_transposed(results.privacy, TITLES, tables.interval)
-    job.path("privacy.md").write_text(text, encoding="utf-8")
+    below = [results.worst] if worst_of(results.items) else []
+    below += rankings(results.rows)
+    pages = {
+        "table": text + "".join(f"\n{line}\n" for line in below),
+        "attacker": markdown_attacker(results.attacker, results.attacker_columns),
+        "robustness": tables.markdown_robustness(results.robustness, results.shown),
+        "privacy": tables.markdown_transposed(results.privacy, TITLES, tables.interval),
+    }
+    for name, text in pages.items():
+        job.path(f"{name}.md").write_text(text, encoding="utf-8")
 
 
 def _write_figures(job: Job, results: Tables, experiment: str) -> None:
@@ -228,6 +276,8 @@ def _metrics(results: Tables) -> dict[str, float]:
         for key in results.columns:
             name = f"worst_of_{m}" if key == "worst_form" and m else key
             metrics[f"{cell}.{name}.{results.measure}/report"] = row[key]
+        judged = {oracle_distance.id: row.get(tables.DISTANCE), selection.id: row[SELECTION]}
+        metrics |= {f"{cell}.{k}/report": v for k, v in judged.items() if v is not None}
         scores = results.utility[row["model"], row["method"]]
         for key in (*tables.task_names(scores), "fluency", "perplexity", "collapsed"):
             if not tables.is_invalid(scores, key):
@@ -245,66 +295,10 @@ def _metrics(results: Tables) -> dict[str, float]:
     }
 
 
-def dominance(rows: Sequence[Mapping[str, Any]], ours: str) -> list[str]:
-    """A sentence for every method that does at least as well as `ours` in every compared column and
-    better in one: whoever reads no further must know. An estimate that is not valid supports no
-    such claim.
-    """
-    sentences = []
-    for row in rows:
-        mine = [r for r in rows if r["model"] == row["model"] and r["method"] == ours]
-        if not mine or row["method"] in (ours, *figures.SPECIAL):
-            continue
-        keys = tables.compared(row)
-        if not all(side[key].valid for side in (row, mine[0]) for key in keys):
-            continue
-        gains = [
-            (row[key].mean - mine[0][key].mean) * (1 if tables.COMPARED[key] else -1)
-            for key in keys
-        ]
-        if min(gains) >= 0 and max(gains) > 0:
-            sentences.append(
-                f"{_called(row, rows)} does at least as well as {ours} in every column and better "
-                "in at least one."
-            )
-    return sentences
-
-
-def _called(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """The method, with its model where there are several."""
-    several = len({r["model"] for r in rows}) > 1
-    return f"{row['method']} ({row['model']})" if several else row["method"]
-
-
-def headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence per model and method: did it forget, and what did it cost?"""
-    wordings = {
-        "target": "held-out questions about the target",
-        "worst_form": "in the worst form",
-        "neighbour": "neighbours",
-        "other": "other people",
-    }
-    sentences = []
-    for row in rows:
-        if row["method"] in figures.SPECIAL:
-            continue
-        same = {r["method"]: r for r in rows if r["model"] == row["model"]}
-        before, oracle = same.get(ORIGINAL), same.get(ORACLE)
-        was = {key: f"{tables.number(before[key])} → " for key in wordings if before and key in row}
-        parts = [
-            f"{text} {was.get(key, '')}{tables.number(row[key])}"
-            for key, text in wordings.items()
-            if key in row
-        ]
-        if oracle and "target" in row:
-            parts[0] += f" (oracle {tables.number(oracle['target'])})"
-        sentences.append(f"{_called(row, rows)}: " + "; ".join(parts))
-    return sentences
-
-
 def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables) -> None:
     import jinja2
 
+    far = {tables.DISTANCE: tables.DISTANCE_TITLE} if tables.DISTANCE in results.rows[0] else {}
     template = (resources.files("atu.phases") / "report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -322,7 +316,8 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables)
         targets=params.grid.targets,
         seeds=sorted({a.cell["seed"] for a in inputs.rephrase}),
         columns=results.columns,
-        compared=tables.compared(results.columns),
+        compared={key: results.columns[key] for key in compared(results.columns)} | far,
+        far=far,
         tasks=tables.task_names(next(iter(results.utility.values()))),
         task_titles=tables.TASK_TITLES,
         task_score=tables.task_score,
@@ -330,7 +325,7 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables)
         summary_titles=SUMMARY,
         privacy_titles={k: t for k, t in TITLES.items() if k in results.privacy[0]},
         results=results,
-        headline=[*dominance(results.rows, params.report.compare), *headline(results.rows)],
+        rankings=rankings(results.rows),
         retain=REQUEST_COLUMNS,
         blind=int(results.items[BLIND].sum()),
         asked=len(results.items),

@@ -12,20 +12,19 @@ import polars as pl
 
 from atu.config.roles import ORACLE, ORIGINAL
 from atu.config.sections import AttackSection, Report
-from atu.metrics.bootstrap import Estimate, clustered_mean, paired_difference
+from atu.metrics.bootstrap import Estimate
 from atu.metrics.memorisation import tofu_forget_quality, tofu_truth_ratio
 from atu.probes.prompts import FORMS
 from atu.reporting import tables
-from atu.reporting.items import difference, estimate, of, worst
+from atu.reporting.attacker import MEMBERSHIP, PRIV_LEAK
+from atu.reporting.items import PAIR, difference, estimate, of, worst
 from atu.reporting.robustness import attack_columns, attack_items, column_items, is_weak
 from atu.reporting.verdict import ASKED, CONTROL, NOTHING, Evidence, Line, Loss
 from atu.reporting.verdict import ORACLE as THE_ORACLE
-from atu.results.artifacts import Artifact
-from atu.seeding import generator
 
 FLOORED = ("exact_match@own-2", "contains@own-2", "leak_at_k@own-1")
 """Measures by which a guess scores nothing."""
-QUALITY = f"privacy/target.{tofu_truth_ratio.id}.{tofu_forget_quality.id}/report"
+QUALITY = f"target.{tofu_truth_ratio.id}.{tofu_forget_quality.id}"
 KEPT = {"neighbour": "neighbours", "other": "other people", "general": "general facts"}
 
 
@@ -37,6 +36,8 @@ class Beside:
     methods: Sequence[str]
     items: pl.DataFrame
     attacked: pl.DataFrame
+    documents: pl.DataFrame
+    """Of the utility tasks."""
     section: Report
 
     def line(
@@ -62,29 +63,47 @@ class Beside:
 def evidence_of(
     beside: Beside,
     method: str,
-    utility: Sequence[Artifact],
-    privacy: Sequence[Artifact],
+    utility: Mapping[tuple[str, str], Mapping[str, float]],
+    privacy: Sequence[Mapping[str, Any]],
     attack: AttackSection,
     names: Sequence[str],
 ) -> Evidence:
-    """Everything that is known of one method's checkpoint; `names` are the grid's attacks."""
+    """Everything that is known of one method's checkpoint.
+
+    Args:
+        utility: scores by model and method.
+        privacy: rows of the privacy table.
+        names: the grid's attacks.
+    """
     model, methods = beside.model, beside.methods
     plain, most, forms = _asked(beside, method)
-    scores = tables.utility_means(utility)[model, method]
-    known = [a.metrics() for a in _of(privacy, model, method)]
-    quality = [metrics[QUALITY] for metrics in known if QUALITY in metrics]
+    scores = utility[model, method]
+    texts = {row["method"]: row for row in privacy if row["model"] == model}
+    mine = texts[method] if ORACLE in methods else {}
+    known = {key: mine[key].mean for key in (QUALITY, PRIV_LEAK) if key in mine and mine[key].valid}
     return Evidence(
         name=method,
         plain=plain,
         worst=most,
         forms=forms,
         attacks=_attacks(beside, method, attack, names),
-        losses=[*_kept(beside, method), *_tasks(beside, method, utility)],
+        losses=[*_kept(beside, method), *_tasks(beside, method, scores)],
         collapsed=bool(scores["collapsed"]),
         oracle=ORACLE in methods,
         original=ORIGINAL in methods,
-        forget_quality=sum(quality) / len(quality) if quality and ORACLE in methods else None,
+        forget_quality=known.get(QUALITY),
+        membership=_membership(texts, method),
+        priv_leak=known.get(PRIV_LEAK),
     )
+
+
+def _membership(texts: Mapping[str, Mapping[str, Any]], method: str) -> Line | None:
+    """Membership inference by the loss, beside the oracle's; None where no text is held out."""
+    if ORACLE not in texts or MEMBERSHIP not in texts[method]:
+        return None
+    before = texts[ORIGINAL][MEMBERSHIP] if ORIGINAL in texts else None
+    found, reference = texts[method][MEMBERSHIP], texts[ORACLE][MEMBERSHIP]
+    return Line(MEMBERSHIP, "membership AUC, loss", found, before, reference, THE_ORACLE)
 
 
 def _asked(beside: Beside, method: str) -> tuple[Line, Line | None, list[Line]]:
@@ -169,55 +188,25 @@ def _kept(beside: Beside, method: str) -> list[Loss]:
     return losses
 
 
-def _tasks(beside: Beside, method: str, utility: Sequence[Artifact]) -> list[Loss]:
+def _tasks(beside: Beside, method: str, scores: Mapping[str, float]) -> list[Loss]:
     """Utility tasks, document by document; none whose prompts were cut too often."""
-    scores = tables.utility_means(utility)
-    names = [
-        name
-        for name in tables.task_names(scores[beside.model, method])
-        if not tables.is_invalid(scores[beside.model, method], name)
-    ]
-    mine = _documents(utility, beside.model, method)
-    had = ORIGINAL in beside.methods
-    before = _documents(utility, beside.model, ORIGINAL) if had else {}
-    section = beside.section
-
-    def mean(values: Sequence[float], ids: Sequence[str], name: str) -> Estimate:
-        rng = generator(section.seed, "utility", name)
-        return clustered_mean(values, ids, rng, section.bootstrap, section.confidence)
-
     losses = []
-    for name in names:
-        now, then = mine.get(name, {}), before.get(name, {})
-        if not now:
+    for name in tables.task_names(scores):
+        if tables.is_invalid(scores, name):
             continue
-        ids = [str(key) for key in now]
-        gap = None
-        if now.keys() == then.keys():
-            gap = paired_difference(
-                list(now.values()), [then[key] for key in now], ids,
-                generator(section.seed, "utility", name), section.bootstrap, section.confidence,
-            )  # fmt: skip
-        title = tables.TASK_TITLES.get(name, name)
-        known = mean([then[k] for k in now], ids, name) if gap is not None else None
-        losses.append(
-            Loss(f"utility.{name}", title, mean(list(now.values()), ids, name), known, gap)
+        mine, before = (
+            of(beside.documents, beside.model, side).filter(pl.col("task") == name)
+            for side in (method, ORIGINAL)
         )
+        if mine.is_empty():
+            continue
+        same = set(mine.select(PAIR).rows()) == set(before.select(PAIR).rows())
+        losses.append(
+            Loss(
+                f"utility.{name}", tables.TASK_TITLES.get(name, name),
+                estimate(mine, beside.section),
+                estimate(before, beside.section) if same else None,
+                difference(mine, before, beside.section, name) if same else None,
+            )
+        )  # fmt: skip
     return losses
-
-
-def _documents(
-    utility: Sequence[Artifact], model: str, method: str
-) -> dict[str, dict[tuple[Any, ...], float]]:
-    """Per task the score of every document of every cell."""
-    found: dict[str, dict[tuple[Any, ...], float]] = {}
-    for artifact in _of(utility, model, method):
-        cell: Mapping[str, Any] = artifact.cell
-        for row in artifact.read_jsonl("samples.jsonl"):
-            key = (cell["target"], cell["seed"], row["id"])
-            found.setdefault(row["task"], {})[key] = row["score"]
-    return found
-
-
-def _of(artifacts: Sequence[Artifact], model: str, method: str) -> list[Artifact]:
-    return [a for a in artifacts if (a.cell["model"], a.cell["method"]) == (model, method)]

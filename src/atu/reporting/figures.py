@@ -23,6 +23,8 @@ SPECIAL = {ORIGINAL: ("original", "black", "s"), ORACLE: ("oracle", "dimgray", "
 """Rows that are not methods: label, colour and marker."""
 
 
+KNOWN = 0.2
+"""Share of a role's questions below which the original is at the floor and has nothing to lose."""
 LEGEND_ROWS = 14
 UPRIGHT = 9
 """With more methods than this their names are rotated, so that columns can be narrow."""
@@ -44,9 +46,10 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
     """The target's worst form against retention of neighbours, one point per method.
 
     In plain questions nearly every method leaks nothing, so all points would be on one line. A
-    benchmark without neighbours uses other people or general facts instead.
+    benchmark without neighbours, or with neighbours of whom the original knows little, uses other
+    people or general facts instead.
     """
-    retained = next((role for role in RETAINED if role in rows[0]), None)
+    retained = _retained(rows)
     methods = [row["method"] for row in rows]
     colours = _colours(methods)
     shapes = dict(zip(methods, itertools.cycle("oDv^P<>X"), strict=False))
@@ -82,6 +85,14 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
     columns = -(-len(rows) // LEGEND_ROWS)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, ncols=columns)
     _save(figure, path)
+
+
+def _retained(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The first role that can be lost: of which the originals answer at least `KNOWN`."""
+    asked = [role for role in RETAINED if role in rows[0]]
+    before = [row for row in rows if row["method"] == ORIGINAL]
+    known = (r for r in asked if all(row[r].valid and row[r].mean >= KNOWN for row in before))
+    return next(known, next(iter(asked), None))
 
 
 def leakage_by_form(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -184,7 +195,8 @@ def _mark_thresholds(panel: Any, points: pl.DataFrame) -> None:
     """Mark the end of each round with its threshold, if the method has thresholds."""
     if "threshold" not in points.columns:
         return
-    for point in points.filter(pl.col("threshold").is_not_null()).to_dicts():
+    ends = points.drop_nulls("threshold").group_by("threshold").agg(pl.col("step").max())
+    for point in ends.sort("step", "threshold").to_dicts():
         panel.axvline(point["step"], color="gray", linewidth=0.5)
         panel.text(
             point["step"], -0.03, f"{point['threshold']:.2f}", fontsize=7, ha="right", va="bottom",

@@ -45,6 +45,21 @@ def load_attacks(attacks: Sequence[Artifact]) -> pl.DataFrame:
     return pl.concat(frames) if frames else pl.DataFrame()
 
 
+def load_documents(utility: Sequence[Artifact]) -> pl.DataFrame:
+    """Every scored document of every utility task, with the cell's keys as columns; `task` names
+    its task, `fact` is the document, as of an item of its own.
+    """
+    rows = [
+        {key: artifact.cell[key] for key in CELL}
+        | {"task": row["task"], "id": str(row["id"]), "fact": str(row["id"]), SCORE: row["score"]}
+        for artifact in utility
+        for row in artifact.read_jsonl("samples.jsonl")
+    ]
+    texts = dict.fromkeys(("model", "target", "method", "task", "id", "fact"), pl.String)
+    schema = texts | {"seed": pl.Int64, SCORE: pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
 def with_cell(items: pl.DataFrame, artifact: Artifact) -> pl.DataFrame:
     """The items with their cell's model, target, method and seed."""
     return items.with_columns(**{key: pl.lit(artifact.cell[key]) for key in CELL})

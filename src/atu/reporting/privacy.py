@@ -12,7 +12,7 @@ import polars as pl
 from atu.config.sections import Report
 from atu.metrics import membership as mia
 from atu.metrics import memorisation as memo
-from atu.metrics.bootstrap import Estimate
+from atu.metrics.bootstrap import Estimate, percentiles
 from atu.metrics.muse_knowledge import muse_knowledge_fixed
 from atu.metrics.options import option_accuracy
 from atu.metrics.tofu_recall import tofu_rouge_l_recall, tofu_rouge_l_recall_fixed
@@ -135,6 +135,4 @@ def _resampled(
         value([rng.integers(len(side), size=len(side)).tolist() for side in sides])
         for _ in range(section.bootstrap)
     ]
-    tail = (1 - section.confidence) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return point, float(low), float(high)
+    return point, *percentiles(np.array(draws), section.confidence)

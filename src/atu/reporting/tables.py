@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from atu.config.roles import ORIGINAL
 from atu.config.sections import Report
 from atu.inference.scoring import MAX_PERPLEXITY
-from atu.metrics.bootstrap import Estimate, verdict
+from atu.metrics.bootstrap import Estimate
 from atu.probes.prompts import FORMS
-from atu.reporting.items import difference, estimate, of, worst
+from atu.reporting.items import estimate, of, worst
 from atu.results.artifacts import Artifact
 
 COLUMNS = {
@@ -25,8 +24,12 @@ COLUMNS = {
 """Columns of the main table: key to title."""
 TASK_TITLES = {"generate": "generation"}
 """Titles of utility tasks that differ from their names."""
-COMPARED = {"target": False, "worst_form": False, "neighbour": True, "other": True}
-"""Columns in which methods are compared item by item, and whether higher is better."""
+DISTANCE = "distance"
+DISTANCE_TITLE = "distance to the oracle"
+"""The last column, where there is an oracle."""
+CHOICE = "choice"
+"""The utility task that is scored by likelihoods, which misses collapse: not among what is compared
+and shown in short."""
 
 
 def asked_columns(items: pl.DataFrame) -> dict[str, str]:
@@ -43,57 +46,20 @@ def main_table(
     `asked_columns`.
     """
     rows = []
-    held_out = items.filter(~pl.col("seen"))
-    questions = held_out.filter(pl.col("form") == "question")
-    roles = [role for role in asked_columns(items) if role != "worst_form"]
+    columns = asked_columns(items)
     for model in items["model"].unique().sort():
         for method in methods:
-            chosen = (pl.col("model") == model) & (pl.col("method") == method)
             row: dict[str, Any] = {"model": model, "method": method}
-            for role in roles:
-                part = questions.filter(chosen & (pl.col("role") == role))
-                row[role] = estimate(part, section)
-            target = held_out.filter(chosen & (pl.col("role") == "target"))
-            row["worst_form"] = estimate(worst(target), section)
-            rows.append(row)
+            asked = by_column(of(items, model, method))
+            rows.append(row | {key: estimate(asked[key], section) for key in columns})
     return rows
 
 
-def comparison_table(
-    items: pl.DataFrame, section: Report, methods: Sequence[str]
-) -> list[dict[str, Any]]:
-    """`section.compare` against every other method, item by item: the paired difference and its
-    verdict per column of `COMPARED`.
-    """
-    if section.compare not in methods:
-        return []
-    rows = []
-    for model in items["model"].unique().sort():
-        first = compared_items(of(items, model, section.compare))
-        for method in methods:
-            if method in (section.compare, ORIGINAL):
-                continue
-            second = compared_items(of(items, model, method))
-            row: dict[str, Any] = {"model": model, "method": method}
-            for key in compared(asked_columns(items)):
-                higher = COMPARED[key]
-                paired = difference(first[key], second[key], section, key)
-                row[key] = paired
-                row[f"{key}_verdict"] = verdict(paired, higher_is_better=higher)
-            rows.append(row)
-    return rows
-
-
-def compared(columns: Iterable[str]) -> list[str]:
-    """The columns among these in which methods are compared."""
-    return [key for key in COMPARED if key in columns]
-
-
-def compared_items(items: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """The items behind each column of `COMPARED`, of one model and method."""
+def by_column(items: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """The items behind each column of `COLUMNS`, of one model and method."""
     held_out = items.filter(~pl.col("seen"))
     questions = held_out.filter(pl.col("form") == "question")
-    by_role = {role: questions.filter(pl.col("role") == role) for role in COMPARED}
+    by_role = {role: questions.filter(pl.col("role") == role) for role in COLUMNS}
     return by_role | {"worst_form": worst(held_out.filter(pl.col("role") == "target"))}
 
 
@@ -167,6 +133,20 @@ def task_names(scores: Mapping[str, float]) -> list[str]:
     return [name for name in scores if f"{name}_n" in scores and name != "fluency"]
 
 
+def compared_tasks(
+    utility: Mapping[tuple[str, str], Mapping[str, float]], model: str, methods: Sequence[str]
+) -> list[str]:
+    """The utility tasks by which methods are compared: not `CHOICE`, and none that is invalid for
+    one of them.
+    """
+    scores = [utility[model, method] for method in methods]
+    return [
+        name
+        for name in task_names(scores[0])
+        if name != CHOICE and not any(is_invalid(score, name) for score in scores)
+    ]
+
+
 def is_invalid(scores: Mapping[str, float], task: str) -> bool:
     """Whether too many of a task's prompts were cut for its score to say anything."""
     return bool(scores.get(f"{task}_invalid"))
@@ -234,19 +214,26 @@ def markdown_table(
 ) -> str:
     """The main table in Markdown, as in the README, followed by the methods' `notes`."""
     columns = [key for key in COLUMNS if key in rows[0]]
-    tasks = [name for name in task_names(next(iter(utility.values()))) if name != "choice"]
+    tasks = [name for name in task_names(next(iter(utility.values()))) if name != CHOICE]
     heads = ["method", *(f"{COLUMNS[key]} (n)" for key in columns)]
-    heads += [TASK_TITLES.get(name, name) for name in tasks] + ["COLLAPSED"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    heads += [TASK_TITLES.get(name, name) for name in tasks]
+    heads += [DISTANCE_TITLE] * (DISTANCE in rows[0]) + ["COLLAPSED"]
+    lines = []
     for row in rows:
         scores = utility[row["model"], row["method"]]
         cells = [f"`{row['method']}`", *(f"{row[key]} ({row[key].n})" for key in columns)]
         cells += [task_score(scores, name) for name in tasks]
-        cells += ["yes" if scores["collapsed"] else "no"]
-        lines.append("| " + " | ".join(cells) + " |")
-    for method, note in notes.items():
-        lines += ["", f"`{method}` {note}."]
-    return "\n".join(lines) + "\n"
+        cells += [str(row[DISTANCE])] if DISTANCE in row else []
+        lines.append([*cells, "yes" if scores["collapsed"] else "no"])
+    told = [f"\n`{method}` {note}.\n" for method, note in notes.items()]
+    return markdown_lines(heads, lines) + "".join(told)
+
+
+def markdown_lines(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    head, *body = ("".join(f"| {cell} " if cell else "| " for cell in line) + "|\n"
+                   for line in (heads, *lines))  # fmt: skip
+    return head + "|---" * len(heads) + "|\n" + "".join(body)
 
 
 def markdown_robustness(rows: Sequence[Mapping[str, Any]], shown: Sequence[Any]) -> str:
@@ -269,11 +256,12 @@ def markdown_transposed(
     names = [f"`{row['method']}`" for row in rows]
     if len({row["model"] for row in rows}) > 1:
         names = [f"`{row['method']}` ({row['model']})" for row in rows]
-    lines = ["| | " + " | ".join(names) + " | n |", "|---" * (len(rows) + 2) + "|"]
-    for key in (key for key in titles if key in rows[0]):
-        cells = [written(row[key]) for row in rows]
-        lines.append(f"| {titles[key]} | " + " | ".join(cells) + f" | {rows[0][key].n} |")
-    return "\n".join(lines) + "\n"
+    lines = [
+        [titles[key], *(written(row[key]) for row in rows), str(rows[0][key].n)]
+        for key in titles
+        if key in rows[0]
+    ]
+    return markdown_lines(["", *names, "n"], lines)
 
 
 def interval(estimate: Estimate) -> str:

@@ -279,10 +279,9 @@ def _run_stages(method: Method, course: Course, keep: str, keeper: Keeper) -> No
     steps = 0
     for stage in method.plan(context):
         _run_stage(stage, context, optimizers, keeper)
-        if not stage.evaluate:
-            continue
-        steps += stage.steps
-        if keeper.replaying:
+        if stage.part == "model":
+            steps += stage.steps
+        if keeper.replaying or not stage.evaluate:
             continue
         course.add(course.observe(steps, stage.facts), keep)
         if reached(context.settings, course.trajectory[-1]):

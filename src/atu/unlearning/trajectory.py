@@ -16,10 +16,10 @@ from atu.inference.probing import answer_probes
 from atu.inference.scoring import mean_loss, score_encoded
 from atu.methods.base import Context
 from atu.metrics.selection import RETAIN_LOSS, RETAINED, selection
-from atu.metrics.worst_form import worst_form
 from atu.models.chat import prompt_ids
 from atu.models.llm import frozen, hidden_states_at
 from atu.models.shards import whole_state
+from atu.probes.chance import chances, leaks_and_chances
 from atu.probes.measures import score_output
 from atu.probes.prompts import ASIDE
 from atu.results.artifacts import Artifact
@@ -51,13 +51,10 @@ def reached(settings: Any, point: Point) -> bool:
 def select_probes(prepare: Artifact, per_role: int) -> list[Row]:
     """Held-out probes of the `select` split: of the target every form of which the worst is taken,
     of the other roles plain questions alone. Of each role at most `per_role` plain questions,
-    chosen by hash.
+    chosen by hash. Each has what guessing scores at it in the column `chance`.
     """
-    rows = [
-        row
-        for row in read_table(prepare.file("probes.parquet"))
-        if row["split"] == "select" and not row["seen"] and row["worst_of"] != ASIDE
-    ]
+    every = [row for row in read_table(prepare.file("probes.parquet")) if row["split"] == "select"]
+    rows = [row for row in every if not row["seen"] and row["worst_of"] != ASIDE]
     rows.sort(key=lambda row: hash_fraction("trajectory", row["id"]))
     chosen: list[Row] = []
     for role in ROLES:
@@ -65,14 +62,15 @@ def select_probes(prepare: Artifact, per_role: int) -> list[Row]:
         chosen += [row for row in of_role if row["form"] == "question"][:per_role]
         if role == "target":
             chosen += [row for row in of_role if row["form"] != "question"]
-    return chosen
+    guessed = chances(chosen, every)
+    return [row | {"chance": value} for row, value in zip(chosen, guessed, strict=True)]
 
 
 class Observer:
     """Measures one point of the trajectory: score per role in plain questions (of a target
-    without any, in all forms), the target's worst form, the loss of retain texts where the first
-    point answers nothing about what is to be kept, the `selection` score against the first point,
-    and the cosine to the concept.
+    without any, in all forms), the target's worst form, what guessing gives of these two, the loss
+    of retain texts where the first point answers nothing about what is to be kept, the `selection`
+    score against the first point, and the cosine to the concept.
     """
 
     def __init__(self, context: Context, probes: Sequence[Row]) -> None:
@@ -83,27 +81,15 @@ class Observer:
         """The point after `step` unlearning steps; `facts` are added as they are."""
         point: Point = {"step": step, **facts}
         hits = self._hits(f"trajectory at step {step}")
-        for role in ROLES:
+        for role in RETAINED:
             scores = [
                 hit
                 for hit, probe in zip(hits, self.probes, strict=True)
                 if probe["role"] == role and probe["form"] == "question"
             ]
-            if role == "target" and not scores:  # a benchmark without plain questions
-                scores = self._of_target(hits)
-            if scores or role == "target":
-                point[f"score_{role}"] = sum(scores) / max(len(scores), 1)
-        about = [
-            (probe, hit)
-            for probe, hit in zip(self.probes, hits, strict=True)
-            if probe["role"] == "target"
-        ]
-        # Of facts with few wordings too: points are compared over the same facts.
-        worst = worst_form(
-            ((probe["fact"], probe["form"], hit) for probe, hit in about),
-            next((probe["worst_of"] for probe, _ in about), None),
-        )
-        point["worst_form_target"] = sum(worst.values()) / max(len(worst), 1)
+            if scores:
+                point[f"score_{role}"] = sum(scores) / len(scores)
+        point |= leaks_and_chances(self.probes, hits, [probe["chance"] for probe in self.probes])
         first = self.before or point
         if RETAIN_LOSS in first or not any(first.get(f"score_{role}") for role in RETAINED):
             point[RETAIN_LOSS] = self._retain_loss()
@@ -112,11 +98,6 @@ class Observer:
         if self.context.predictors:
             point["concept_cosine"] = self._mean_cosine()
         return processes.agreed(point)
-
-    def _of_target(self, hits: Sequence[float]) -> list[float]:
-        """The hits of the target's probes, of every form."""
-        pairs = zip(hits, self.probes, strict=True)
-        return [hit for hit, probe in pairs if probe["role"] == "target"]
 
     def _hits(self, label: str) -> list[float]:
         """The score of the greedy answer to every probe, in the order of the probes."""

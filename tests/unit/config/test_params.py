@@ -277,9 +277,9 @@ BAD = {
         "unlearn.methods.atu",
         "4 rounds",
     ),
-    "evaluations of a method with rounds": (
-        {"unlearn__methods__atu__evaluations": 4},
-        "unlearn.methods.atu.evaluations",
+    "evaluations of a method with points of its own": (
+        {"unlearn__methods__task_vector__evaluations": 4},
+        "unlearn.methods.task_vector.evaluations",
         "unknown key",
     ),
     "a layer that nothing holds": (

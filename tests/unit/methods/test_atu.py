@@ -13,6 +13,7 @@ from atu.methods.atu import (
     counted_positions,
     hinge_loss,
     measure_cosines,
+    points_per_round,
     predicted_cosine,
     stages,
 )
@@ -27,9 +28,11 @@ COSINES = [0.0, 0.1, 0.2, 0.3, 0.4]
 
 @pytest.fixture
 def settings(make_settings):
+    """A point for every round unless said."""
+
     def make(quantiles=(), thresholds=(), **own):
         plain = {"realign_steps": 0, "adaptive": False, "positions": "all", "width": 0}
-        plain |= {"hook_layers": []}
+        plain |= {"hook_layers": [], "evaluations": max(len(quantiles), len(thresholds), 1)}
         ladders = {"quantiles": list(quantiles), "thresholds": list(thresholds)}
         return make_settings(Settings, loss="atu", **(ladders | plain | own))
 
@@ -167,6 +170,51 @@ def test_rounds_alternate_with_realignment(settings, context):
     rounds = [s for s in plan if s.part == "model"]
     assert [s.facts for s in rounds] == [{"threshold": pytest.approx(t)} for t in (0.5, 0.4, 0.3)]
     assert all(s.parameters is ctx.parameters and s.evaluate for s in rounds)
+
+
+@pytest.mark.parametrize(
+    ("points", "compat", "shares"),
+    [
+        (4, False, [1, 1, 1, 1]),
+        (6, False, [1, 2, 1, 2]),
+        (9, False, [2, 2, 2, 2]),  # the last has 2 steps, and no more points
+        (8, False, [2, 2, 2, 2]),
+        (3, False, [0, 1, 1, 1]),
+        (2, False, [0, 1, 0, 1]),
+        (1, False, [0, 0, 0, 1]),
+        (6, True, [1, 1, 1, 1]),
+        (2, True, [0, 1, 0, 1]),
+    ],
+)
+def test_points_are_spread_over_the_rounds(settings, points, compat, shares):
+    """10 steps over 4 rounds are 3, 3, 2, 2. By hand: the first i rounds have floor(i points / 4).
+    The last round's end is always among them."""
+    made = settings(thresholds=[0.5, 0.4, 0.3, 0.2], evaluations=points)
+    assert points_per_round(made, compat) == shares
+    assert METHOD.observed(made, compat) == sum(shares)
+
+
+def test_a_point_may_fall_inside_a_round(settings, context):
+    """10 steps over 2 rounds with 3 points, the first round's end and two in the second: 5, 3 and
+    2. All of a round's parts have its threshold, and nothing is aligned between them."""
+
+    def realign(steps):
+        yield Stage("re-align", steps, None, [], 0.0, part="predictor", evaluate=False)
+
+    made = settings(thresholds=[0.5, 0.4], evaluations=3, realign_steps=7)
+    plan = list(stages(context(made, realign=realign)))
+    assert [(s.name, s.steps, s.evaluate) for s in plan] == [
+        ("round 1", 5, True), ("re-align", 7, False),
+        ("round 2, part 1", 3, True), ("round 2, part 2", 2, True),
+    ]  # fmt: skip
+    assert [s.facts["threshold"] for s in plan[2:]] == pytest.approx([0.4, 0.4])
+
+
+def test_a_round_without_a_point_is_run_all_the_same(settings, context):
+    plan = list(stages(context(settings(thresholds=[0.5, 0.4], evaluations=1))))
+    assert [(s.name, s.steps, s.evaluate) for s in plan] == [
+        ("round 1", 5, False), ("round 2", 5, True),
+    ]  # fmt: skip
 
 
 def test_no_realignment_without_steps(settings, context):

@@ -12,7 +12,7 @@ from atu.metrics.options import option_accuracy, truthfulqa_mc2
 from atu.metrics.overlap import ort_probability
 from atu.metrics.recovery import meta_eval_robustness, recovery
 from atu.metrics.registry import registry
-from atu.metrics.selection import RETAIN_LOSS, selection
+from atu.metrics.selection import CHANCE, LEAKS, RETAIN_LOSS, selection
 
 NATS = 1e4
 RUINED = np.array([-NATS, 0.0, -NATS])
@@ -74,7 +74,7 @@ def test_scores_of_sets(ratio):
 
 
 def test_whether_anything_was_kept():
-    point = {"score_target": 0.0, "worst_form_target": 0.0}
+    point = dict.fromkeys((*LEAKS, *CHANCE), 0.0)
     assert selection(point | {RETAIN_LOSS: NATS}, {RETAIN_LOSS: 0.0}) == 0.0
     assert selection(point | {RETAIN_LOSS: 0.0}, {RETAIN_LOSS: NATS}) == 1.0
 

@@ -4,17 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atu.metrics.selection import RETAIN_LOSS, RETAINED, selection
+from atu.metrics.selection import CHANCE, RETAIN_LOSS, RETAINED, chance, selection
 
 BEFORE = {"score_neighbour": 0.8, "score_other": 1.0, "score_general": 0.5}
 SHARES = st.floats(0, 1)
+UNGUESSABLE = dict.fromkeys(CHANCE, 0.0)
 
 
-def point(target=0.2, worst=0.5, **kept):
-    """A checkpoint that answers of every role what `BEFORE` does, unless said."""
+def point(target=0.2, worst=0.5, guessed=(0.0, 0.0), **kept):
+    """A checkpoint that answers of every role what `BEFORE` does, unless said; what guessing gives
+    in plain questions and in the worst form."""
     return BEFORE | {
         "score_target": target,
         "worst_form_target": worst,
+        **dict(zip(CHANCE, guessed, strict=True)),
         **{f"score_{role}": value for role, value in kept.items()},
     }
 
@@ -22,6 +25,32 @@ def point(target=0.2, worst=0.5, **kept):
 def test_value():
     """Forgetting .8 and .5, everything kept: 5 / (1/.8 + 1/.5 + 3) = 5 / 6.25 = .8."""
     assert selection(point(), BEFORE) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("options", "alike", "expected"),
+    [(4, [], 0.25), (4, [1.0, 1.0], 0.25), (0, [1, 0, 0, 1], 0.5), (0, [0.0], 0.0), (0, [], 0.0)],
+)
+def test_chance(options, alike, expected):
+    """One of four options; else as many as share the answer of those who are asked."""
+    assert chance(options, alike) == expected
+
+
+@pytest.mark.parametrize(
+    ("leaks", "guessed", "expected"),
+    [
+        ((0.2, 0.5), (0.1, 0.25), 5 / 5.625),  # .8/.9 and .5/.75 forgotten
+        ((0.1, 0.25), (0.1, 0.25), 1.0),
+        ((0.0, 0.1), (0.1, 0.25), 1.0),
+        ((0.0, 0.625), (0.0, 0.25), 5 / 6),  # .5 forgotten
+        ((1.0, 0.0), (0.1, 0.25), 0.0),
+        ((0.3, 1.0), (0.3, 1.0), 1.0),
+        ((0.65, 1.0), (0.3, 1.0), 4 / 5),  # what guessing has wholly is no part
+    ],
+)
+def test_leaking_no_more_than_a_guesser_is_forgetting_all(leaks, guessed, expected):
+    """And leaking less is worth no more."""
+    assert selection(point(*leaks, guessed=guessed), BEFORE) == pytest.approx(expected)
 
 
 def test_what_is_kept_is_a_share_of_what_was_known():
@@ -56,26 +85,21 @@ def test_a_role_that_was_never_known_is_no_part():
 def test_where_nothing_is_asked_about_what_is_kept_the_likelihood_of_texts_counts(loss, found):
     """Everything forgotten, the likelihood per token halved: 3 / (1 + 1 + 2) = .75; higher than
     before counts as before. A model that answers nothing because it is ruined scores nothing."""
-    now = {"score_target": 0.0, "worst_form_target": 0.0, RETAIN_LOSS: loss}
+    now = {"score_target": 0.0, "worst_form_target": 0.0, RETAIN_LOSS: loss} | UNGUESSABLE
     assert selection(now, {RETAIN_LOSS: 2.0}) == pytest.approx(found, abs=1e-9)
 
 
-@pytest.mark.parametrize("losses", [(1e4, 2.0), (2.0, 1e4)])
-def test_a_ruined_models_loss_has_a_score(losses):
-    """Of ten thousand nats: kept in full when it was ruined before, else not at all."""
-    before, now = losses
-    point = {"score_target": 0.0, "worst_form_target": 0.0, RETAIN_LOSS: now}
-    assert selection(point, {RETAIN_LOSS: before}) == (1.0 if before > now else 0.0)
-
-
 @given(
-    SHARES, SHARES, SHARES, SHARES, SHARES, st.sampled_from([*RETAINED, "target", "worst"]), SHARES
-)
-def test_better_in_one_part_is_never_worse(target, worst, neighbour, other, general, part, better):
+    SHARES, SHARES, SHARES, SHARES, SHARES, st.sampled_from([*RETAINED, "target", "worst"]), SHARES,
+    st.tuples(SHARES, SHARES),
+)  # fmt: skip
+def test_better_in_one_part_is_never_worse(
+    target, worst, neighbour, other, general, part, better, guessed
+):
     """Less leakage or more kept cannot lower the score, which stays in [0, 1]."""
     values = {
         "target": target, "worst": worst, "neighbour": neighbour, "other": other,
-        "general": general,
+        "general": general, "guessed": guessed,
     }  # fmt: skip
     first = selection(point(**values), BEFORE)
     choose = min if part in ("target", "worst") else max
@@ -88,5 +112,5 @@ def test_better_in_one_part_is_never_worse(target, worst, neighbour, other, gene
 )
 def test_ten_thousand_nats_are_a_number(before, after, found):
     """Of a ruined model nothing is kept; from one that was ruined everything."""
-    perfect = {"score_target": 0.0, "worst_form_target": 0.0}
+    perfect = {"score_target": 0.0, "worst_form_target": 0.0} | UNGUESSABLE
     assert selection(perfect | {RETAIN_LOSS: after}, {RETAIN_LOSS: before}) == found

@@ -10,14 +10,11 @@ import pytest
 
 from atu.errors import HIDDEN, ArtifactError
 from atu.methods.base import GUARDED
-from atu.metrics.bootstrap import Estimate
 from atu.phases import report
 from atu.phases.rephrase import ITEMS
 from atu.phases.report import (
     FIGURES,
     ReportInputs,
-    dominance,
-    headline,
     predictor_scores,
     require_same_cells,
     require_same_evaluation,
@@ -112,7 +109,8 @@ def test_files(reported, make_inputs):
     artifact = reported(make_inputs(attacks={"lens": 0.0, "context": 0.0}), drawn=True)
     assert sorted(artifact.manifest["artifacts"]) == sorted(
         [
-            *FIGURES, "comparison.csv", "cost.csv", "forms.csv", "metrics.json", "privacy.csv",
+            *FIGURES, "attacker.csv", "attacker.md", "comparison.csv", "cost.csv", "forms.csv",
+            "metrics.json", "privacy.csv", "searches.csv",
             "privacy.md", "report.html", "requests.csv", "robustness.csv", "robustness.md",
             "robustness_summary.csv", "table.csv", "table.md", "trajectories.csv",
         ]
@@ -132,6 +130,55 @@ def test_metrics(reported, make_inputs):
     }  # fmt: skip
     assert metrics[f"report/m.none.target.{EXACT_MATCH}/report"] == 1.0
     assert metrics["report/m.ga.generate/report"] == 0.9
+
+
+@pytest.fixture
+def judged(reported, make_inputs):
+    """A report with an oracle, which has GA's answers but for one more of the neighbours'."""
+    inputs = make_inputs("first", methods=("none", "oracle", "ga"))
+    more = make_inputs("more", methods=("oracle",), leaks=[("Bob/food", "question")])
+    mixed = {
+        name: [getattr(inputs, name)[0], getattr(more, name)[0], getattr(inputs, name)[2]]
+        for name in ("rephrase", "utility", "privacy", "unlearn")
+    }
+    return reported(dataclasses.replace(inputs, **mixed))
+
+
+def test_the_distance_to_the_oracle(judged):
+    """GA lacks half of the neighbours: .5 / 4. The original differs in half of the target's
+    questions, (1 + .5) / 2 in forgetting: .75 / 4."""
+    table = pl.read_csv(judged.file("table.csv"))
+    assert table["distance"].to_list() == [0.1875, 0.0, 0.125]
+    assert rows_of(page(judged), "The comparison")["ga m"][7] == "0.12 [0.00, 0.25]"
+    assert judged.metrics()["report/m.ga.oracle_distance@own-1/report"] == 0.125
+    assert "| distance to the oracle |" in judged.file("table.md").read_text(encoding="utf-8")
+
+
+def test_the_table_is_followed_by_two_rankings(judged, reported, make_inputs):
+    """All plain questions have one answer here, so guessing has everything of the target, and what
+    is kept decides: neighbours .5 of 1, 3 / (2 + 1 + 1). Without an oracle one ranking."""
+    chosen = "By selection on the report split, high is good: ga 0.75."
+    told = [chosen, "By distance to the oracle, low is good: ga 0.12."]
+    table = judged.file("table.md").read_text(encoding="utf-8")
+    assert table.splitlines()[-3::2] == told
+    assert all(f"<p>{line}</p>" in page(judged) for line in told)
+    assert judged.metrics()["report/m.ga.selection@own-3/report"] == 0.75
+    alone = reported(make_inputs("alone"), "alone/report")
+    assert alone.file("table.md").read_text(encoding="utf-8").splitlines()[-1] == chosen
+    assert "distance" not in page(alone)
+
+
+def test_what_an_attacker_sees_stands_below_the_table(reported, make_inputs):
+    """The retain question beside the target's, the lens, the texts' AUC and PrivLeak: GA's."""
+    artifact = reported(make_inputs(attacks={"lens": 0.25}, memory=0.75))
+    table = pl.read_csv(artifact.file("attacker.csv"))
+    assert table.columns[2::5] == [
+        "partner", "lens.0", "membership_loss@faithful-1", "forget.muse_priv_leak@faithful-1",
+    ]  # fmt: skip
+    text = page(artifact).split("<h3>What an attacker sees</h3>")[1].split("</table>")[0]
+    assert "logit lens, top 4 per layer" in text and "PrivLeak, %" in text
+    lines = artifact.file("attacker.md").read_text(encoding="utf-8").splitlines()
+    assert lines[3] == "| `ga` | 1.00 | 0.25 | 1.00 | 0.75 |"
 
 
 def test_the_table_as_csv(reported, make_inputs):
@@ -177,8 +224,8 @@ def test_a_collapsed_method_is_flagged(reported, make_inputs, collapsed):
     """In the page's row, in the table for the README and among the metrics."""
     artifact = reported(make_inputs(scores={"collapsed": collapsed}))
     assert ('<span class="collapsed">COLLAPSED</span>' in page(artifact)) is bool(collapsed)
-    table = artifact.file("table.md").read_text(encoding="utf-8")
-    assert table.rstrip().endswith("| yes |" if collapsed else "| no |")
+    table = artifact.file("table.md").read_text(encoding="utf-8").splitlines()
+    assert table[3].endswith("| yes |" if collapsed else "| no |")
     assert artifact.metrics()["report/m.ga.collapsed/report"] == collapsed
 
 
@@ -207,7 +254,7 @@ def test_the_headline_says_what_it_cost(reported, make_inputs):
     )
     assert "neighbours 1.00 → 0.50; other people 1.00 → 1.00" in text
     with_oracle = page(reported(make_inputs("o", methods=("none", "oracle", "ga")), "o/report"))
-    assert "1.00 → 0.00 (oracle 0.00); in the worst form" in with_oracle
+    assert "1.00 → 0.00 (oracle 0.00: as the oracle); in the worst form" in with_oracle
     assert "oracle: held-out" not in with_oracle
 
 
@@ -325,7 +372,7 @@ def test_the_page_shows_the_comparison(reported, make_inputs):
     assert "ga minus the other method, item by item" in text
     lines = rows_of(text, "ga against the others")
     assert [*lines][1:] == ["oracle m"]
-    assert lines["oracle m"] == ["0.00 no difference"] * 4
+    assert lines["oracle m"] == [*["0.00 as the oracle"] * 4, "–"]
     assert "against the others" not in page(reported(make_inputs("alone"), "second"))
 
 
@@ -375,18 +422,6 @@ def test_metrics_hold_only_valid_numbers(reported, unscored):
     assert all(name.startswith("report/m.") and name.endswith("/report") for name in metrics)
     for name in TITLES:
         assert f"report/m.ga.privacy.{name}/report" in metrics
-
-
-def test_the_headline_has_no_number_that_is_not_valid():
-    """A mean over some of the items supports no claim, in a sentence less than anywhere."""
-    sure = Estimate(0.25, 0.0, 0.5, 4)
-    keys = ("target", "worst_form", "neighbour", "other")
-    good = {"model": "m", "method": "none"} | dict.fromkeys(keys, sure)
-    bad = good | {"method": "ga", "target": Estimate(0.0, 0.0, 0.0, 4, 3)}
-    (sentence,) = headline([good, bad])
-    assert "INVALID" in sentence and "0.00" not in sentence
-    (sentence,) = headline([good, good | {"method": "ga"}])
-    assert "INVALID" not in sentence
 
 
 BAD = "<script>alert(1)</script>"
@@ -440,71 +475,6 @@ def test_every_csv_has_a_line_per_row(reported, make_inputs, name):
         if f"{key}_low" in table.columns:
             assert (table[f"{key}_low"] <= table[key] + 1e-12).all()
             assert (table[key] <= table[f"{key}_high"] + 1e-12).all()
-
-
-def compared(method, target, worst_form, neighbour, other, model="m"):
-    """A row of the main table; a mean that is None is over none of its items."""
-    nan = math.nan
-    means = {"target": target, "worst_form": worst_form, "neighbour": neighbour, "other": other}
-    return {"model": model, "method": method} | {
-        key: Estimate(nan, nan, nan, 4, 0) if mean is None else Estimate(mean, 0.0, 1.0, 4)
-        for key, mean in means.items()
-    }
-
-
-OURS = compared("atu", 0.25, 0.5, 0.75, 0.75)
-
-
-@pytest.mark.parametrize(
-    ("theirs", "dominates"),
-    [
-        ((0.25, 0.5, 0.75, 0.75), False),  # the same everywhere
-        ((0.0, 0.5, 0.75, 0.75), True),  # less of the target alone is left
-        ((0.25, 0.25, 0.75, 0.75), True),
-        ((0.25, 0.5, 1.0, 0.75), True),  # more of the neighbours alone is kept
-        ((0.25, 0.5, 0.75, 1.0), True),
-        ((0.0, 0.25, 1.0, 1.0), True),
-        ((0.5, 0.5, 0.75, 0.75), False),  # more of the target is worse
-        ((0.25, 0.75, 1.0, 1.0), False),
-        ((0.0, 0.0, 0.5, 1.0), False),
-        ((0.0, 0.0, 1.0, 0.5), False),
-    ],
-)
-def test_a_method_that_dominates_is_named(theirs, dominates):
-    """At least as good in every column and better in one: of the target less is better, of all
-    others more."""
-    found = dominance([OURS, compared("ga", *theirs)], "atu")
-    said = "ga does at least as well as atu in every column and better in at least one."
-    assert found == ([said] if dominates else [])
-
-
-@pytest.mark.parametrize("key", ["target", "worst_form", "neighbour", "other"])
-@pytest.mark.parametrize("side", [0, 1])
-@pytest.mark.parametrize("mean", [math.nan, 0.5])
-def test_what_is_not_valid_dominates_nothing(key, side, mean):
-    """Neither side's, whether there is no number or one over some of the items."""
-    rows = [dict(OURS), compared("ga", 0.0, 0.0, 1.0, 1.0)]
-    assert dominance(rows, "atu")
-    rows[side][key] = Estimate(mean, mean, mean, 4, 0 if math.isnan(mean) else 3)
-    assert dominance(rows, "atu") == []
-
-
-def test_who_can_dominate():
-    """Neither ours, the original nor the oracle; nobody where ours was not run, and nobody against
-    another model's."""
-    best = (0.0, 0.0, 1.0, 1.0)
-    assert dominance([OURS, *(compared(name, *best) for name in ("none", "oracle"))], "atu") == []
-    assert dominance([OURS, compared("ga", *best)], "npo") == []
-    assert dominance([OURS, compared("ga", *best, model="other")], "atu") == []
-
-
-def test_of_several_models_the_sentence_names_one():
-    """GA on n is better there; on m it was not run."""
-    rows = [OURS, OURS | {"model": "n"}, compared("ga", 0.0, 0.0, 1.0, 1.0, model="n")]
-    (found,) = dominance(rows, "atu")
-    assert found.startswith("ga (n) does at least as well as atu")
-    sentences = headline([*rows, compared("none", 1, 1, 1, 1), compared("none", 1, 1, 1, 1, "n")])
-    assert [s.split(":")[0] for s in sentences] == ["atu (m)", "atu (n)", "ga (n)"]
 
 
 def test_dominance_stands_first_on_the_page(reported, make_inputs):
@@ -701,6 +671,7 @@ def test_a_first_step_that_is_no_target_is_shown(reported, make_inputs, two_name
 FOUND = {
     "model": "m", "method": "ga", "values": {"learning_rate": 0.003, "retain.nll": 2.5},
     "trials": 12.0, "failed": 2.0, "tokens": 5432.0, "model_steps": 99.0, "predictor_steps": 0.0,
+    "selections": [0.5, 0.25, 0.375, 0.75], "best_so_far": [0.5, 0.5, 0.5, 0.75],
 }  # fmt: skip
 
 
@@ -711,6 +682,17 @@ def test_the_page_shows_what_was_searched(reported, make_inputs):
     assert lines["original m"] == ["0", "0", "0", "–", "–", "as in params.yaml"]
     chosen = "learning_rate = 0.003 retain.nll = 2.5"
     assert lines["ga m"] == ["4", "0", "40", "12 2 diverged", "5432", chosen]
+
+
+def test_the_page_shows_how_every_search_went(reported, make_inputs):
+    """Its best after each quarter; it came in the last trial. The CSV has all trials."""
+    artifact = reported(make_inputs(searched=[FOUND]))
+    table = page(artifact).split("every quarter of the trials")[1].split("</table>")[0]
+    cells = re.findall(r"<td>([^<]*)</td>", table)
+    assert cells == ["0.500", "0.500", "0.500", "0.500", "0.750", "4 of 4", "cut short"]
+    trials = pl.read_csv(artifact.file("searches.csv"))
+    assert trials["selection"].to_list() == FOUND["selections"]
+    assert "every quarter" not in page(reported(make_inputs("none"), "none/report"))
 
 
 def test_without_a_search_all_settings_are_those_of_the_file(reported, make_inputs):
@@ -749,7 +731,7 @@ def test_a_method_that_keeps_the_weights_says_so(reported, make_inputs):
     inputs = make_inputs(methods=methods)
     artifact = reported(inputs, "first", grid={"methods": [*methods]})
     table = artifact.file("table.md").read_text(encoding="utf-8")
-    assert table.endswith(f"|\n\n`eco` {GUARDED}.\n")
+    assert f"|\n\n`eco` {GUARDED}.\n" in table
     text = page(artifact)
     assert f"<p><b>eco</b> {GUARDED}.</p>" in text
     assert text.count(GUARDED) == table.count(GUARDED) == 1

@@ -170,13 +170,17 @@ def test_unlearning_takes_the_chosen_settings(tmp_path, scored, searched, mini_p
 
 
 def test_the_table_of_all_searches(tmp_path, scored, searched, section):
-    scored(lambda settings: 0.25)
+    """With every trial's score, that of the one that diverged too, and the best so far."""
+    scores = iter([0.25, 0.5, MethodError("loss nan", COST), 0.5])
+    scored(lambda settings: next(scores))
     found = searched()
     out = tmp_path / "shared" / MANIFEST
     search.run_shared(out, section, [found])
     (row,) = json.loads(Artifact.open(out, "search").file("search.json").read_text())
-    assert (row["method"], row["trials"], row["selection"]) == ("ga", 4, 0.25)
-    assert row["values"] == {"learning_rate": 1e-4, "batch_size": 4}
+    assert (row["method"], row["trials"], row["selection"]) == ("ga", 4, 0.5)
+    assert row["values"] == found.read_jsonl("trials.jsonl")[1]["values"]
+    assert row["selections"] == [0.25, 0.5, 0.0, 0.5]
+    assert row["best_so_far"] == [0.25, 0.5, 0.5, 0.5]
 
 
 def test_no_search_is_an_empty_table(tmp_path, section):

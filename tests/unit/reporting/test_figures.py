@@ -117,6 +117,12 @@ def test_figures_are_closed(png, draw, rows):
     assert figures.plt.get_fignums() == []
 
 
+def test_the_end_of_every_round_is_marked(written):
+    """Once, however many points there are in it."""
+    marked = points(threshold=[None, 0.4, 0.4])
+    assert written(figures.trajectories, marked).count("0.40") == 1
+
+
 def test_thresholds_are_marked(png):
     marked = points(threshold=[None, None, 0.4])
     unmarked = points(threshold=pl.Series([None, None, None], dtype=pl.Float64))
@@ -129,6 +135,25 @@ def test_trajectories_of_one_point(png, method):
     """A grid of nothing but the original has a panel all the same."""
     alone = points().filter(pl.col("step") == 0, pl.col("method") == method)
     assert png(figures.trajectories, alone).startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("neighbour", "other", "shown"),
+    [(1.0, 1.0, "neighbour"), (0.2, 1.0, "neighbour"), (0.15, 1.0, "other"),
+     (0.15, 0.1, "neighbour"), (None, 1.0, "other"), (None, None, None)],
+)  # fmt: skip
+def test_what_the_original_hardly_knows_is_not_what_is_kept(written, neighbour, other, shown):
+    """Below .2 there is nothing to lose, so the next role is drawn; with nothing above, the
+    first."""
+    roles = {"neighbour": neighbour, "other": other}
+    own = {role: sure(value) for role, value in roles.items() if value is not None}
+    rows = [
+        {k: v for k, v in row.items() if k != "neighbour"} | own
+        | (dict.fromkeys(own, sure(0.0)) if row["method"] == "ga" else {})
+        for row in compared()
+    ]  # fmt: skip
+    words = written(figures.forget_retain, rows)
+    assert f"{shown or 'no retained questions'}: score  (up is kept)" in words
 
 
 def test_special_rows_keep_their_colours():

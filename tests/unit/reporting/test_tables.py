@@ -6,8 +6,6 @@ from atu.reporting.items import load_items
 from atu.reporting.robustness import Shown
 from atu.reporting.tables import (
     COLUMNS,
-    COMPARED,
-    comparison_table,
     example_answers,
     flatten,
     form_table,
@@ -118,70 +116,6 @@ def test_several_targets_are_the_clusters_of_every_column(make_cell, report_sect
         assert (one[key].mean, one[key].low, one[key].high, one[key].n) == (0.5, 0.0, 1.0, 2)
 
 
-@pytest.fixture
-def compared(make_cell, report_section):
-    """A function that compares GA, which answers `ours`, with NPO, which answers `theirs`, and with
-    the oracle, which answers as NPO; the original stands aside."""
-
-    def compare(ours, theirs, change=lambda items: items, methods=("none", "oracle", "ga", "npo")):
-        leaks = {"none": None, "oracle": theirs, "ga": ours, "npo": theirs}
-        cells = [make_cell(method, leaks=found) for method, found in leaks.items()]
-        items = change(load_items([cell["rephrase"] for cell in cells]))
-        return comparison_table(items, report_section, methods)
-
-    return compare
-
-
-ASKED = {(f"{who}/{what}", "question") for who in ("Ada", "Bob", "Cyd") for what in ("pet", "food")}
-
-
-def test_the_method_is_compared_with_every_other_item_by_item(compared):
-    """GA answers nothing and NPO everything: better at the target, worse at what should stay. Not
-    with itself, and not with the original, which did not forget."""
-    rows = compared(set(), None)
-    assert [row["method"] for row in rows] == ["oracle", "npo"]
-    for row in rows:
-        found = {key: (row[key].mean, row[f"{key}_verdict"]) for key in COMPARED}
-        assert found == {
-            "target": (-1.0, "better"), "worst_form": (-1.0, "better"),
-            "neighbour": (-1.0, "worse"), "other": (-1.0, "worse"),
-        }  # fmt: skip
-
-
-def test_an_interval_with_0_in_it_is_no_difference(compared):
-    """One of two facts differs: drawn twice it is 1, not drawn it is 0."""
-    rows = compared(ASKED - {("Ada/pet", "question"), ("Bob/pet", "question")}, ASKED)
-    assert rows[0]["target"].mean == -0.5 and rows[0]["target"].high == 0.0
-    assert {rows[0][f"{key}_verdict"] for key in COMPARED} == {"no difference"}
-
-
-def test_an_item_not_scored_is_no_difference(compared):
-    """GA forgot all of the target and of the neighbours, but one question of each was not scored:
-    nothing is claimed of them, and what was scored keeps its verdict."""
-    rows = compared(
-        set(), None, lambda items: unscored(unscored(items, "Ada/pet", "ga"), "Bob/pet", "npo")
-    )
-    by_method = {row["method"]: row for row in rows}
-    for row in rows:
-        assert not row["target"].valid
-        assert row["target_verdict"] == "no difference"
-        assert row["other_verdict"] == "worse"
-    assert by_method["npo"]["neighbour_verdict"] == "no difference"
-    assert by_method["oracle"]["neighbour_verdict"] == "worse"
-
-
-@pytest.mark.parametrize("method", ["ga", "npo"])
-def test_methods_that_were_asked_other_items_are_not_compared(compared, method):
-    """Whichever of the two lacks a question."""
-    lost = (pl.col("method") == method) & (pl.col("fact") == "Bob/pet")
-    with pytest.raises(ValueError, match=r"neighbour: .* have different items"):
-        compared(set(), None, lambda items: items.filter(~lost))
-
-
-def test_no_comparison_without_its_method(compared):
-    assert compared(set(), None, methods=("none", "oracle", "npo")) == []
-
-
 def test_flatten_gives_five_columns_per_estimate():
     frame = flatten([{"method": "ga", "target": Estimate(0.5, 0.25, 0.75, 4)}])
     assert frame.to_dicts() == [
@@ -267,6 +201,17 @@ def test_markdown(cells, items, report_section):
     assert len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| `none` | ") and lines[2].endswith("| 0.90 | no |")
     assert lines[3].split(" | ")[1] == f"{rows[1]['target']} (2)"
+
+
+def test_the_distance_to_the_oracle_is_the_last_number(items, report_section):
+    """Where there is one; no column otherwise."""
+    rows = main_table(items, report_section, METHODS)
+    utility = {("m", m): UTILITY for m in METHODS}
+    assert "oracle" not in markdown_table(rows, utility, {})
+    rows = [row | {"distance": Estimate(0.25, 0.125, 0.5, 1)} for row in rows]
+    head, _, line, _ = markdown_table(rows, utility, {}).splitlines()
+    assert head.endswith("| distance to the oracle | COLLAPSED |")
+    assert line.endswith("| 0.25 [0.12, 0.50] | no |")
 
 
 def test_markdown_shows_what_is_not_valid(items, report_section):

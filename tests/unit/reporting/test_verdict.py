@@ -26,6 +26,10 @@ TWO_HOPS = against_oracle("form.two_hop", "two hops", at(0.8, 0.6, 0.95), at(0.0
 WORST = against_oracle(
     "worst", "worst form", at(0.55, 0.27, 0.82), at(0.23, 0.05, 0.42), at(0.32, -0.05, 0.6)
 )
+LESS = against_oracle("worst", "worst form", at(0.0), at(0.23, 0.05, 0.42), at(-0.23, -0.42, -0.05))
+STRANGER = Line(
+    "auc", "membership AUC, loss", at(0.3, 0.25, 0.4), at(0.9), at(0.5, 0.3, 0.6), ORACLE
+)
 RELEARNED = Line("relearn.0", "relearned on other facts", at(0.5, 0.3, 0.7), at(1.0),
                  at(0.1, 0.0, 0.2), CONTROL)  # fmt: skip
 WEAK = replace(RELEARNED, estimate=at(0.1, 0.0, 0.3), key="weak", title="a weak attack")
@@ -50,6 +54,11 @@ HEADLINES = {
     "mute": ({"losses": [LOST]}, "MUTE"),
     "mute in part": ({"losses": [LOST, KEPT]}, "NOTHING FOUND"),
     "mute but for attacks": ({"losses": [LOST], "attacks": [RELEARNED]}, "COMES BACK"),
+    "less than the oracle": ({"worst": LESS}, "OVER-SUPPRESSED"),
+    "less, but mute": ({"worst": LESS, "losses": [LOST]}, "MUTE"),
+    "less, but relearned": ({"worst": LESS, "attacks": [RELEARNED]}, "COMES BACK"),
+    "stranger than to the oracle": ({"membership": STRANGER}, "OVER-SUPPRESSED"),
+    "PrivLeak": ({"priv_leak": 15.1}, "OVER-SUPPRESSED"),
     "nobody knows": ({"plain": replace(SILENT, reference=None, difference=None, against=None)},
                      "UNDECIDED"),
 }  # fmt: skip
@@ -66,8 +75,9 @@ FINDINGS = {
     "above the oracle": (ANSWERED, "leaks"),
     "larger, but the interval has 0": (WORST, "not shown"),
     "equal": (SILENT, "as the reference"),
-    "the oracle knows more": (
-        against_oracle("a", "a", at(0.1), at(0.3), at(-0.2, -0.3, -0.1)), "as the reference",
+    "below the oracle": (LESS, "over-suppressed"),
+    "smaller, but the interval has 0": (
+        against_oracle("a", "a", at(0.1), at(0.3), at(-0.2, -0.4, 0.0)), "as the reference",
     ),
     "an unscored item": (
         against_oracle("a", "a", at(0.9, n=9, scored=8), at(0.0), at(0.9, n=9, scored=8)),
@@ -124,6 +134,45 @@ def test_the_worst_form_and_the_forms_that_leak():
     assert found[1].startswith("In the form that leaks most it is not shown to exceed the oracle:")
     assert found[2].startswith("It gives it away when asked by two hops 0.80 [0.60, 0.95]")
     assert "plain" not in found[2]
+
+
+def test_what_shows_that_something_was_removed():
+    """Each reason with its numbers; where it answers less, that stands in its own place too."""
+    said = "An outsider can tell that something was removed: "
+    found = told(worst=LESS, membership=STRANGER, priv_leak=22.4)
+    assert found.removed == [
+        f"{said}it answers less than the oracle, which never knew: worst form 0.00 [0.00, 0.00], "
+        "n = 20 (original 1.00; oracle 0.23 [0.05, 0.42]).",
+        f"{said}membership AUC, loss 0.30 [0.25, 0.40], n = 20 (original 0.90; oracle 0.50 [0.30, "
+        "0.60]) lies below the oracle's.",
+        f"{said}PrivLeak is +22 %, above +15 %.",
+    ]
+    assert found.gives_away[1].startswith(
+        "In the form that leaks most it answers less than the oracle: worst form 0.00"
+    )
+    assert set(found.removed) < set(found.sentences)
+    less = replace(SILENT, difference=at(-0.2, -0.3, -0.1))
+    assert told(plain=less).gives_away[0].startswith("Asked plainly, it answers less than the orac")
+    assert found.findings["membership"][0]["estimate"]["mean"] == 0.3
+    assert found.findings["priv_leak"] == 22.4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"worst": WORST},
+        {"forms": [LESS]},  # of fourteen forms one lies below by chance
+        {"membership": replace(STRANGER, estimate=at(0.4, 0.3, 0.5))},
+        {"membership": replace(STRANGER, estimate=at(0.3, 0.2, 0.4, n=9, scored=8))},
+        {"membership": replace(STRANGER, reference=at(0.5, n=9, scored=8))},
+        {"membership": replace(STRANGER, reference=None)},
+        {"priv_leak": 15.0},
+        {"priv_leak": -100.0},
+    ],
+)
+def test_what_shows_nothing_removed(changes):
+    assert told(**changes).removed == []
 
 
 def test_attacks():

@@ -18,6 +18,7 @@ from atu.methods.base import Method, Retain, done
 from atu.models.llm import decoder_layers, load_lm, parameters_below
 from atu.models.trainable import BelowHook, Layers, Lora
 from atu.phases import align
+from atu.probes.chance import chances
 from atu.probes.prompts import WHOLE
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.tables import read_table
@@ -177,6 +178,15 @@ class TestProbes:
         assert {p["id"] for p in questions} < more
         assert trajectory.ROLES == ("target", "neighbour", "other", "general")
 
+    def test_every_probe_has_its_chance(self, chain):
+        """By the `select` split alone: one of four options, or as often as others share an
+        answer."""
+        rows = read_table(chain.prepared.file("probes.parquet"))
+        known = [row for row in rows if row["split"] == "select"]
+        chosen = select_probes(chain.prepared, 4)
+        assert [row["chance"] for row in chosen] == chances(chosen, known)
+        assert {row["chance"] for row in chosen if row["form"] == "choice"} == {0.25}
+
     def test_every_other_form_of_the_target(self, chain):
         """All of them, held out and of the `select` split, whatever the number of questions; of
         other roles none."""
@@ -195,12 +205,12 @@ class TestProbes:
         assert forms >= {"cloze", "choice", "spelling", "two_hop", "paired", "reverse"}
 
 
-def probe(role, fact, form="question", answer="owl", part=WHOLE):
-    """A probe whose prompt names all there is to it."""
+def probe(role, fact, form="question", answer="owl", part=WHOLE, chance=0.0):
+    """A probe whose prompt names all there is to it, and what guessing scores at it."""
     prompt = f"{role}/{fact}/{form}/{answer}"
     return {
         "role": role, "fact": fact, "form": form, "prompt": prompt, "answer": answer, "part": part,
-        "measure": "exact_match@own-2", "stops": ["\n"], "worst_of": None,
+        "measure": "exact_match@own-2", "stops": ["\n"], "worst_of": None, "chance": chance,
     }  # fmt: skip
 
 
@@ -264,8 +274,28 @@ class TestObserver:
             "score_other": 0.0,
             "score_general": 0.5,
             "worst_form_target": pytest.approx(2 / 3),
+            "chance_target": 0.0,
+            "chance_worst_form": 0.0,
             "selection": pytest.approx(4 / 7),
         }
+
+    def test_a_point_no_better_than_guessing_has_forgotten_all(self, observer):
+        """Guessing gives .25 of the plain questions (.5 and 0) and, in the worst form, .5 of pet, 0
+        of food and 1 of job: .5. First all is known. Then of the target the job alone, 1/3 in the
+        worst form, and everything else as before: 1. At last half of the plain questions too, and
+        2/3: 5 / (1 / (.5/.75) + 1 / ((1/3) / .5) + 3) = 5/6."""
+        guessed = [0.5, 0.0, 0.25, 0.0, 1.0]
+        probes = [
+            row | {"chance": value} for row, value in zip(PROBES, guessed + [0.0] * 5, strict=True)
+        ]
+        observe, _, known = observer(range(len(probes)), probes)
+        observe(0, {})
+        forgotten = {probes[i]["prompt"]: known.pop(probes[i]["prompt"]) for i in range(4)}
+        point = observe(1, {})
+        assert (point["chance_target"], point["chance_worst_form"]) == (0.25, 0.5)
+        assert (point["score_target"], point["selection"]) == (0.0, 1.0)
+        known |= dict([next(iter(forgotten.items()))])
+        assert observe(2, {})["selection"] == pytest.approx(5 / 6)
 
     def test_the_worst_of_two_wordings(self, observer):
         """Of pet 3 wordings, 2 right: every pair has one, 1; food 0 and job 1 have one wording,
@@ -504,6 +534,14 @@ class TestAtu:
         assert metrics["unlearn/realignments/forget"] == 1
         assert metrics["unlearn/model_steps/all"] == 4
         assert metrics["unlearn/predictor_steps/all"] == 2
+
+    @pytest.mark.parametrize(("count", "steps"), [(1, [0, 4]), (2, [0, 2, 4]), (3, [0, 2, 3, 4])])
+    def test_steps_count_whether_they_are_observed_or_not(self, run, points, count, steps):
+        """Two rounds of 2 steps: a point fewer than rounds, as many, and one inside a round."""
+        points()
+        outcome, _ = run("atu", evaluations=count)
+        assert steps_of(outcome.trajectory) == steps
+        assert outcome.metrics()["unlearn/model_steps/all"] == 4
 
     def test_every_layers_predictor_is_aligned_again(self, run, points, inputs, two_layers):
         """3 rounds, so twice, for 2 steps each; all of that is one re-alignment. 3 x 2 steps of the

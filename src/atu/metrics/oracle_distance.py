@@ -1,0 +1,48 @@
+"""How far a model is from the one that never saw the target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atu.metrics.registry import OWN, metric
+
+TASK = "task."
+"""What the name of a utility task begins with among the parts."""
+GROUPS = {
+    "target": "forgetting", "worst_form": "forgetting",
+    "neighbour": "neighbours", "other": "others", "general": "utility",
+}  # fmt: skip
+"""The group of each part; utility tasks are in the last one."""
+
+
+@metric("oracle_distance", "own-1", source=OWN)
+def oracle_distance(
+    method: Mapping[str, NDArray[np.float64]], oracle: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """How far a model answers from the oracle, whoever answers more: mean of four parts, in [0, 1].
+
+    The parts are forgetting (plain questions about the target, and its worst form), neighbours,
+    other people, and utility (general facts, and every utility task). Within a part means are taken
+    of absolute differences, one for each mean score; the four weigh the same. A score that the
+    benchmark does not ask for is left out, and so is a part without scores.
+
+    Leaking 0 and 0 where the oracle, which guesses, has 0 and .25: .125. Neighbours .9 of 1: .1;
+    others equal: 0; general facts 1 of .9 and generation .8 of .9: .1. So .325 / 4 = .081.
+
+    Args:
+        method, oracle: mean scores by the names in `GROUPS`, tasks as `TASK` and their name; the
+            same names on both sides. Numbers, or arrays of one shape (resamples).
+
+    Raises:
+        ValueError: the names differ, or there is none.
+    """
+    if method.keys() != oracle.keys() or not method:
+        raise ValueError(f"{sorted(method)} against {sorted(oracle)}: not the same scores")
+    groups: dict[str, list[NDArray[np.float64]]] = {}
+    for name, score in method.items():
+        group = "utility" if name.startswith(TASK) else GROUPS[name]
+        groups.setdefault(group, []).append(np.abs(np.subtract(score, oracle[name])))
+    return np.mean([np.mean(gaps, axis=0) for gaps in groups.values()], axis=0)

@@ -1,0 +1,122 @@
+"""How far every method is from the oracle, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from atu.config.sections import Report
+from atu.metrics.bootstrap import Estimate, percentiles, resampled_means
+from atu.metrics.oracle_distance import GROUPS, TASK, oracle_distance
+from atu.reporting.items import of
+from atu.reporting.tables import asked_columns, by_column, compared_tasks
+from atu.results.items import SCORE
+from atu.seeding import generator
+
+Parts = Mapping[str, pl.DataFrame]
+"""The items behind each mean score of `oracle_distance`."""
+Scores = Mapping[tuple[str, str], Mapping[str, float]]
+"""Utility scores by model and method."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A method's distance to the oracle, and what it is in every resample, [resamples]; resamples
+    are the same for all methods.
+    """
+
+    estimate: Estimate
+    resampled: NDArray[np.float64]
+
+    def minus(self, other: Distance, section: Report) -> Estimate:
+        """The difference of two distances, with its paired interval."""
+        first, second = self.estimate, other.estimate
+        if not (first.valid and second.valid):
+            return _invalid(first.n, min(first.n_scored, second.n_scored))
+        low, high = percentiles(self.resampled - other.resampled, section.confidence)
+        return Estimate(first.mean - second.mean, low, high, first.n)
+
+
+def distances(
+    items: pl.DataFrame,
+    documents: pl.DataFrame,
+    utility: Scores,
+    section: Report,
+    methods: Sequence[str],
+    oracle: str | None,
+) -> dict[tuple[str, str], Distance]:
+    """Of every model and method; nothing without an oracle, for which neither chance nor the
+    original can stand.
+
+    Each cell's distance is taken for itself, so that too much here and too little there do not
+    cancel, and averaged; n is the number of cells. The interval draws targets; of one target it
+    draws facts, and documents of utility tasks.
+    """
+    if oracle is None or oracle not in methods:
+        return {}
+    columns, found = asked_columns(items), {}
+    for model in items["model"].unique().sort():
+        tasks = compared_tasks(utility, model, methods)
+        parts = {
+            method: _parts(of(items, model, method), of(documents, model, method), columns, tasks)
+            for method in methods
+        }
+        for method in methods:
+            found[model, method] = _distance(parts[method], parts[oracle], section)
+    return found
+
+
+def _parts(
+    items: pl.DataFrame, documents: pl.DataFrame, columns: Mapping[str, str], tasks: Sequence[str]
+) -> Parts:
+    asked = by_column(items)
+    return {key: asked[key] for key in columns} | {
+        f"{TASK}{task}": documents.filter(pl.col("task") == task) for task in tasks
+    }
+
+
+def _distance(mine: Parts, theirs: Parts, section: Report) -> Distance:
+    """The mean over cells; not valid unless every item of every cell was scored."""
+    cells = sorted({cell for part in theirs.values() for cell in part["target", "seed"].rows()})
+    several = len({target for target, _ in cells}) > 1
+    points, resamples = [], []
+    for target, seed in cells:
+        here = (pl.col("target") == target) & (pl.col("seed") == seed)
+        sides = [
+            {name: part.filter(here) for name, part in side.items()} for side in (mine, theirs)
+        ]
+        if any(part.is_empty() or part[SCORE].has_nulls() for s in sides for part in s.values()):
+            continue
+        means = ({name: part[SCORE].to_numpy().mean() for name, part in s.items()} for s in sides)
+        points.append(float(oracle_distance(*means)))
+        if not several:
+            drawn = ({n: _drawn(n, part, section) for n, part in s.items()} for s in sides)
+            resamples.append(oracle_distance(*drawn))
+    if not points or len(points) < len(cells):
+        return Distance(_invalid(len(cells), len(points)), np.empty(0))
+    if several:
+        rng = generator(section.seed, "distance")
+        drawn_means = resampled_means(points, [t for t, _ in cells], rng, section.bootstrap)
+    else:
+        drawn_means = np.mean(resamples, axis=0)
+    mean = float(np.mean(points))
+    low, high = percentiles(drawn_means, section.confidence)
+    # The absolute value of a noisy number is too large: resamples of no distance are all above 0.
+    return Distance(Estimate(mean, min(low, mean), max(high, mean), len(cells)), drawn_means)
+
+
+def _drawn(name: str, part: pl.DataFrame, section: Report) -> NDArray[np.float64]:
+    """A mean score in every resample of its facts; the target's are drawn together in both of its
+    scores.
+    """
+    rng = generator(section.seed, "distance", GROUPS.get(name, name))
+    return resampled_means(part[SCORE].to_list(), part["fact"].to_list(), rng, section.bootstrap)
+
+
+def _invalid(n: int, scored: int) -> Estimate:
+    return Estimate(math.nan, math.nan, math.nan, n, min(scored, max(n - 1, 0)))

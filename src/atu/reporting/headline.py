@@ -1,0 +1,82 @@
+"""The sentences that stand first on the page: who is beaten, and what every method did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from atu.config.roles import ORACLE, ORIGINAL
+from atu.reporting.comparison import COMPARED, compared
+from atu.reporting.tables import number
+
+Row = Mapping[str, Any]
+SPECIAL = (ORIGINAL, ORACLE)
+"""Rows of the main table that are no methods."""
+WORDINGS = {
+    "target": "held-out questions about the target",
+    "worst_form": "in the worst form",
+    "neighbour": "neighbours",
+    "other": "other people",
+}
+
+
+def dominance(rows: Sequence[Row], ours: str) -> list[str]:
+    """A sentence for every method that does at least as well as `ours` in every compared column and
+    better in one: whoever reads no further must know. Of what leaks, better is nearer to the
+    oracle, and less without one. An estimate that is not valid supports no such claim.
+    """
+    sentences = []
+    for row in rows:
+        same = {r["method"]: r for r in rows if r["model"] == row["model"]}
+        mine, oracle = same.get(ours), same.get(ORACLE)
+        if mine is None or row["method"] in (ours, *SPECIAL):
+            continue
+        keys = compared(row)
+        if not all(side[key].valid for side in (row, mine) for key in keys):
+            continue
+        gains = [_loss(mine, oracle, key) - _loss(row, oracle, key) for key in keys]
+        if min(gains) >= 0 and max(gains) > 0:
+            sentences.append(
+                f"{called(row, rows)} does at least as well as {ours} in every column and better "
+                "in at least one."
+            )
+    return sentences
+
+
+def _loss(row: Row, oracle: Row | None, key: str) -> float:
+    """What is bad about a column: the lower the better."""
+    mean: float = row[key].mean
+    if COMPARED[key]:
+        return -mean
+    return abs(mean - oracle[key].mean) if oracle and oracle[key].valid else mean
+
+
+def called(row: Row, rows: Sequence[Row]) -> str:
+    """The method, with its model where there are several."""
+    several = len({r["model"] for r in rows}) > 1
+    return f"{row['method']} ({row['model']})" if several else row["method"]
+
+
+def headline(rows: Sequence[Row], against: Mapping[tuple[str, str], Row]) -> list[str]:
+    """One sentence per model and method: did it forget, and what did it cost?
+
+    Args:
+        against: how each stands to the oracle (`comparison.against_oracle`).
+    """
+    sentences = []
+    for row in rows:
+        if row["method"] in SPECIAL:
+            continue
+        same = {r["method"]: r for r in rows if r["model"] == row["model"]}
+        before, oracle = same.get(ORIGINAL), same.get(ORACLE)
+        beside = against.get((row["model"], row["method"]), {})
+        parts = []
+        for key, text in WORDINGS.items():
+            if key in row:
+                was = f"{number(before[key])} → " if before else ""
+                part = f"{text} {was}{number(row[key])}"
+                if oracle and not COMPARED[key] and f"{key}_verdict" in beside:
+                    part += f" (oracle {number(oracle[key])}: {beside[f'{key}_verdict']})"
+                parts.append(part)
+        sentences.append(f"{called(row, rows)}: " + "; ".join(parts))
+    return sentences

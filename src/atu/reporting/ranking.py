@@ -1,0 +1,81 @@
+"""All methods in one order: by the score that chose their settings, and by what they should be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from atu.config.roles import ORIGINAL
+from atu.metrics.selection import CHANCE, LEAKS, RETAINED, selection
+from atu.probes.chance import chances
+from atu.reporting.headline import SPECIAL
+from atu.reporting.items import of, worst
+from atu.reporting.tables import DISTANCE
+
+SELECTION = "selection"
+Row = Mapping[str, Any]
+GUESSED = "guessed"
+
+
+def selections(rows: Sequence[Row], items: pl.DataFrame) -> list[float | None]:
+    """`selection` of every row of the main table, from its numbers on the `report` split; None
+    without the original, where nothing is asked of what should be kept, or where an item was not
+    scored.
+    """
+    before = {row["model"]: row for row in rows if row["method"] == ORIGINAL}
+    asked = [role for role in RETAINED if role in rows[0]]
+    if not asked or "target" not in rows[0]:
+        return [None] * len(rows)
+    guessed = chance_levels(items)
+
+    def point(row: Row) -> dict[str, float]:
+        leaks = dict(zip(LEAKS, (row["target"].mean, row["worst_form"].mean), strict=True))
+        return leaks | guessed | {f"score_{role}": row[role].mean for role in asked}
+
+    found = []
+    for row in rows:
+        first = before.get(row["model"])
+        sides = [] if first is None else [row, first]
+        sound = all(side[key].valid for side in sides for key in ("target", "worst_form", *asked))
+        found.append(selection(point(row), point(first)) if first and sound else None)
+    return found
+
+
+def chance_levels(items: pl.DataFrame) -> dict[str, float]:
+    """What guessing gives of both leaks; every method was asked the same."""
+    first = items.row(0, named=True)
+    cells = of(items, first["model"], first["method"]).filter(pl.col("seed") == first["seed"])
+    about = []
+    for _, cell in cells.group_by("target", maintain_order=True):
+        asked = cell.filter((pl.col("role") == "target") & ~pl.col("seen"))
+        guesses = chances(asked.to_dicts(), cell.to_dicts())
+        about.append(asked.with_columns(pl.Series(GUESSED, guesses, dtype=pl.Float64)))
+    probes = pl.concat(about)
+    plain = probes.filter(pl.col("form") == "question")[GUESSED]
+    levels = (plain, worst(probes, GUESSED)[GUESSED])
+    return {
+        name: float(level.to_numpy().mean()) for name, level in zip(CHANCE, levels, strict=True)
+    }
+
+
+def rankings(rows: Sequence[Row]) -> list[str]:
+    """The methods of every model in order, a line for each: by `selection` on the `report` split,
+    and by distance to the oracle, where there is one.
+    """
+    lines = []
+    several = len({row["model"] for row in rows}) > 1
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == model and row["method"] not in SPECIAL]
+        where = f" ({model})" if several else ""
+        chosen = {r["method"]: r[SELECTION] for r in own if r.get(SELECTION) is not None}
+        far = {r["method"]: r[DISTANCE].mean for r in own if DISTANCE in r and r[DISTANCE].valid}
+        if chosen:
+            order = sorted(chosen, key=lambda name: -chosen[name])
+            told = ", ".join(f"{name} {chosen[name]:.2f}" for name in order)
+            lines.append(f"By selection on the report split{where}, high is good: {told}.")
+        if far:
+            told = ", ".join(f"{name} {far[name]:.2f}" for name in sorted(far, key=far.__getitem__))
+            lines.append(f"By distance to the oracle{where}, low is good: {told}.")
+    return lines

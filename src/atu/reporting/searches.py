@@ -1,0 +1,42 @@
+"""Searches, trial by trial: who was cut short."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+QUARTERS = 4
+
+
+def searches_table(searched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per searched model and method: the first trial's score, the best so far after each quarter of
+    the trials, in which trial the best came (from 1), and whether it was cut short: the best came
+    in the last quarter, so that further trials may find a better one.
+    """
+    rows = []
+    for row in searched:
+        curve = row["best_so_far"]
+        quarters = [curve[math.ceil(i * len(curve) / QUARTERS) - 1] for i in range(1, QUARTERS + 1)]
+        rows.append(
+            {"model": row["model"], "method": row["method"], "first": row["selections"][0]}
+            | {f"best_{i}_4": best for i, best in enumerate(quarters, 1)}
+            | {
+                "trial": curve.index(curve[-1]) + 1,
+                "trials": len(curve),
+                "cut_short": quarters[-1] > quarters[-2],
+            }
+        )
+    return rows
+
+
+def trials_table(searched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every trial of every search: its score, 0 if it diverged, and the best so far."""
+    return [
+        {"model": row["model"], "method": row["method"], "trial": number}
+        | {"selection": found, "best_so_far": best}
+        for row in searched
+        for number, (found, best) in enumerate(
+            zip(row["selections"], row["best_so_far"], strict=True), 1
+        )
+    ]

@@ -1,0 +1,110 @@
+"""The distance of methods to the oracle, from cells whose answers are known."""
+
+import polars as pl
+import pytest
+
+from atu.reporting.distance import distances
+from atu.reporting.items import load_documents, load_items
+from atu.reporting.tables import utility_means
+from atu.results.items import SCORE
+
+METHODS = ["none", "oracle", "ga"]
+KNOWN = {(f"{who}/{what}", "question") for who in ("Bob", "Cyd") for what in ("pet", "food")}
+ORACLE_KNOWS = KNOWN | {("Dania/pet", "question")}
+"""All of neighbours and others, half of general facts, nothing of the target."""
+
+
+@pytest.fixture
+def measure(report_section):
+    """A function that gives the distances of these cells."""
+
+    def measured(cells, methods=METHODS, oracle="oracle", change=lambda items: items):
+        items = change(load_items([cell["rephrase"] for cell in cells]))
+        utility = [cell["utility"] for cell in cells]
+        found = distances(
+            items, load_documents(utility), utility_means(utility), report_section, methods, oracle
+        )
+        return {method: distance for (_, method), distance in found.items()}
+
+    return measured
+
+
+@pytest.fixture
+def cells(make_cell, ga_leaks):
+    return [
+        make_cell(),
+        make_cell("oracle", leaks=ORACLE_KNOWS, scores={"generate": 0.7}),
+        make_cell("ga", leaks=ga_leaks),
+    ]
+
+
+def test_the_four_parts_of_one_target(cells, measure):
+    """GA: nothing and .5 of the target where the oracle has nothing, .25; neighbours .5 of 1; all
+    others; general facts 1 where it has .5, and generation .9 of .7: .35. So 1.1 / 4. The original
+    knows all: forgetting 1 and the same .35. `choice` does not count."""
+    found = measure(cells)
+    means = {method: distance.estimate.mean for method, distance in found.items()}
+    assert means == {
+        "none": pytest.approx(1.35 / 4), "oracle": 0.0, "ga": pytest.approx(1.1 / 4),
+    }  # fmt: skip
+    assert found["ga"].estimate.n == 1
+
+
+def test_facts_are_drawn_where_there_is_one_target(cells, measure, report_section):
+    """Two facts, of which one is known: half, none or all of the part, in about every other
+    resample; where every fact has the same, always the same. All is drawn at once for all methods,
+    so that a method differs from itself by nothing."""
+    found = measure(cells)
+    ga = found["ga"].estimate
+    assert ga.low < ga.mean < ga.high
+    assert found["oracle"].estimate.high == 0.0
+    assert len(set(found["ga"].resampled.tolist())) > 3
+    itself = found["ga"].minus(found["ga"], report_section)
+    assert (itself.mean, itself.low, itself.high, itself.n) == (0.0, 0.0, 0.0, 1)
+    gap = found["none"].minus(found["ga"], report_section)
+    assert gap.mean == pytest.approx(0.25 / 4) and gap.low < gap.mean < gap.high
+
+
+def test_too_much_here_and_too_little_there_do_not_cancel(make_cell, measure):
+    """The oracle has half of the target's questions of both. GA has none of Ada's and all of Eve's:
+    .5 each, and in the worst form too: .5 / 4. An interval over targets, of no width."""
+
+    def known(method, *facts):
+        target = facts[0].split("/")[0] if facts else "Ada"
+        leaks = {(fact, "question") for fact in facts} | KNOWN
+        return make_cell(method, target=target, leaks=leaks)
+
+    cells = [
+        known("oracle", "Ada/pet"), known("oracle", "Eve/pet"),
+        known("ga"), known("ga", "Eve/pet", "Eve/food"),
+    ]  # fmt: skip
+    found = measure(cells, ["oracle", "ga"])["ga"].estimate
+    assert (found.mean, found.low, found.high, found.n) == (0.125, 0.125, 0.125, 2)
+
+
+def test_without_an_oracle_there_is_no_distance(cells, measure):
+    """Whatever the original or chance may be."""
+    assert measure([cells[0], cells[2]], ["none", "ga"]) == {}
+    assert measure(cells, oracle=None) == {}
+
+
+def test_an_item_that_was_not_scored_leaves_no_distance(cells, measure, report_section):
+    """Of the oracle: none of any method, and no difference of two."""
+
+    def unscored(items):
+        chosen = (pl.col("fact") == "Bob/pet") & (pl.col("method") == "oracle")
+        return items.with_columns(pl.when(chosen).then(None).otherwise(pl.col(SCORE)).alias(SCORE))
+
+    found = measure(cells, change=unscored)
+    assert not found["ga"].estimate.valid and not found["none"].estimate.valid
+    assert not found["ga"].minus(found["none"], report_section).valid
+
+
+def test_an_invalid_task_is_nobodys_part(make_cell, measure, ga_leaks):
+    """The oracle's generation was cut: general facts alone are utility, .5: (.25 + .5 + .5) / 4."""
+    cut = {"generate": 0.1, "generate_truncated": 9.0, "generate_invalid": 1.0}
+    cells = [
+        make_cell("oracle", leaks=ORACLE_KNOWS, scores=cut),
+        make_cell("ga", leaks=ga_leaks, scores={"generate_truncated": 0.0, "generate_invalid": 0}),
+    ]
+    assert measure(cells, ["oracle", "ga"])["ga"].estimate.mean == pytest.approx(1.25 / 4)

@@ -1,0 +1,116 @@
+"""The sentences that stand first on the page."""
+
+import math
+
+import pytest
+
+from atu.metrics.bootstrap import Estimate
+from atu.reporting.headline import dominance, headline
+
+
+def compared(method, target, worst_form, neighbour, other, model="m"):
+    """A row of the main table; a mean that is None is over none of its items."""
+    nan = math.nan
+    means = {"target": target, "worst_form": worst_form, "neighbour": neighbour, "other": other}
+    return {"model": model, "method": method} | {
+        key: Estimate(nan, nan, nan, 4, 0) if mean is None else Estimate(mean, 0.0, 1.0, 4)
+        for key, mean in means.items()
+    }
+
+
+OURS = compared("atu", 0.25, 0.5, 0.75, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "dominates"),
+    [
+        ((0.25, 0.5, 0.75, 0.75), False),  # the same everywhere
+        ((0.0, 0.5, 0.75, 0.75), True),  # less of the target alone is left
+        ((0.25, 0.25, 0.75, 0.75), True),
+        ((0.25, 0.5, 1.0, 0.75), True),  # more of the neighbours alone is kept
+        ((0.25, 0.5, 0.75, 1.0), True),
+        ((0.0, 0.25, 1.0, 1.0), True),
+        ((0.5, 0.5, 0.75, 0.75), False),  # more of the target is worse
+        ((0.25, 0.75, 1.0, 1.0), False),
+        ((0.0, 0.0, 0.5, 1.0), False),
+        ((0.0, 0.0, 1.0, 0.5), False),
+    ],
+)
+def test_a_method_that_dominates_is_named(theirs, dominates):
+    """At least as good in every column and better in one: of the target less is better, of all
+    others more."""
+    found = dominance([OURS, compared("ga", *theirs)], "atu")
+    said = "ga does at least as well as atu in every column and better in at least one."
+    assert found == ([said] if dominates else [])
+
+
+@pytest.mark.parametrize(
+    ("theirs", "dominates"),
+    [
+        ((0.25, 0.5, 0.75, 1.0), True),
+        ((0.25, 0.25, 0.75, 0.75), True),  # nearer to the oracle's .25
+        ((0.25, 0.0, 0.75, 0.75), False),  # as far below as ours is above
+        ((0.25, 0.0, 1.0, 1.0), True),
+        ((0.0, 0.25, 1.0, 1.0), False),  # below the oracle's .25, which ours has
+    ],
+)
+def test_with_an_oracle_who_leaks_least_is_not_the_best(theirs, dominates):
+    """The oracle answers .25 of the target's questions and in the worst form, ours .25 and .5."""
+    oracle = compared("oracle", 0.25, 0.25, 1.0, 1.0)
+    assert bool(dominance([OURS, oracle, compared("ga", *theirs)], "atu")) is dominates
+
+
+@pytest.mark.parametrize("key", ["target", "worst_form", "neighbour", "other"])
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("mean", [math.nan, 0.5])
+def test_what_is_not_valid_dominates_nothing(key, side, mean):
+    """Neither side's, whether there is no number or one over some of the items."""
+    rows = [dict(OURS), compared("ga", 0.0, 0.0, 1.0, 1.0)]
+    assert dominance(rows, "atu")
+    rows[side][key] = Estimate(mean, mean, mean, 4, 0 if math.isnan(mean) else 3)
+    assert dominance(rows, "atu") == []
+
+
+def test_who_can_dominate():
+    """Neither ours, the original nor the oracle; nobody where ours was not run, and nobody against
+    another model's."""
+    best = (0.0, 0.0, 1.0, 1.0)
+    assert dominance([OURS, *(compared(name, *best) for name in ("none", "oracle"))], "atu") == []
+    assert dominance([OURS, compared("ga", *best)], "npo") == []
+    assert dominance([OURS, compared("ga", *best, model="other")], "atu") == []
+
+
+def test_of_several_models_the_sentence_names_one():
+    """GA on n is better there; on m it was not run."""
+    rows = [OURS, OURS | {"model": "n"}, compared("ga", 0.0, 0.0, 1.0, 1.0, model="n")]
+    (found,) = dominance(rows, "atu")
+    assert found.startswith("ga (n) does at least as well as atu")
+    sentences = headline(
+        [*rows, compared("none", 1, 1, 1, 1), compared("none", 1, 1, 1, 1, "n")], {}
+    )
+    assert [s.split(":")[0] for s in sentences] == ["atu (m)", "atu (n)", "ga (n)"]
+
+
+def test_the_headline_has_no_number_that_is_not_valid():
+    """A mean over some of the items supports no claim, in a sentence less than anywhere."""
+    sure = Estimate(0.25, 0.0, 0.5, 4)
+    keys = ("target", "worst_form", "neighbour", "other")
+    good = {"model": "m", "method": "none"} | dict.fromkeys(keys, sure)
+    bad = good | {"method": "ga", "target": Estimate(0.0, 0.0, 0.0, 4, 3)}
+    (sentence,) = headline([good, bad], {})
+    assert "INVALID" in sentence and "0.00" not in sentence
+    (sentence,) = headline([good, good | {"method": "ga"}], {})
+    assert "INVALID" not in sentence
+
+
+def test_the_headline_says_how_a_method_stands_to_the_oracle():
+    """With the oracle's number, of what is asked about the target; of what is kept the original's
+    says enough."""
+    rows = [compared("none", 1, 1, 1, 1), compared("oracle", 0.0, 0.25, 1, 1), OURS]
+    words = {"target_verdict": "leaks more than the oracle", "worst_form_verdict": "as the oracle",
+             "neighbour_verdict": "keeps less than the oracle"}  # fmt: skip
+    assert headline(rows, {("m", "atu"): words}) == [
+        "atu: held-out questions about the target 1.00 → 0.25 (oracle 0.00: leaks more than the "
+        "oracle); in the worst form 1.00 → 0.50 (oracle 0.25: as the oracle); neighbours 1.00 → "
+        "0.75; other people 1.00 → 0.75"
+    ]

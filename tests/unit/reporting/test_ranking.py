@@ -1,0 +1,72 @@
+"""The order of the methods on the report split."""
+
+import math
+
+import pytest
+
+from atu.metrics.bootstrap import Estimate
+from atu.reporting.items import load_items
+from atu.reporting.ranking import chance_levels, rankings, selections
+from atu.reporting.tables import main_table
+
+METHODS = ["none", "ga"]
+
+
+@pytest.fixture
+def items(make_cell, make_item, ga_leaks):
+    """Of the target's pet there is also a question with four options, which nobody answers."""
+    more = [make_item("Ada/pet", "choice", options=[*"abcd"], id="options")]
+    cells = [make_cell(extra=more), make_cell("ga", leaks=ga_leaks, extra=more)]
+    return load_items([cell["rephrase"] for cell in cells])
+
+
+def test_chance_is_that_of_the_report_split(items):
+    """All have owls and are asked for them as questions, so a guess has everything of those; a
+    choice without options is one too."""
+    assert chance_levels(items) == {"chance_target": 1.0, "chance_worst_form": 1.0}
+
+
+def test_selection_of_the_tables_numbers(items, report_section, monkeypatch):
+    """GA leaks 0 and .5, and keeps .5 of the neighbours, all others and all general facts. Guessing
+    gives .5 in the worst form: 5 / (1 + 1 + 2 + 1 + 1). The original has forgotten nothing."""
+    monkeypatch.setattr("atu.reporting.ranking.chances", lambda asked, _: [
+        {"pet": 0.75, "food": 0.25}[row["fact"].split("/")[1]] for row in asked
+    ])  # fmt: skip
+    rows = main_table(items, report_section, METHODS)
+    assert chance_levels(items) == {"chance_target": 0.5, "chance_worst_form": 0.5}
+    assert selections(rows, items) == [0.0, pytest.approx(5 / 6)]
+
+
+def test_where_there_is_nothing_to_compare_with_there_is_no_selection(items, report_section):
+    """Without the original; or where an item was not scored."""
+    rows = main_table(items, report_section, METHODS)
+    assert selections(rows[1:], items) == [None]
+    invalid = rows[1] | {"other": Estimate(math.nan, math.nan, math.nan, 2, 1)}
+    assert selections([rows[0], invalid], items)[1] is None
+    alone = [{k: v for k, v in row.items() if k not in ("neighbour", "other", "general")}
+             for row in rows]  # fmt: skip
+    assert selections(alone, items) == [None, None]
+
+
+def judged(method, selection, distance, model="m"):
+    far = {} if distance is None else {"distance": Estimate(distance, 0.0, 1.0, 1)}
+    return {"model": model, "method": method, "selection": selection} | far
+
+
+def test_rankings():
+    """High selection first, small distance first; the original and the oracle have no place."""
+    rows = [judged("none", 0.0, 0.4), judged("oracle", 0.99, 0.0), judged("ga", 0.5, 0.1),
+            judged("atu", 0.75, 0.2), judged("npo", None, 0.3)]  # fmt: skip
+    assert rankings(rows) == [
+        "By selection on the report split, high is good: atu 0.75, ga 0.50.",
+        "By distance to the oracle, low is good: ga 0.10, atu 0.20, npo 0.30.",
+    ]
+
+
+def test_what_was_not_measured_is_not_ranked():
+    """No distance without an oracle, or where it is not valid; a line for every model."""
+    bad = judged("ga", 0.5, 0.1) | {"distance": Estimate(math.nan, math.nan, math.nan, 2, 1)}
+    assert len(rankings([judged("ga", 0.5, None)])) == len(rankings([bad])) == 1
+    two = rankings([judged("ga", 0.5, None), judged("ga", 0.25, None, "n")])
+    assert [line.split(",")[0][-3:] for line in two] == ["(m)", "(n)"]
+    assert rankings([judged("none", 0.0, 0.4)]) == []
