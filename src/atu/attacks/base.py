@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Row = dict[str, Any]
+Further = Callable[["PreTrainedModel", Sequence[Row], Sequence[str], str], None]
+"""Takes a model, probes, its answers to them, and the condition."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class AttackContext:
     folder: Path
     """Where the model was loaded from."""
     alignment: Alignment | None = None
+    further: Further | None = None
+    """Scores answers by more than their own measure, where an attack changes the weights: how an
+    attack moves a metric says how far the metric can be trusted."""
 
     def questions(self, *roles: str) -> list[Row]:
         """Plain questions of these roles in wordings that no training text of the fact uses; in a
@@ -147,6 +152,8 @@ def answer_items(
         label=condition,
         prompts=prompts,
     )
+    if context.further:
+        context.further(model, probes, outputs, condition)
     return [
         item(
             probe,
