@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,14 @@ from atu.config.params import Params, given_methods, guarded_methods, oracle_met
 from atu.config.roles import ORACLE, ORIGINAL
 from atu.errors import ArtifactError, visible
 from atu.metrics.bootstrap import Estimate
-from atu.reporting import figures, tables
+from atu.metrics.trust import ENOUGH, Trust
+from atu.metrics.trust import FILE as TRUST
+from atu.metrics.trust import write as write_trust
+from atu.reporting import figures, marks, tables
 from atu.reporting.cost import cost_table, flat_cost
 from atu.reporting.evidence import Beside, evidence_of
 from atu.reporting.items import load_attacks, load_items, worst_note
+from atu.reporting.meta import has_pools, meta_table
 from atu.reporting.privacy import AUCS, TITLES, privacy_table
 from atu.reporting.requests import COLUMNS as REQUEST_COLUMNS
 from atu.reporting.requests import requests_table
@@ -87,6 +91,12 @@ class Tables:
     shown: list[Shown]
     summary: list[dict[str, Any]]
     privacy: list[dict[str, Any]]
+    privacy_titles: dict[str, str]
+    """Of the lines that the privacy table has."""
+    failed: dict[str, str]
+    """By the key of a column or line, why its number is not to be trusted."""
+    meta: list[Trust]
+    """Which numbers can be trusted, where the grid has enough models to say."""
     requests: list[dict[str, Any]]
     cost: list[dict[str, Any]]
     points: Any
@@ -134,19 +144,30 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
     attacked = load_attacks(single.attack)
     searched = read_json(inputs.search[0].file("search.json"))
     robust = robustness_table(items, attacked, section, params.attack, attacks, methods)
+    privacy = privacy_table(single.privacy, section, methods)
+    shown = [s for s in shown_columns(params.attack, attacks) if any(r[s.key].n for r in robust)]
+    columns, measure = tables.asked_columns(items), items["measure"][0]
+    titles = columns | {s.key: s.title for s in shown}
+    titles |= {name: title for name, title in TITLES.items() if name in privacy[0]}
+    failed = marks.failed_titles(titles, measure, params.attack, attacks, attacked)
+    titles = marks.marked(titles, failed)
+    evaluated = [*single.rephrase, *single.privacy, *single.attack]
     return Tables(
         methods=methods,
         notes=dict.fromkeys(guarded_methods(params), GUARDED),
-        measure=items["measure"][0],
+        measure=measure,
         worst=worst_note(items),
-        columns=tables.asked_columns(items),
+        columns={key: titles[key] for key in columns},
         rows=tables.main_table(items, section, methods),
         forms=tables.form_table(items, section, methods),
         comparison=tables.comparison_table(items, section, methods),
         robustness=robust,
-        shown=[s for s in shown_columns(params.attack, attacks) if any(r[s.key].n for r in robust)],
+        shown=[replace(s, title=titles[s.key]) for s in shown],
         summary=summary_table(attacked, params.attack, attacks, methods, oracle_method(params)),
-        privacy=privacy_table(single.privacy, section, methods),
+        privacy=privacy,
+        privacy_titles={name: titles[name] for name in TITLES if name in titles},
+        failed=failed,
+        meta=meta_table(evaluated, params) if has_pools(params) else [],
         requests=requests_table(everything, section, methods, several),
         cost=cost_table(single.unlearn, searched),
         points=tables.trajectory_table(single.unlearn),
@@ -188,6 +209,8 @@ def _write_tables(job: Job, results: Tables) -> None:
     }
     for name, rows in files.items():
         tables.flatten(rows).write_csv(job.path(f"{name}.csv"))
+    if results.meta:
+        write_trust(results.meta, job.path(TRUST))
     if results.verdicts:
         write_json(job.path(AUDIT), {name: asdict(v) for name, v in results.verdicts.items()})
     results.points.write_csv(job.path("trajectories.csv"))
@@ -196,8 +219,10 @@ def _write_tables(job: Job, results: Tables) -> None:
         text += f"\n{results.worst}\n"
     job.path("table.md").write_text(text, encoding="utf-8")
     text = tables.markdown_robustness(results.robustness, results.shown)
+    text += marks.lines(results.failed, [s.key for s in results.shown])
     job.path("robustness.md").write_text(text, encoding="utf-8")
-    text = tables.markdown_transposed(results.privacy, TITLES, tables.interval)
+    text = tables.markdown_transposed(results.privacy, results.privacy_titles, tables.interval)
+    text += marks.lines(results.failed, results.privacy_titles)
     job.path("privacy.md").write_text(text, encoding="utf-8")
 
 
@@ -319,10 +344,10 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables)
         task_score=tables.task_score,
         shown_perplexity=tables.shown_perplexity,
         summary_titles=SUMMARY,
-        privacy_titles={k: t for k, t in TITLES.items() if k in results.privacy[0]},
         results=results,
         headline=[*dominance(results.rows, params.report.compare), *headline(results.rows)],
         retain=REQUEST_COLUMNS,
+        enough=ENOUGH,
         blind=int(results.items[BLIND].sum()),
         asked=len(results.items),
         examples=tables.example_answers(results.items, results.methods, EXAMPLES),

@@ -20,7 +20,13 @@ from atu.attacks.relearn import Settings as Relearn
 from atu.config.roles import ORIGINAL
 from atu.config.sections import AttackSection, Report
 from atu.metrics.bootstrap import Estimate
-from atu.metrics.recovery import meta_eval_robustness, recovery, relearning_gain
+from atu.metrics.recovery import (
+    meta_eval_robustness,
+    quantisation_ratio,
+    recovery,
+    relearning_gain,
+    relearning_ratio,
+)
 from atu.probes.prompts import ADVERSARIAL, ORT
 from atu.reporting.items import PAIR, estimate, of, worst
 from atu.results.items import PROBABILITY
@@ -148,7 +154,7 @@ def summary_table(
     """One row per model and method with the numbers of `SUMMARY`, None if an attack is missing or
     the formula is undefined; no rows without a relearning attack.
     """
-    relearn, quantise = (_named(attack, names, kind) for kind in (Relearn, Quantise))
+    relearn, quantise = (named(attack, names, kind) for kind in (Relearn, Quantise))
     if relearn is None:
         return []
     rows = []
@@ -165,7 +171,7 @@ def summary_table(
     return rows
 
 
-def _named(attack: AttackSection, names: Sequence[str], kind: type) -> str | None:
+def named(attack: AttackSection, names: Sequence[str], kind: type) -> str | None:
     """The grid's first attack of this kind."""
     return next((name for name in names if isinstance(attack.attacks[name], kind)), None)
 
@@ -219,4 +225,5 @@ def _meta_evaluation(
     if means is None:
         return None
     retain_before, retain_after, before, after, quantised = means
-    return meta_eval_robustness(retain_before, retain_after, [before], [after], [quantised])
+    relearning = relearning_ratio(retain_before, retain_after, before, after)
+    return meta_eval_robustness([relearning], [quantisation_ratio(before, quantised)])
