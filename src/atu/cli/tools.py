@@ -349,13 +349,13 @@ def meta(
     from atu.config.cells import open_cells
     from atu.config.load import load_params
     from atu.metrics.trust import table, write
-    from atu.reporting.meta import meta_table
+    from atu.reporting.meta import meta_table, require_pools
 
     loaded = load_params(params)
-    cells = open_cells(loaded, results)
+    require_pools(loaded)
     evaluated = [
         artifact
-        for cell in cells
+        for cell in open_cells(loaded, results)
         for phase, artifact in cell.items()
         if phase in ("rephrase", "privacy") or phase.startswith("attack/")
     ]

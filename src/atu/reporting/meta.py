@@ -80,9 +80,8 @@ def has_pools(params: Params) -> bool:
     return both and len(grid.models) * len(grid.targets) >= PAIRS
 
 
-def meta_table(artifacts: Iterable[Artifact], params: Params) -> list[Trust]:
-    """One row per number about the target, from the folders `rephrase`, `privacy` and `attack` of
-    the cells of the grid's single targets.
+def require_pools(params: Params) -> str:
+    """The key of the oracle.
 
     Raises:
         ConfigError: the grid has too few pairs of an original and an oracle.
@@ -91,9 +90,19 @@ def meta_table(artifacts: Iterable[Artifact], params: Params) -> list[Trust]:
     if oracle is None or not has_pools(params):
         raise ConfigError(
             "grid", params.grid.methods, f"the meta-evaluation needs `{ORIGINAL}` and the oracle "
-            f"for {PAIRS} models and targets; see experiments/metric_pools.yaml",
+            f"of {PAIRS} models and targets; see experiments/metric_pools.yaml",
         )  # fmt: skip
-    pools = pooled(artifacts, oracle, params.grid.targets)
+    return oracle
+
+
+def meta_table(artifacts: Iterable[Artifact], params: Params) -> list[Trust]:
+    """One row per number about the target, from the folders `rephrase`, `privacy` and `attack` of
+    the cells of the grid's single targets.
+
+    Raises:
+        ConfigError: as `require_pools`.
+    """
+    pools = pooled(artifacts, require_pools(params), params.grid.targets)
     attack, names = params.attack, params.grid.attacks
     moves = asked(pools, controls(attack, names))
     conditions = attacked_conditions(attack, names)
