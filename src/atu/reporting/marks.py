@@ -9,7 +9,7 @@ import polars as pl
 from atu.config.sections import AttackSection
 from atu.metrics.membership import auc
 from atu.metrics.trust import Trust, measured
-from atu.reporting.privacy import ANSWERS, AUCS
+from atu.reporting.privacy import ANSWERS, AUCS, TITLES
 from atu.reporting.robustness import attack_columns
 from atu.results.items import PROBABILITY
 
@@ -51,16 +51,11 @@ def attack_keys(
     return keys
 
 
-def privacy_keys(titles: Mapping[str, str]) -> dict[str, str]:
+def privacy_keys() -> dict[str, str]:
     """Of the privacy table's lines, the number that each shows."""
-    return {
-        name: f"privacy/target.{name}"
-        if name in ANSWERS
-        else f"privacy/forget.{name}.{auc.id}"
-        if name in AUCS
-        else f"privacy/{name}"
-        for name in titles
-    }
+    keys = {name: f"privacy/{name}" for name in TITLES}
+    keys |= {name: f"privacy/target.{name}" for name in ANSWERS}
+    return keys | {name: f"privacy/forget.{name}.{auc.id}" for name in AUCS}
 
 
 def failed_titles(
@@ -79,7 +74,7 @@ def failed_titles(
         attacked: their items.
     """
     failed = {found.key: found for found in measured() if found.failed}
-    keys = asked_keys(measure) | privacy_keys(titles) | attack_keys(attack, names, attacked, failed)
+    keys = asked_keys(measure) | privacy_keys() | attack_keys(attack, names, attacked, failed)
     return {
         name: f"{SIGN} {title}: may not tell a model that knows the target from one that never "
         f"did; faithfulness {found.area} over {found.knowing} and {found.ignorant} models of the "

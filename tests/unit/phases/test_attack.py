@@ -13,8 +13,9 @@ from atu.metrics.answers import exact_match
 from atu.metrics.registry import registry
 from atu.phases import attack
 from atu.phases.attack import ITEMS, Answers, require_complete, summarise
-from atu.privacy.answers import ANSWERS, MEANS
+from atu.privacy.answers import MEANS, RATIOS
 from atu.results.artifacts import MANIFEST, PROVENANCE, Artifact
+from atu.results.items import BLIND
 from atu.results.tables import read_frame, read_table
 from atu.seeding import child_seed
 
@@ -288,7 +289,7 @@ def test_answers_of_two_models_stay_apart(monkeypatch, make_item):
     and of nothing nobody is asked."""
 
     def score(model, tokenizer, probes, batch_size):
-        return [dict.fromkeys(ANSWERS, None) | {MEANS[1]: model} for _ in probes]
+        return [dict.fromkeys((*RATIOS, *MEANS, BLIND)) | {MEANS[1]: model} for _ in probes]
 
     monkeypatch.setattr(attack, "score_probes", score)
     answers = Answers(None, None)

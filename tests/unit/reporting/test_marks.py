@@ -46,21 +46,24 @@ def test_ways_of_asking_show_what_rephrase_measured():
 
 
 def test_lines_of_privacy():
-    keys = privacy_keys(TITLES)
+    keys = privacy_keys()
+    assert set(keys) == set(TITLES)
     assert keys["membership_loss@faithful-1"] == LOSS
     assert keys["tofu_probability@faithful-1"] == "privacy/target.tofu_probability@faithful-1"
     assert keys["forget.muse_priv_leak@faithful-1"] == "privacy/forget.muse_priv_leak@faithful-1"
 
 
 def test_only_what_failed_is_marked(monkeypatch, make_params, attacked):
-    """The lens and the AUC failed, the plain question did not; others' questions have no key."""
+    """The lens, an AUC and the worst form failed, the plain question did not; others' questions
+    have no key."""
     rows = [trust(GOLD, 0.5), trust(LOSS, 0.79), trust(f"rephrase/target.question.{EXACT}", 0.8)]
+    rows.append(trust(f"rephrase/target.worst.{EXACT}", 0.1))
     monkeypatch.setattr(marks, "measured", lambda: rows)
     section = make_params("lens").attack
     titles = {column.key: column.title for column in shown_columns(section, ["lens"])}
     titles |= {"neighbour": "neighbours"} | TITLES
     failed = failed_titles(titles, EXACT, section, ["lens"], attacked)
-    assert set(failed) == {"lens.0", "membership_loss@faithful-1"}
+    assert set(failed) == {"lens.0", "worst", "membership_loss@faithful-1"}
     assert failed["lens.0"] == (
         "‡ logit lens, top 4 per layer: may not tell a model that knows the target from one that "
         "never did; faithfulness 0.75 [0.50, 0.90] over 12 and 11 models of the embedded world "
