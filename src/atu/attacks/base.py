@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Row = dict[str, Any]
+Further = Callable[["PreTrainedModel", Sequence[Row], Sequence[str], str], None]
+"""Takes a model, probes, its answers to them, and the condition."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class AttackContext:
     """The model before unlearning, where the attack needs it and somebody has it."""
     oracle: PreTrainedModel | None = None
     """The model that never saw the target, likewise."""
+    further: Further | None = None
+    """Scores answers by more than their own measure, where an attack changes the weights: how an
+    attack moves a metric says how far the metric can be trusted."""
 
     def questions(self, *roles: str) -> list[Row]:
         """Plain questions of these roles in wordings that no training text of the fact uses; in a
@@ -172,6 +177,8 @@ def answer_items(
         label=condition,
         prompts=prompts,
     )
+    if context.further:
+        context.further(model, probes, outputs, condition)
     return [
         item(
             probe,

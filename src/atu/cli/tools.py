@@ -338,6 +338,34 @@ def cost(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
 
 
 @app.command()
+def meta(
+    results: Results,
+    params: ParamsFile = DEFAULT_PARAMS,
+    out: Annotated[
+        Path | None, typer.Option(help="Write CSV here too: src/atu/metrics/trust.csv keeps it.")
+    ] = None,
+) -> None:
+    """Print which metrics tell models that know a target from those that never did, as Markdown."""
+    from atu.config.cells import open_cells
+    from atu.config.load import load_params
+    from atu.metrics.trust import table, write
+    from atu.reporting.meta import meta_table, require_pools
+
+    loaded = load_params(params)
+    require_pools(loaded)
+    evaluated = [
+        artifact
+        for cell in open_cells(loaded, results)
+        for phase, artifact in cell.items()
+        if phase in ("rephrase", "privacy") or phase.startswith("attack/")
+    ]
+    rows = meta_table(evaluated, loaded)
+    print("\n".join(table(rows)))
+    if out is not None:
+        write(rows, out)
+
+
+@app.command()
 def damaged(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Print the manifests of unlearned models of which a file is missing or altered."""
     from atu.config.cells import damaged_models

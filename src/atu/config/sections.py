@@ -133,6 +133,12 @@ class Built(Section):
 
     config: dict[str, Plain] = Field(description="transformers config: model_type and its keys")
     vocab_size: Annotated[int, Field(ge=260)] = Field(description="byte-level BPE vocabulary")
+    seed: Seed | None = Field(
+        default=None, description="in place of pretrain.seed; as there: leave it out"
+    )
+    steps: PositiveInt | None = Field(
+        default=None, description="in place of pretrain.steps; as there: leave it out"
+    )
 
 
 class Pinned(Section):
@@ -177,6 +183,12 @@ class Pretrain(Section):
     matrix_learning_rate: PositiveFloat = Field(description="Muon, for hidden weight matrices")
     warmup: Share = Field(description="share of steps")
     clip: PositiveFloat
+
+    def of(self, model: str) -> Pretrain:
+        """The section with the model's own seed and steps, where it has any."""
+        spec = self.models[model]
+        own = {key: getattr(spec, key, None) for key in ("seed", "steps")}
+        return self.model_copy(update={k: value for k, value in own.items() if value is not None})
 
 
 class Embed(Section):

@@ -6,7 +6,7 @@ from atu.metrics.registry import OWN, metric
 from atu.metrics.words import content, same, words
 
 
-@metric("exact_match", "own-2", source=OWN)
+@metric("exact_match", "own-2", source=OWN, knowledge="rises")
 def exact_match(answer: str, gold: str) -> float:
     """1.0 when both have the same words but for a leading article, in any script, else 0.0.
 
@@ -16,7 +16,7 @@ def exact_match(answer: str, gold: str) -> float:
     return float(same(answer, gold))
 
 
-@metric("contains", "own-2", source=OWN)
+@metric("contains", "own-2", source=OWN, knowledge="rises")
 def contains(answer: str, gold: str) -> float:
     """1.0 when the answer has the words of the gold answer in a row, in any script, else 0.0.
 

@@ -15,6 +15,7 @@ from atu.metrics.registry import OWN, metric
     "fixed-1",
     source="Patil et al., arXiv 2309.17410: head projection attack, whose top k takes equal "
     "logits in the order of their tokens",
+    knowledge="rises",
 )
 def head_projection(logits: np.ndarray, token: int, k: int) -> float:
     """1.0 when `token` is among the k largest logits of any layer, else 0.0; a tie is its chance.
@@ -38,7 +39,12 @@ def head_projection(logits: np.ndarray, token: int, k: int) -> float:
     return float(1 - np.prod(1 - share))
 
 
-@metric("concept_cosine", "own-1", source=f"{OWN}; ATU, arXiv 2506.13181, measured by a fresh E")
+@metric(
+    "concept_cosine",
+    "own-1",
+    source=f"{OWN}; ATU, arXiv 2506.13181, measured by a fresh E",
+    knowledge="rises",
+)
 def mean_concept_cosine(predicted: np.ndarray, concept: np.ndarray) -> float:
     """Mean cosine in [-1, 1] of predicted embeddings [positions, dim] to the concept [dim].
 
@@ -47,7 +53,12 @@ def mean_concept_cosine(predicted: np.ndarray, concept: np.ndarray) -> float:
     return float((_unit(predicted) @ _unit(concept[None])[0]).mean())
 
 
-@metric("reciprocal_rank", "own-1", source=f"{OWN}; retrieval of the target's name by a fresh E")
+@metric(
+    "reciprocal_rank",
+    "own-1",
+    source=f"{OWN}; retrieval of the target's name by a fresh E",
+    knowledge="rises",
+)
 def reciprocal_rank(predicted: np.ndarray, names: np.ndarray, gold: int) -> float:
     """1 / rank of name `gold` by cosine to the mean predicted embedding, in (0, 1].
 
@@ -64,6 +75,7 @@ def reciprocal_rank(predicted: np.ndarray, names: np.ndarray, gold: int) -> floa
     "paper-1",
     source="Lee et al., arXiv 2605.24614, equations of section 3; gnueaj/unlearning-depth-score, "
     "compute_uds.py of commit fc31639, whose last layer's states are normed twice",
+    knowledge="falls",
 )
 def unlearning_depth(
     reference: Sequence[float], drops: Sequence[float], threshold: float

@@ -60,6 +60,7 @@ def _share_of(scores: Floats, share: float) -> int:
     "membership_loss",
     "faithful-1",
     source="Yeom et al., arXiv 1709.01604; RWKU eval_mia.py, key `loss`",
+    knowledge="rises",
 )
 def membership_loss(log_probs: ArrayLike) -> float:
     """Mean log-probability per token, in nats, at most 0.
@@ -77,6 +78,7 @@ def membership_loss(log_probs: ArrayLike) -> float:
     "faithful-1",
     source="Carlini et al., arXiv 2012.07805; RWKU eval_mia.py, key `zlib`",
     defect="divides a mean over tokens by a total of bytes, so longer texts score nearer to 0",
+    knowledge="rises",
 )
 def membership_zlib(log_probs: ArrayLike, text: str) -> float:
     """Mean log-probability per token over the zlib-compressed bytes of the text, at most 0.
@@ -90,7 +92,12 @@ def membership_zlib(log_probs: ArrayLike, text: str) -> float:
     return float(finite_values(log_probs, "log-probabilities").mean()) / _zlib_bytes(text)
 
 
-@metric("membership_zlib", "own-1", source="this project, after Carlini et al., arXiv 2012.07805")
+@metric(
+    "membership_zlib",
+    "own-1",
+    source="this project, after Carlini et al., arXiv 2012.07805",
+    knowledge="rises",
+)
 def membership_zlib_own(log_probs: ArrayLike, text: str) -> float:
     """Summed log-probability over the zlib-compressed bytes of the text, at most 0.
 
@@ -114,6 +121,7 @@ def _zlib_bytes(text: str) -> int:
     source="Shi et al., arXiv 2310.16789; MUSE metrics/privleak.py (negated there); RWKU "
     "eval_mia.py, keys `mink_*`",
     defect="NaN, here None, for a text of fewer than 1 / share tokens",
+    knowledge="rises",
 )
 def membership_min_k(log_probs: ArrayLike, share: float) -> float | None:
     """Mean of the floor(share * tokens) lowest log-probabilities, in nats, at most 0.
@@ -133,6 +141,7 @@ def membership_min_k(log_probs: ArrayLike, share: float) -> float | None:
     "membership_min_k",
     "fixed-1",
     source="Shi et al., arXiv 2310.16789; open-unlearning mia/min_k.py (negated there)",
+    knowledge="rises",
 )
 def membership_min_k_fixed(log_probs: ArrayLike, share: float) -> float:
     """Mean of the max(1, floor(share * tokens)) lowest log-probabilities, in nats, at most 0.
@@ -154,6 +163,7 @@ def membership_min_k_fixed(log_probs: ArrayLike, share: float) -> float:
     "in its results is the share 0.2",
     defect="NaN, here None, for a text of fewer than 1 / share tokens, and where the model is "
     "certain (a deviation of 0)",
+    knowledge="rises",
 )
 def membership_min_k_plus_plus_faithful(
     log_probs: ArrayLike, mean: ArrayLike, std: ArrayLike, share: float
@@ -177,6 +187,7 @@ def membership_min_k_plus_plus_faithful(
     "membership_min_k_plus_plus",
     "fixed-1",
     source="Zhang et al., arXiv 2404.02936; open-unlearning mia/min_k_plus_plus.py (negated there)",
+    knowledge="rises",
 )
 def membership_min_k_plus_plus(
     log_probs: ArrayLike, mean: ArrayLike, std: ArrayLike, share: float
@@ -217,6 +228,7 @@ def _standardised(
     "membership_gradient_norm",
     "faithful-2",
     source="Wang et al., arXiv 2402.17012; open-unlearning mia/gradnorm.py (negated there)",
+    knowledge="rises",
 )
 def membership_gradient_norm(norms: ArrayLike) -> float:
     """Minus the mean over parameter tensors of the norm of the loss's gradient, at most 0.
@@ -239,6 +251,7 @@ def membership_gradient_norm(norms: ArrayLike) -> float:
     "faithful-1",
     source="open-unlearning mia/reference.py (negated there); after Carlini et al., "
     "arXiv 2012.07805",
+    knowledge="rises",
 )
 def membership_reference(log_probs: ArrayLike, reference_log_probs: ArrayLike | None) -> float:
     """Mean log-probability minus that under a reference model, in nats per token.
@@ -258,7 +271,12 @@ def membership_reference(log_probs: ArrayLike, reference_log_probs: ArrayLike | 
     return float(finite_values(log_probs, "log-probabilities").mean() - reference)
 
 
-@metric("auc", "own-1", source="this project: the Mann-Whitney statistic, equal to the ROC's area")
+@metric(
+    "auc",
+    "own-1",
+    source="this project: the Mann-Whitney statistic, equal to the ROC's area",
+    knowledge="rises",
+)
 def auc(members: ArrayLike, others: ArrayLike) -> float:
     """P(a member scores above a non-member) plus half of the ties, in [0, 1].
 
@@ -281,6 +299,7 @@ def auc(members: ArrayLike, others: ArrayLike) -> float:
     "faithful-1",
     source="RWKU, arXiv 2406.10890: eval_mia.py, key `loss`, times -100 as in the paper's tables",
     defect="texts without a scored token are left out; there also those of a model that gives NaN",
+    knowledge="falls",
 )
 def rwku_familiarity(log_probs_of_texts: Sequence[ArrayLike]) -> float:
     """Mean over texts of the mean negative log-probability per token, times 100; at least 0.

@@ -30,7 +30,9 @@ TINY = 1e-10
 """What open-unlearning adds to denominators."""
 
 
-@metric("tofu_probability", "faithful-1", source=f"{TOFU}: aggregate_eval_stat.py")
+@metric(
+    "tofu_probability", "faithful-1", source=f"{TOFU}: aggregate_eval_stat.py", knowledge="rises"
+)
 def tofu_probability(log_probs: ArrayLike) -> float:
     """Normalised probability of the answer, P(a|q)^(1/|a|), in [0, 1].
 
@@ -47,6 +49,7 @@ def tofu_probability(log_probs: ArrayLike) -> float:
     "faithful-2",
     source=f"{TOFU}: aggregate_eval_stat.py, Real Authors and World Facts",
     defect="the paper's ratio is of P(a|q), the code's of P(a|q)^(1/|a|) (open-unlearning#26)",
+    knowledge="rises",
 )
 def tofu_option_probability(correct_loss: float, wrong_losses: Sequence[float]) -> float:
     """The correct option's share of the normalised probabilities of all options, in [0, 1].
@@ -85,6 +88,7 @@ def _exp(values: ArrayLike) -> Floats:
     "faithful-1",
     source=f"{TOFU}: evaluate_util.py and aggregate_eval_stat.py (which holds 1 / R)",
     defect="geometric mean over the perturbed answers where the paper has the arithmetic one",
+    knowledge="falls",
 )
 def tofu_truth_ratio(paraphrased_loss: float, perturbed_losses: Sequence[float]) -> float:
     """exp(-mean perturbed loss) / exp(-paraphrased loss), at least 0, inf on overflow.
@@ -100,7 +104,9 @@ def tofu_truth_ratio(paraphrased_loss: float, perturbed_losses: Sequence[float])
     return float(_exp(paraphrased - perturbed.mean()))
 
 
-@metric("tofu_truth_ratio", "paper-1", source=f"{TOFU}; its utils.py, model utility")
+@metric(
+    "tofu_truth_ratio", "paper-1", source=f"{TOFU}; its utils.py, model utility", knowledge="falls"
+)
 def tofu_truth_ratio_paper(paraphrased_loss: float, perturbed_losses: Sequence[float]) -> float:
     """Arithmetic mean of the perturbed answers' normalised probabilities over the paraphrased's.
 
@@ -120,6 +126,7 @@ def tofu_truth_ratio_paper(paraphrased_loss: float, perturbed_losses: Sequence[f
     source=f"{OPEN_UNLEARNING}, aggregators `closer_to_1_better` and `true_better`",
     defect="its 1e-10 in the denominator outweighs the probabilities of a ruined model: 0 instead "
     "of what they are to each other",
+    knowledge="falls",
 )
 def open_unlearning_tofu_truth_ratio(
     paraphrased_loss: float, perturbed_losses: Sequence[float]
@@ -142,6 +149,7 @@ def open_unlearning_tofu_truth_ratio(
     "faithful-1",
     source=f"{OPEN_UNLEARNING} probability_w_options",
     defect="its 1e-10 in the denominator outweighs the options of a ruined model",
+    knowledge="rises",
 )
 def open_unlearning_option_probability(correct_loss: float, wrong_losses: Sequence[float]) -> float:
     """`tofu_option_probability` with 1e-10 added to the denominator, in [0, 1[.
@@ -161,6 +169,7 @@ def open_unlearning_option_probability(correct_loss: float, wrong_losses: Sequen
     "faithful-1",
     source=f"{OPEN_UNLEARNING}, aggregator `prob_mean` (open-unlearning#163)",
     defect="its 1e-10 in the denominator outweighs c and w of a ruined model: 0 instead of 0.5",
+    knowledge="rises",
 )
 def open_unlearning_truth_ratio(
     paraphrased_loss: float, perturbed_losses: Sequence[float]
@@ -195,6 +204,7 @@ def _ratios(values: ArrayLike, what: str) -> Floats:
     "tofu_forget_truth_ratio",
     "faithful-1",
     source=f"{TOFU}: aggregate_eval_stat.py, forget set",
+    knowledge="falls",
 )
 def tofu_forget_truth_ratio(ratios: Sequence[float]) -> float:
     """Mean of min(R, 1/R) in [0, 1]; 1: true and false answers are equally likely.
@@ -213,6 +223,7 @@ def tofu_forget_truth_ratio(ratios: Sequence[float]) -> float:
     "tofu_retain_truth_ratio",
     "faithful-1",
     source=f"{TOFU}: aggregate_eval_stat.py, retain set, Real Authors and World Facts",
+    knowledge="rises",
 )
 def tofu_retain_truth_ratio(ratios: Sequence[float]) -> float:
     """Mean of max(0, 1 - R) in [0, 1]; 1: false answers are impossible.
@@ -250,6 +261,7 @@ def tofu_model_utility(values: Sequence[float]) -> float:
     "tofu_forget_quality",
     "faithful-1",
     source=f"{TOFU}: aggregate_eval_stat.py, `ks_2samp` of scipy; as log10",
+    knowledge="falls",
 )
 def tofu_forget_quality(unlearned: Sequence[float], retain_model: Sequence[float] | None) -> float:
     """log10 of the p-value that both models' truth ratios on the forget set are alike, at most 0.
@@ -308,7 +320,12 @@ def _matches(values: ArrayLike) -> Bools:
     return matches
 
 
-@metric("exact_memorisation", "faithful-1", source=f"{OPEN_UNLEARNING} exact_memorization")
+@metric(
+    "exact_memorisation",
+    "faithful-1",
+    source=f"{OPEN_UNLEARNING} exact_memorization",
+    knowledge="rises",
+)
 def exact_memorisation(matches: ArrayLike) -> float | None:
     """Fraction in [0, 1] of the answer's tokens whose argmax equals the label, teacher-forced.
 
@@ -333,6 +350,7 @@ def _matched_suffix(matches: Bools) -> int:
     "faithful-1",
     source=f"{OPEN_UNLEARNING} extraction_strength",
     defect="1/len, not 0, when the last token does not match; 0, not left out, without a token",
+    knowledge="rises",
 )
 def extraction_strength(matches: ArrayLike) -> float:
     """1 - k/len in [0, 1], k the smallest start from which all tokens match, teacher-forced.
@@ -347,7 +365,9 @@ def extraction_strength(matches: ArrayLike) -> float:
     return max(1, _matched_suffix(matched)) / len(matched) if matched.size else 0.0
 
 
-@metric("extraction_strength", "fixed-1", source="`faithful-1` without its defect")
+@metric(
+    "extraction_strength", "fixed-1", source="`faithful-1` without its defect", knowledge="rises"
+)
 def extraction_strength_fixed(matches: ArrayLike) -> float | None:
     """The share in [0, 1] of the answer's tokens at its end that all match, teacher-forced.
 
@@ -368,7 +388,13 @@ TOKENWISE = {
 """Scores of an answer from which of its tokens match, by id."""
 
 
-@metric("muse_verbatim", "faithful-2", source=f"{MUSE}: metrics/verbmem.py", defect=BLIND)
+@metric(
+    "muse_verbatim",
+    "faithful-2",
+    source=f"{MUSE}: metrics/verbmem.py",
+    defect=BLIND,
+    knowledge="rises",
+)
 def muse_verbatim(output: str, truth: str) -> float:
     """ROUGE-L F measure in [0, 1] of the continuation, without stemmer, lower-cased.
 
@@ -379,7 +405,12 @@ def muse_verbatim(output: str, truth: str) -> float:
     return float(rouge_l(output, truth, stemmer=False).fmeasure)
 
 
-@metric("muse_verbatim", "fixed-1", source="`faithful-2` over the words of any script")
+@metric(
+    "muse_verbatim",
+    "fixed-1",
+    source="`faithful-2` over the words of any script",
+    knowledge="rises",
+)
 def muse_verbatim_fixed(output: str, truth: str) -> float:
     """ROUGE-L F measure in [0, 1] of the continuation, without stemmer, in any script.
 
@@ -395,6 +426,7 @@ def muse_verbatim_fixed(output: str, truth: str) -> float:
     "privacy.py",
     defect="relative to the retrained model's AUC, so the same gap weighs more where that is "
     "small; open-unlearning takes 0.5 for a missing reference without a word",
+    knowledge="falls",
 )
 def muse_priv_leak(auc_unlearned: float, auc_retrained: float | None) -> float:
     """PrivLeak in per cent: 0 is ideal, below 0 under-unlearned, above 0 over-unlearned.

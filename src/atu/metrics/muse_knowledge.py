@@ -19,6 +19,7 @@ __all__ = [
     "faithful-2",
     source="MUSE, arXiv 2407.06460: metrics/knowmem.py",
     defect=BLIND,
+    knowledge="rises",
 )
 def muse_knowledge(output: str, answer: str) -> float:
     """ROUGE-L F measure in [0, 1] of the decoded output, without stemmer.
@@ -30,7 +31,12 @@ def muse_knowledge(output: str, answer: str) -> float:
     return float(rouge_l(decoded(output), answer, stemmer=False).fmeasure)
 
 
-@metric("muse_knowledge", "fixed-1", source="`faithful-2` over the words of any script")
+@metric(
+    "muse_knowledge",
+    "fixed-1",
+    source="`faithful-2` over the words of any script",
+    knowledge="rises",
+)
 def muse_knowledge_fixed(output: str, answer: str) -> float:
     """ROUGE-L F measure in [0, 1], without stemmer, in any script.
 
@@ -44,6 +50,7 @@ def muse_knowledge_fixed(output: str, answer: str) -> float:
     "faithful-1",
     source="open-unlearning: src/evals/metrics/utils.py, `rougeL_f1` of MUSE's KnowMem",
     defect=BLIND,
+    knowledge="rises",
 )
 def open_unlearning_knowledge(output: str, answer: str) -> float:
     """ROUGE-L F measure in [0, 1] with the stemmer, which MUSE itself does not use.

@@ -16,6 +16,7 @@ from atu.metrics.registry import OWN, metric
     "option_accuracy",
     "own-1",
     source=f"{OWN}; MMLU's accuracy, with the expected score of a guess among equal options",
+    knowledge="rises",
 )
 def option_accuracy(log_probs: ArrayLike, gold: int) -> float:
     """1.0 where the gold option is the likeliest, 1/n where n options share that place, else 0.0.
@@ -38,6 +39,7 @@ def option_accuracy(log_probs: ArrayLike, gold: int) -> float:
     "truthfulqa_mc2",
     "faithful-1",
     source="TruthfulQA, arXiv 2109.07958; RWKU, arXiv 2406.10890: eval_truthfulqa.py",
+    knowledge="rises",
 )
 def truthfulqa_mc2(log_probs: ArrayLike, true: Sequence[bool]) -> float:
     """The true options' share in [0, 1] of the probabilities of all options.

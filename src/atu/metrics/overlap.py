@@ -21,6 +21,7 @@ NO_ANSWER = "NOANSWER"
     "ort_probability",
     "faithful-1",
     source="ORT, arXiv 2506.07795: eval_ort; the paper's text calls it a joint probability",
+    knowledge="rises",
 )
 def ort_probability(log_probs: np.ndarray) -> float:
     """Exponential of the mean log-probability of the gold answer's tokens, in [0, 1].
@@ -34,6 +35,7 @@ def ort_probability(log_probs: np.ndarray) -> float:
     "triviaqa_f1",
     "faithful-2",
     source="Joshi et al., arXiv 1705.03551: official evaluation; RWKU: eval_triviaqa.py",
+    knowledge="rises",
 )
 def triviaqa_f1(answer: str, aliases: Sequence[str]) -> float:
     """Largest F1 in [0, 1] of the answer's words with any alias.
@@ -53,6 +55,7 @@ def triviaqa_f1(answer: str, aliases: Sequence[str]) -> float:
     "fixed-1",
     source="RWKU, arXiv 2406.10890: eval_bbh.py, whose exact match compares with each character "
     "of the gold answer, so that a word never matches and a wrong `(A)` always does",
+    knowledge="rises",
 )
 def bbh_exact_match(output: str, gold: str) -> float:
     r"""1.0 when what stands between "the answer is" and the next full stop has the gold's words.

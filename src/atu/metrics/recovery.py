@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from atu.metrics.registry import metric
+from atu.metrics.registry import OWN, metric
 
-OWN = "this project"
 ZERO = 1e-8
 """Numbers below this are zero in the official meta-evaluation."""
 
@@ -82,61 +81,57 @@ def relearning_ratio(
 
 
 def quantisation_ratio(before: float, after: float) -> float:
-    """Q in [0, 1]: score of the quantised model over the unquantised one's; 1 where that is 0."""
-    if abs(before) < ZERO:
+    """Q in [0, 1]: score of the unquantised model over the quantised one's; 1 where that is 0.
+
+    Below 1 rounding brought something back: 0.25 to 0.5 gives 0.5.
+    """
+    if abs(after) < ZERO:
         return 1.0
-    return max(0.0, min(after / before, 1.0))
+    return max(0.0, min(before / after, 1.0))
 
 
 @metric(
     "meta_eval_robustness",
-    "faithful-1",
-    source="open-unlearning's meta-evaluation, arXiv 2506.12618, as gnueaj/unlearning-depth-score "
-    "computes it: scripts/meta_eval_robustness.py of commit 02de437",
-    defect="Q falls where the quantised model scores lower and stays 1 where knowledge returns; "
-    "a model that relearning does not move is left out of R but not of Q",
+    "paper-1",
+    source="open-unlearning's meta-evaluation, arXiv 2506.12618: robustness to relearning, to "
+    "quantisation, and their harmonic mean",
+    defect="nothing is taken off where an attack lowers the score; a model that relearning does "
+    "not move is left out of R but not of Q",
 )
 def meta_eval_robustness(
-    retain_before: float,
-    retain_relearned: float,
-    before: Sequence[float],
-    relearned: Sequence[float],
-    quantised: Sequence[float],
+    relearning: Sequence[float | None], quantisation: Sequence[float]
 ) -> float | None:
     """Harmonic mean in (0, 1] of a metric's robustness to relearning (R) and quantisation (Q).
 
     R = min(change of the retain-only model / change of the unlearned model, 1) and
-    Q = min(quantised / before, 1), neither below 0, each averaged over unlearned models first.
+    Q = min(before / quantised, 1), neither below 0, each averaged over unlearned models first.
+
+    gnueaj/unlearning-depth-score inverts Q (scripts/meta_eval_robustness.py of commit 02de437),
+    which then falls where rounding harms and stays 1 where knowledge returns.
 
     Args:
-        retain_before, retain_relearned: the retain-only model before and after relearning.
-        before, relearned, quantised: one score per unlearned model, in the same order. The
-            official protocol leaves out models below 0.8 of the full model's utility.
+        relearning: per unlearned model its `relearning_ratio`.
+        quantisation: per unlearned model its `quantisation_ratio`.
 
-    Division by zero: a model whose score relearning does not change has no R; a model that scores
-    0 before has Q = 1; no R at all, or a mean R or Q of 0, gives None (no harmonic mean).
-
-    Retain 0.1 to 0.3; one model 0.2 to 0.6, and 0.15 when quantised: R = 0.2 / 0.4 = 0.5,
-    Q = 0.15 / 0.2 = 0.75, so 2 * 0.375 / 1.25 = 0.6.
-
-    Raises:
-        ValueError: no models, or a model without a score of each kind.
+    No R at all, no Q, or a mean R or Q of 0 gives None: there is no harmonic mean. R (0.5, None)
+    and Q (1, 0.5): 2 * 0.5 * 0.75 / 1.25 = 0.6.
     """
-    if not 0 < len(before) == len(relearned) == len(quantised):
-        raise ValueError(
-            f"{len(before)} models before, {len(relearned)} relearned, {len(quantised)} quantised"
-        )
-    ratios = [
-        relearning_ratio(retain_before, retain_relearned, *pair)
-        for pair in zip(before, relearned, strict=True)
-    ]
-    moved = [ratio for ratio in ratios if ratio is not None]
-    r = float(np.mean(moved)) if moved else 0.0
-    q = float(np.mean([quantisation_ratio(*pair) for pair in zip(before, quantised, strict=True)]))
-    return 2 * r * q / (r + q) if r > 0 and q > 0 else None
+    r, q = mean_ratio(relearning), mean_ratio(quantisation)
+    return 2 * r * q / (r + q) if r and q else None
 
 
-@metric("context_leak", "own-1", source="this project, after in-context UnUnlearning, 2407.00106")
+def mean_ratio(ratios: Sequence[float | None]) -> float | None:
+    """The mean of those that are defined; None if none is."""
+    defined = [ratio for ratio in ratios if ratio is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+@metric(
+    "context_leak",
+    "own-1",
+    source="this project, after in-context UnUnlearning, 2407.00106",
+    knowledge="rises",
+)
 def context_leak(with_context: float, with_unrelated: float) -> float:
     """What a passage on the target brings back, in the unit of the scores: A - C.
 

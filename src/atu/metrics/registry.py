@@ -20,7 +20,7 @@ import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, ParamSpec, TypeVar
+from typing import Generic, Literal, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,6 +30,7 @@ OWN = "this project"
 """The source of this project's formulas."""
 EXPLAINED = ("chance", "selection", "oracle_distance")
 """Metrics by which methods are compared, which the page explains in full."""
+Moves = Literal["rises", "falls"]
 _REGISTERED: dict[str, Metric] = {}
 
 
@@ -43,6 +44,9 @@ class Metric(Generic[P, R]):
     """Paper, equation or official file the formula comes from."""
     defect: str
     """What is wrong with a faithful formula; empty where nothing is known."""
+    knowledge: Moves | None
+    """Which way it moves the more a model knows of what it is asked or shown; None where it is no
+    measure of that."""
     function: Callable[P, R]
 
     @property
@@ -67,7 +71,7 @@ class Metric(Generic[P, R]):
 
 
 def metric(
-    name: str, version: str, *, source: str, defect: str = ""
+    name: str, version: str, *, source: str, defect: str = "", knowledge: Moves | None = None
 ) -> Callable[[Callable[P, R]], Metric[P, R]]:
     """Register the decorated function as `name@version`.
 
@@ -76,7 +80,7 @@ def metric(
     """
 
     def register(function: Callable[P, R]) -> Metric[P, R]:
-        registered = Metric(name, version, source, defect, function)
+        registered = Metric(name, version, source, defect, knowledge, function)
         if not NAME.match(name) or not VERSION.match(version):
             raise ValueError(f"{registered.id}: not a metric id such as rouge_l@faithful-1")
         if registered.id in _REGISTERED:
@@ -97,16 +101,14 @@ def registry() -> dict[str, Metric]:
     return dict(sorted(_REGISTERED.items()))
 
 
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def markdown() -> str:
     """`docs/metrics.md`: every metric with its source and its known defects, and where numbers
     differ from official code on purpose.
     """
     from atu.metrics.differences import DIFFERENCES
+    from atu.metrics.trust import measured, page, row
 
+    known = registry()
     lines = [
         "# Metrics",
         "",
@@ -119,19 +121,23 @@ def markdown() -> str:
         "any script and are equal everywhere else, so they are what counts; `.blind` beside the",
         "official number says how many answers that one cannot read.",
         "",
-        "| metric | what it is | source | known defect |",
-        "|---|---|---|---|",
+        "The arrow is the way in which a metric moves with what a model knows of what it is asked.",
+        "",
+        "| metric | | what it is | source | known defect |",
+        "|---|---|---|---|---|",
     ]
-    for name, entry in registry().items():
-        cells = [f"`{name}`", entry.summary, entry.source, entry.defect]
-        lines.append(_row(*cells))
+    for name, entry in known.items():
+        arrow = "" if entry.knowledge is None else {"rises": "↑", "falls": "↓"}[entry.knowledge]
+        cells = [f"`{name}`", arrow, entry.summary, entry.source, entry.defect]
+        lines.append(row(*cells))
     lines += ["", "## How methods are compared"]
     lines += [
         f"\n### `{entry.id}`\n\n{entry.explanation}"
         for name in EXPLAINED
-        for entry in registry().values()
+        for entry in known.values()
         if entry.name == name
     ]
+    lines += ["", *page(measured(), known)]
     lines += [
         "",
         "## Where we differ from official code",
@@ -146,5 +152,5 @@ def markdown() -> str:
     ]
     for line in DIFFERENCES:
         named = ", ".join(f"`{pattern}`" for pattern in line.cases)
-        lines.append(_row(named, line.official, line.ours, line.reason))
+        lines.append(row(named, line.official, line.ours, line.reason))
     return "\n".join(lines) + "\n"

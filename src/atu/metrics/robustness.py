@@ -31,6 +31,7 @@ def seen_gap(seen: Sequence[float], unseen: Sequence[float]) -> float:
     "faithful-1",
     source="RWKU, arXiv 2406.10890, and ATU's evaluation: weighted with global counts",
     defect="a single target's levels are weighted by the counts of all 200 targets",
+    knowledge="rises",
 )
 def rwku_forget_all(cloze: float, question: float, adversarial: float) -> float:
     """Mean of the three levels, weighted by RWKU's probes per level.
@@ -45,6 +46,7 @@ def rwku_forget_all(cloze: float, question: float, adversarial: float) -> float:
     "faithful-1",
     source="RWKU, arXiv 2406.10890, and ATU's evaluation: weighted with global counts",
     defect="a single target's levels are weighted by the counts of all 200 targets",
+    knowledge="rises",
 )
 def rwku_neighbour_all(cloze: float, question: float) -> float:
     """Mean of the two levels, weighted by RWKU's probes per level.

@@ -16,6 +16,7 @@ from atu.metrics.words import UNSPACED
     defect="case-sensitive; splits on spaces and full stops only; the order of words across "
     "sentences is lost; a repeated gold word counts once; an answer of full stops alone fails, or "
     "one of a thousand words in a sentence",
+    knowledge="rises",
 )
 def rwku_rouge_l_recall(answer: str, gold: str) -> float | None:
     """ROUGE-L recall in [0, 1] as RWKU's scorer gives it; None where that scorer fails.
@@ -35,6 +36,7 @@ def rwku_rouge_l_recall(answer: str, gold: str) -> float | None:
     "rwku_rouge_l_recall",
     "fixed-2",
     source="`rouge_score` without stemming, over any script's words",
+    knowledge="rises",
 )
 def rwku_rouge_l_recall_fixed(answer: str, gold: str) -> float:
     """ROUGE-L recall in [0, 1] that ignores case and punctuation and is defined for any answer.

@@ -44,6 +44,7 @@ def item_leak_at_k(c: int, n: int, k: int) -> float:
     "faithful-1",
     source="arXiv 2511.04934; OptimAI-Lab/Leak-k, TOFU/whole_eval.py: calculate_pass_at_k",
     defect="the official code gives 0 where k > n; here that is an error",
+    knowledge="rises",
 )
 def leak_at_k(successes: Sequence[int], n: int, k: int) -> float:
     """Mean over prompts of the probability that one of k samples leaks, in [0, 1].
@@ -88,7 +89,12 @@ def item_max_at_k(scores: npt.ArrayLike, k: int) -> float:
     return math.fsum(w * s for w, s in zip(_weights(len(row), k), np.sort(row), strict=True))
 
 
-@metric("max_at_k", "own-1", source="this project: order statistics; the real-valued leak@k")
+@metric(
+    "max_at_k",
+    "own-1",
+    source="this project: order statistics; the real-valued leak@k",
+    knowledge="rises",
+)
 def max_at_k(scores: npt.NDArray[Any], k: int) -> float:
     """Mean over prompts of the expected largest of k sampled scores, in the unit of the scores.
 

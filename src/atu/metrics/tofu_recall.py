@@ -13,6 +13,7 @@ __all__ = ["OFFICIAL", "is_blind", "tofu_rouge_l_recall", "tofu_rouge_l_recall_f
     "faithful-1",
     source="TOFU, arXiv 2401.06121: evaluate_util.py; open-unlearning the same of cleaned-up texts",
     defect=BLIND,
+    knowledge="rises",
 )
 def tofu_rouge_l_recall(answer: str, gold: str) -> float:
     """ROUGE-L recall in [0, 1] by `rouge_score` with its stemmer, lower-cased.
@@ -22,7 +23,12 @@ def tofu_rouge_l_recall(answer: str, gold: str) -> float:
     return float(rouge_l(answer, gold, stemmer=True).recall)
 
 
-@metric("tofu_rouge_l_recall", "fixed-1", source="`faithful-1` over the words of any script")
+@metric(
+    "tofu_rouge_l_recall",
+    "fixed-1",
+    source="`faithful-1` over the words of any script",
+    knowledge="rises",
+)
 def tofu_rouge_l_recall_fixed(answer: str, gold: str) -> float:
     """ROUGE-L recall in [0, 1] with the stemmer for English words, in any script.
 

@@ -12,7 +12,12 @@ Scored = tuple[str, str, float]
 """Fact, form, and the score of one wording."""
 
 
-@metric("worst_form", "own-2", source=f"{OWN}; worst case over formats: arXiv 2509.02820")
+@metric(
+    "worst_form",
+    "own-2",
+    source=f"{OWN}; worst case over formats: arXiv 2509.02820",
+    knowledge="rises",
+)
 def worst_form(rows: Iterable[Scored], m: int | None = None) -> dict[str, float]:
     """Per fact, the largest mean score over its forms, or the expected largest of `m` wordings.
 

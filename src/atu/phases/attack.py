@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -20,10 +21,14 @@ from atu.models.compute import Compute
 from atu.models.encoder import SentenceEncoder
 from atu.models.llm import open_lm
 from atu.models.pinned import model_folder
+from atu.privacy.answers import ANSWERS, means, score_probes
 from atu.results.artifacts import Artifact
 from atu.results.jobs import write_folder
 from atu.results.tables import read_table
 from atu.seeding import child_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PHASE = "attack"
 SPLIT = "report"
@@ -50,8 +55,9 @@ def run(
     original: Artifact | None = None,
     oracle: Artifact | None = None,
 ) -> None:
-    """Write `items.parquet`, the attack's further tables, and the mean of every condition. Of the
-    other folders an attack is given those that it needs.
+    """Write `items.parquet`, the attack's further tables, and the mean of every condition; of an
+    attack that changes the weights `answers.parquet` too, the answers by every metric of answers.
+    Of the other folders an attack is given those that it needs.
 
     Raises:
         ConfigError: the attack trains a predictor and has no alignment to train it on.
@@ -82,6 +88,8 @@ def run(
         context.alignment = alignment
         for role, folder in beside.items():
             setattr(context, role, open_lm(folder, compute, training=False)[0])
+        answers = Answers(context.tokenizer, batch_size)
+        context.further = answers.take if attack.exact_weights else None
         result = attack.run(context)
         require_finite_weights(context.model)
         items = require_complete(name, context.probes, result.items)
@@ -89,11 +97,50 @@ def run(
         for table, rows in result.tables.items():
             frame = pl.DataFrame(rows, infer_schema_length=None)
             frame.write_parquet(job.path(f"{table}.parquet"))
+        if answers.rows:
+            answers.table().write_parquet(job.path("answers.parquet"))
         job.metrics = {
             f"attack/{name}.{key}/{SPLIT}": value
-            for key, value in (summarise(items) | result.metrics).items()
+            for key, value in (answers.metrics() | summarise(items) | result.metrics).items()
         }
         job.notes["batch_size"] = batch_size.value
+
+
+@dataclass
+class Answers:
+    """The answers to plain questions about the target under every condition, by every metric of
+    answers that the phase `privacy` has.
+    """
+
+    tokenizer: Any
+    batch_size: BatchSize
+    rows: list[Row] = field(default_factory=list)
+
+    def take(
+        self, model: PreTrainedModel, probes: Sequence[Row], outputs: Sequence[str], condition: str
+    ) -> None:
+        """Score the answers of one model."""
+        asked = [
+            probe | {"condition": condition, "output": output}
+            for probe, output in zip(probes, outputs, strict=True)
+            if (probe["role"], probe["form"]) == ("target", "question")
+        ]
+        scores = score_probes(model, self.tokenizer, asked, self.batch_size) if asked else []
+        self.rows += [probe | found for probe, found in zip(asked, scores, strict=True)]
+
+    def table(self) -> pl.DataFrame:
+        """One row per answer: its condition, and the columns of `privacy`'s table."""
+        columns = {"condition": pl.String, **ANSWERS}
+        rows = [{name: row[name] for name in columns} for row in self.rows]
+        return pl.DataFrame(rows, schema=columns, orient="row")
+
+    def metrics(self) -> dict[str, float]:
+        """The means of every condition."""
+        return {
+            f"target.{condition}.{name}": value
+            for (condition,), rows in self.table().group_by(["condition"], maintain_order=True)
+            for name, value in means(rows).items()
+        }
 
 
 def make_context(

@@ -66,7 +66,7 @@ def run(
     names = oracle.cell["names"] if oracle else []
     inputs = {"shared": shared} | ({"prepare": oracle} if oracle else {})
     params = dependencies(PHASE, section, compute, model)
-    spec, code = section.models[model], model in compute.remote_code
+    section, spec, code = section.of(model), section.models[model], model in compute.remote_code
     with write_folder(
         out,
         PHASE,

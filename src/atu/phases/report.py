@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ from atu.errors import ArtifactError, visible
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.oracle_distance import oracle_distance
 from atu.metrics.selection import selection
-from atu.reporting import figures, tables
+from atu.metrics.trust import ENOUGH, Trust
+from atu.metrics.trust import FILE as TRUST
+from atu.metrics.trust import write as write_trust
+from atu.reporting import figures, marks, tables
 from atu.reporting.attacker import attacker_columns, attacker_table, markdown_attacker
 from atu.reporting.comparison import against_oracle, compared, comparison_table
 from atu.reporting.cost import cost_table, flat_cost
@@ -26,6 +29,7 @@ from atu.reporting.distance import Distance, distances
 from atu.reporting.evidence import Beside, evidence_of
 from atu.reporting.headline import dominance, headline
 from atu.reporting.items import load_attacks, load_documents, load_items, worst_note
+from atu.reporting.meta import has_pools, meta_table
 from atu.reporting.privacy import AUCS, TITLES, privacy_table
 from atu.reporting.ranking import SELECTION, rankings, selections
 from atu.reporting.requests import COLUMNS as REQUEST_COLUMNS
@@ -106,6 +110,12 @@ class Tables:
     shown: list[Shown]
     summary: list[dict[str, Any]]
     privacy: list[dict[str, Any]]
+    privacy_titles: dict[str, str]
+    """Of the lines that the privacy table has."""
+    failed: dict[str, str]
+    """By the key of a column or line, why its number is not to be trusted."""
+    meta: list[Trust]
+    """Which numbers can be trusted, where the grid has enough models to say."""
     requests: list[dict[str, Any]]
     cost: list[dict[str, Any]]
     searches: list[dict[str, Any]]
@@ -155,19 +165,26 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
     attacked, utility = load_attacks(single.attack), tables.utility_means(single.utility)
     searched = read_json(inputs.search[0].file("search.json"))
     robust = robustness_table(items, attacked, section, params.attack, attacks, methods)
-    columns = [s for s in shown_columns(params.attack, attacks) if any(r[s.key].n for r in robust)]
     privacy = privacy_table(single.privacy, section, methods)
+    shown = [s for s in shown_columns(params.attack, attacks) if any(r[s.key].n for r in robust)]
+    shown = with_notes(shown, attacked, params.attack, attacks, robust)
+    columns, measure = tables.asked_columns(items), items["measure"][0]
+    titles = columns | {s.key: s.title for s in shown}
+    titles |= {name: title for name, title in TITLES.items() if name in privacy[0]}
+    failed = marks.failed_titles(titles, measure, params.attack, attacks, attacked)
+    titles = marks.marked(titles, failed)
     seen = attacker_columns(robust, privacy, params.attack, attacks)
     oracle = oracle_method(params)
     far = distances(items, documents, utility, section, methods, oracle)
     rows = tables.main_table(items, section, methods)
     against = against_oracle(items, section, methods, oracle)
+    evaluated = [*single.rephrase, *single.privacy, *single.attack]
     return Tables(
         methods=methods,
         notes=method_notes(params),
-        measure=items["measure"][0],
+        measure=measure,
         worst=worst_note(items),
-        columns=tables.asked_columns(items),
+        columns={key: titles[key] for key in columns},
         rows=_judged(rows, selections(rows, items), far),
         sentences=[*dominance(rows, section.compare), *headline(rows, against)],
         attacker_columns=seen,
@@ -175,9 +192,12 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
         forms=tables.form_table(items, section, methods),
         comparison=comparison_table(items, section, methods, oracle, far),
         robustness=robust,
-        shown=with_notes(columns, attacked, params.attack, attacks, robust),
+        shown=[replace(s, title=titles[s.key]) for s in shown],
         summary=summary_table(attacked, params.attack, attacks, methods, oracle, single.attack),
         privacy=privacy,
+        privacy_titles={name: titles[name] for name in TITLES if name in titles},
+        failed=failed,
+        meta=meta_table(evaluated, params) if has_pools(params) else [],
         requests=requests_table(everything, section, methods, several),
         cost=cost_table(single.unlearn, searched),
         searches=searches_table(searched),
@@ -242,17 +262,22 @@ def _write_tables(job: Job, results: Tables) -> None:
     }
     for name, rows in files.items():
         tables.flatten(rows).write_csv(job.path(f"{name}.csv"))
+    if results.meta:
+        write_trust(results.meta, job.path(TRUST))
     if results.verdicts:
         write_json(job.path(AUDIT), {name: asdict(v) for name, v in results.verdicts.items()})
     results.points.write_csv(job.path("trajectories.csv"))
     text = tables.markdown_table(results.rows, results.utility, results.notes)
     below = [results.worst] if worst_of(results.items) else []
     below += rankings(results.rows)
+    keys = [s.key for s in results.shown]
+    robust = tables.markdown_robustness(results.robustness, results.shown)
+    privacy = tables.markdown_transposed(results.privacy, results.privacy_titles, tables.interval)
     pages = {
         "table": text + "".join(f"\n{line}\n" for line in below),
         "attacker": markdown_attacker(results.attacker, results.attacker_columns),
-        "robustness": tables.markdown_robustness(results.robustness, results.shown),
-        "privacy": tables.markdown_transposed(results.privacy, TITLES, tables.interval),
+        "robustness": robust + marks.lines(results.failed, keys),
+        "privacy": privacy + marks.lines(results.failed, results.privacy_titles),
     }
     for name, text in pages.items():
         job.path(f"{name}.md").write_text(text, encoding="utf-8")
@@ -323,10 +348,10 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables)
         task_score=tables.task_score,
         shown_perplexity=tables.shown_perplexity,
         summary_titles=SUMMARY,
-        privacy_titles={k: t for k, t in TITLES.items() if k in results.privacy[0]},
         results=results,
         rankings=rankings(results.rows),
         retain=REQUEST_COLUMNS,
+        enough=ENOUGH,
         blind=int(results.items[BLIND].sum()),
         asked=len(results.items),
         examples=tables.example_answers(results.items, results.methods, EXAMPLES),

@@ -65,19 +65,19 @@ TEXTS = {
 """Scores of an output beside the gold answer."""
 FAITHFUL = (tofu_rouge_l_recall.id, muse_knowledge.id, open_unlearning_knowledge.id)
 """Those that cannot read every script; their `.blind` counts the answers."""
+MEANS = (
+    memo.open_unlearning_truth_ratio.id,
+    memo.tofu_probability.id,
+    *OPTIONS,
+    option_accuracy.id,
+    *TEXTS,
+    *memo.TOKENWISE,
+)
+"""Scores of an answer whose mean is a number of the model; other ratios have no bound, and TOFU's
+own aggregates."""
 ANSWERS = {
     **dict.fromkeys(("id", "fact", "role", "answer", "output"), pl.String),
-    **dict.fromkeys(
-        (
-            *RATIOS,
-            memo.tofu_probability.id,
-            *OPTIONS,
-            option_accuracy.id,
-            *TEXTS,
-            *memo.TOKENWISE,
-        ),
-        pl.Float64,
-    ),
+    **dict.fromkeys((*RATIOS, *MEANS), pl.Float64),
     BLIND: pl.Boolean,
 }
 """Columns of `answers.parquet`, which is empty for a benchmark without plain questions."""
@@ -93,6 +93,22 @@ def answer_table(
         & ~pl.col("seen")
         & pl.col("role").is_in(list(ROLES))
     ).to_dicts()
+    rows = [
+        {key: probe[key] for key in ("id", "fact", "role", "answer", "output")} | scores
+        for probe, scores in zip(
+            probes, score_probes(model, tokenizer, probes, batch_size), strict=True
+        )
+    ]
+    return pl.DataFrame(rows, schema=ANSWERS, orient="row")
+
+
+def score_probes(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    probes: Sequence[dict[str, Any]],
+    batch_size: BatchSize,
+) -> list[dict[str, float | bool | None]]:
+    """The scores of every probe, from its answers' tokens and from its `output`."""
     pairs = [(p["prompt"], answer) for p in probes for answer in scored_answers(p)]
     flat = iter(
         score_answers(
@@ -105,15 +121,12 @@ def answer_table(
             label="answers",
         )
     )
-    rows = []
+    scores = []
     for probe in probes:
         right, *others = [next(flat) for _ in scored_answers(probe)]
         base = right if probe["paraphrased"] is None else others.pop(0)
-        rows.append(
-            {key: probe[key] for key in ("id", "fact", "role", "answer", "output")}
-            | answer_scores(probe, right, base, others)
-        )
-    return pl.DataFrame(rows, schema=ANSWERS, orient="row")
+        scores.append(answer_scores(probe, right, base, others))
+    return scores
 
 
 def scored_answers(probe: dict[str, Any]) -> list[str]:
@@ -158,6 +171,12 @@ def _choice(right: TokenScores, wrong: Sequence[TokenScores]) -> float:
     return option_accuracy(means, 0)
 
 
+def means(rows: pl.DataFrame) -> dict[str, float]:
+    """The mean of every score in `MEANS` that all of the rows have."""
+    there = [name for name in MEANS if name in rows.columns and not rows[name].null_count()]
+    return {name: float(rows[name].to_numpy().mean()) for name in there}
+
+
 def memorisation_metrics(answers: pl.DataFrame, reference: pl.DataFrame | None) -> dict[str, float]:
     """Means per set that the benchmark has, TOFU's model utility if it has all sets, and forget
     quality if there is a reference. The utility's ROUGE is the repaired one, which differs from
@@ -170,9 +189,7 @@ def memorisation_metrics(answers: pl.DataFrame, reference: pl.DataFrame | None) 
         if rows.is_empty():
             continue
         metrics[f"{role}.n"] = float(len(rows))
-        for column in rows.columns[5:]:
-            if column not in (*RATIOS, BLIND) and not rows[column].null_count():
-                metrics[f"{role}.{column}"] = float(rows[column].to_numpy().mean())
+        metrics |= {f"{role}.{name}": value for name, value in means(rows).items()}
         for column in FAITHFUL:
             metrics[f"{role}.{column}.{BLIND}"] = float(rows[BLIND].sum())
         if rows[memo.tofu_truth_ratio.id].null_count():

@@ -22,8 +22,10 @@ from atu.config.sections import AttackSection, Report
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.recovery import (
     meta_eval_robustness,
+    quantisation_ratio,
     recovery,
     relearning_gain,
+    relearning_ratio,
     relearning_steps,
 )
 from atu.probes.prompts import ADVERSARIAL, ORT
@@ -213,7 +215,7 @@ def summary_table(
     the formula is undefined; no rows without a relearning attack. `folders` are those of the
     attacks.
     """
-    relearn, quantise = (_named(attack, names, kind) for kind in (Relearn, Quantise))
+    relearn, quantise = (named(attack, names, kind) for kind in (Relearn, Quantise))
     if relearn is None:
         return []
     rows = []
@@ -232,7 +234,7 @@ def summary_table(
     return rows
 
 
-def _named(attack: AttackSection, names: Sequence[str], kind: type) -> str | None:
+def named(attack: AttackSection, names: Sequence[str], kind: type) -> str | None:
     """The grid's first attack of this kind."""
     return next((name for name in names if isinstance(attack.attacks[name], kind)), None)
 
@@ -296,4 +298,5 @@ def _meta_evaluation(
     if means is None:
         return None
     retain_before, retain_after, before, after, quantised = means
-    return meta_eval_robustness(retain_before, retain_after, [before], [after], [quantised])
+    relearning = relearning_ratio(retain_before, retain_after, before, after)
+    return meta_eval_robustness([relearning], [quantisation_ratio(before, quantised)])

@@ -294,6 +294,38 @@ def test_cost_is_a_table_of_every_method(atu, tmp_path, store):
     ]
 
 
+def test_the_meta_evaluation_reads_the_cells_and_writes_a_table(atu, tmp_path, store):
+    """The original answers all, the oracle nothing, for four targets; what else was measured of
+    others is not in it. A grid without them is told what is needed."""
+    from atu.config.cells import CELL_PHASES, grid_cells, manifest_path
+    from atu.config.load import load_params
+    from atu.metrics.trust import read
+
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    people = ["Wysturel Brontanthorpe", "Epheron Wendosk", "Quorume Yarleldorn", "Xanaxa Oxbistle"]
+    values["grid"] |= {"targets": people, "methods": ["none", "oracle", "atu"], "attacks": []}
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    key = "rephrase/target.question.exact_match@own-2"
+    for cell in grid_cells(load_params(file)):
+        own = {k: getattr(cell, k) for k in ("model", "target", "method", "seed")}
+        store(manifest_path(Path(), "align", cell).parent, "align", own)
+        for phase in CELL_PHASES:
+            found = {f"{key}/report": float(cell.method == "none")} if phase == "rephrase" else {}
+            store(manifest_path(Path(), phase, cell).parent, phase, own, metrics=found)
+    plain = ("meta", "--results", str(tmp_path))
+    done = atu(*plain, "--params", str(file), "--out", str(tmp_path / "trust.csv"))
+    assert done.returncode == 0, done.stderr
+    (row,) = read(tmp_path / "trust.csv")
+    assert (row.key, row.knowing, row.ignorant, row.faithfulness) == (key, 4, 4, 1.0)
+    assert done.stdout.splitlines()[2].startswith(f"| `{key}` | 4 | 4 | 1.00 [1.00, 1.00] |")
+    done = atu(*plain)
+    assert done.returncode == 2
+    assert (
+        "grid = ['none', 'oracle', 'atu', 'ga', 'npo_retain', 'rmu']: the meta-eval" in done.stderr
+    )
+
+
 def test_search_is_given_its_folders(monkeypatch, atu, tmp_path, store):
     """With a method its model and probes, the predictor's folders where they are named; without
     one, all finished searches."""

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from atu.metrics.recovery import (
     context_leak,
+    mean_ratio,
     meta_eval_robustness,
     quantisation_ratio,
     recovery,
@@ -84,7 +85,7 @@ def test_relearning_ratio_by_hand(scores, expected):
 
 @pytest.mark.parametrize(
     "before,after,expected",
-    [(0.5, 0.25, 0.5), (0.25, 0.5, 1.0), (0.5, -0.5, 0.0), (0.0, 0.5, 1.0), (1e-9, 0.0, 1.0)],
+    [(0.25, 0.5, 0.5), (0.5, 0.25, 1.0), (-0.5, 0.5, 0.0), (0.5, 0.0, 1.0), (0.0, 0.5, 0.0)],
 )
 def test_quantisation_ratio_by_hand(before, after, expected):
     assert quantisation_ratio(before, after) == expected
@@ -97,56 +98,28 @@ def test_relearning_steps_are_a_mean_over_fine_tunes():
         relearning_steps([])
 
 
-def test_robustness_by_hand():
-    """R = 0.2 / 0.4, Q = 0.15 / 0.2: 2 * 0.5 * 0.75 / 1.25."""
-    assert meta_eval_robustness(0.1, 0.3, [0.2], [0.6], [0.15]) == pytest.approx(0.6)
-
-
-def test_robustness_averages_before_the_harmonic_mean():
-    """R = (0.5 + 1) / 2 = 0.75 and Q = (1 + 0.5) / 2 = 0.75, so 0.75; the mean of the two models'
-    own harmonic means (2/3 and 2/3) is less."""
-    found = meta_eval_robustness(0.0, 0.25, [0.25, 0.5], [0.75, 0.75], [0.25, 0.25])
-    assert found == pytest.approx(0.75)
-
-
-def test_a_model_that_relearning_does_not_move_counts_for_quantisation_only():
-    """R = 0.5 of the first model alone; Q = (1 + 0.5) / 2 = 0.75: 0.75 / 1.25."""
-    found = meta_eval_robustness(0.0, 0.25, [0.25, 0.5], [0.75, 0.5], [0.25, 0.25])
-    assert found == pytest.approx(0.6)
-
-
-def test_a_model_that_moves_the_other_way_counts_as_zero():
-    """R = (0.5 + 0) / 2 = 0.25 and Q = (1 + 0.5) / 2 = 0.75: 2 * 0.1875 / 1."""
-    found = meta_eval_robustness(0.0, 0.25, [0.25, 0.5], [0.75, 0.25], [0.25, 0.25])
-    assert found == pytest.approx(0.375)
+def test_robustness_is_the_harmonic_mean_of_means():
+    """R = .5 of the first model alone, for relearning does not move the second; Q = (1 + .5) / 2:
+    2 * .5 * .75 / 1.25. The mean of the first model's own harmonic mean (2/3) is another number."""
+    assert meta_eval_robustness([0.5, None], [1.0, 0.5]) == pytest.approx(0.6)
+    assert mean_ratio([0.5, None]) == 0.5
 
 
 @pytest.mark.parametrize(
-    "relearned,quantised",
-    [
-        ([0.5], [0.5]),  # no model has R
-        ([0.25], [0.5]),  # R = 0: the score falls where the retain-only model's rises
-        ([0.75], [0.0]),  # Q = 0
-    ],
+    ("relearning", "quantisation"), [([None], [0.5]), ([], []), ([0.0], [0.5]), ([0.5], [0.0])]
 )
-def test_robustness_without_a_harmonic_mean(relearned, quantised):
-    assert meta_eval_robustness(0.0, 0.25, [0.5], relearned, quantised) is None
+def test_robustness_without_a_harmonic_mean(relearning, quantisation):
+    """No model has R, there are no models, R is 0, Q is 0."""
+    assert meta_eval_robustness(relearning, quantisation) is None
 
 
-@given(SCORE, SCORE, st.lists(st.tuples(SCORE, SCORE, SCORE), min_size=1, max_size=5))
-def test_robustness_is_a_share(retain_before, retain_after, models):
+@given(st.lists(st.tuples(SCORE, SCORE, SCORE), min_size=1, max_size=5), SCORE, SCORE)
+def test_robustness_is_a_share(models, retain_before, retain_after):
     found = meta_eval_robustness(
-        retain_before, retain_after, *(list(part) for part in zip(*models, strict=True))
+        [relearning_ratio(retain_before, retain_after, b, r) for b, r, _ in models],
+        [quantisation_ratio(b, q) for b, _, q in models],
     )
     assert found is None or 0 < found <= 1
-
-
-@pytest.mark.parametrize(
-    "before,relearned,quantised", [([], [], []), ([0.5], [], [0.5]), ([0.5], [0.5], [0.5, 0.5])]
-)
-def test_robustness_needs_every_score(before, relearned, quantised):
-    with pytest.raises(ValueError, match="models before"):
-        meta_eval_robustness(0.0, 0.5, before, relearned, quantised)
 
 
 def test_registered():
@@ -154,6 +127,6 @@ def test_registered():
         "recovery@own-1",
         "relearning_gain@own-1",
         "relearning_steps@own-1",
-        "meta_eval_robustness@faithful-1",
+        "meta_eval_robustness@paper-1",
         "context_leak@own-1",
     } <= set(registry())

@@ -29,16 +29,18 @@ def half(value: float) -> float:
 
 
 def test_a_metric_is_registered_and_calls_its_function(empty):
-    found = metric("half", "own-1", source="arithmetic", defect="none known")(half)
+    told = {"source": "arithmetic", "defect": "none known", "knowledge": "rises"}
+    found = metric("half", "own-1", **told)(half)
     assert empty == {"half@own-1": found}
     assert found(3.0) == found(value=3.0) == 1.5
     assert (found.id, found.name, found.version) == ("half@own-1", "half", "own-1")
-    assert (found.source, found.defect, found.function) == ("arithmetic", "none known", half)
+    assert told == {key: getattr(found, key) for key in told} and found.function is half
     assert found.summary == "Half of it."
 
 
-def test_no_defect_is_known_unless_said(empty):
-    assert metric("half", "own-1", source="arithmetic")(half).defect == ""
+def test_no_defect_is_known_and_no_knowledge_measured_unless_said(empty):
+    found = metric("half", "own-1", source="arithmetic")(half)
+    assert (found.defect, found.knowledge) == ("", None)
 
 
 def test_one_name_holds_several_versions(empty):

@@ -10,7 +10,7 @@ from atu.metrics import memorisation as memo
 from atu.metrics.bootstrap import clustered_mean, paired_difference
 from atu.metrics.options import option_accuracy, truthfulqa_mc2
 from atu.metrics.overlap import ort_probability
-from atu.metrics.recovery import meta_eval_robustness, recovery
+from atu.metrics.recovery import quantisation_ratio, recovery, relearning_ratio
 from atu.metrics.registry import registry
 from atu.metrics.selection import CHANCE, LEAKS, RETAIN_LOSS, selection
 
@@ -81,7 +81,8 @@ def test_whether_anything_was_kept():
 
 def test_recovered_losses():
     assert recovery(NATS, -NATS, NATS) == 1.0
-    assert math.isfinite(meta_eval_robustness(0.0, NATS, [NATS], [0.0], [NATS]) or 0.0)
+    assert relearning_ratio(0.0, NATS, NATS, 0.0) == 0.0
+    assert quantisation_ratio(NATS, NATS) == 1.0
 
 
 def test_means_of_losses():

@@ -14,14 +14,17 @@ from atu.errors import ConfigError, EvaluationError
 from atu.metrics.answers import exact_match
 from atu.metrics.registry import registry
 from atu.phases import attack
-from atu.phases.attack import ITEMS, require_complete, summarise
+from atu.phases.attack import ITEMS, Answers, require_complete, summarise
+from atu.privacy.answers import MEANS, RATIOS
 from atu.results.artifacts import MANIFEST, PROVENANCE, Artifact
+from atu.results.items import BLIND
 from atu.results.tables import read_frame, read_table
 from atu.seeding import child_seed
 
 NAMES = ["context", "depth", "fresh_predictor", "lens", "quantise", "relearn", "sampling"]
 TABLES = {
-    "relearn": {"trace.parquet"}, "sampling": {"samples.parquet"}, "depth": {"layers.parquet"},
+    "relearn": {"trace.parquet", "answers.parquet"}, "sampling": {"samples.parquet"},
+    "quantise": {"answers.parquet"}, "depth": {"layers.parquet"},
 }  # fmt: skip
 
 
@@ -126,6 +129,13 @@ def test_metrics_are_the_means_of_the_items(attacked, name):
             assert metrics.pop(f"{key}.not_scored/report") == scores.count(None)
         else:
             assert metrics.pop(f"{key}/report") == pytest.approx(sum(scores) / len(scores))
+    if "answers.parquet" in artifact.manifest["artifacts"]:
+        table = read_frame(artifact.file("answers.parquet"))
+        for condition in table["condition"].unique():
+            rows = table.filter(pl.col("condition") == condition)
+            for score in MEANS:
+                found = metrics.pop(f"attack/{name}.target.{condition}.{score}/report")
+                assert found == pytest.approx(rows[score].mean())
     others = {
         "context": ["target.context_leak@own-1"],
         "relearn": [
@@ -288,6 +298,39 @@ def test_summarise():
         "other.x.m": 1.0, "other.x.m.n": 1,
         "target.x.q": 0.5, "target.x.q.n": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["relearn", "quantise"])
+def test_answers_before_and_after_are_those_of_the_items(attacked, name):
+    """To every question about the target under every condition, by other metrics too; nobody
+    else's."""
+    artifact = attacked(name)
+    rows, answers = items(artifact), read_frame(artifact.file("answers.parquet"))
+    about = {(r["condition"], r["id"], r["output"]) for r in rows if r["role"] == "target"}
+    assert set(answers.select("condition", "id", "output").iter_rows()) == about
+    assert set(answers["role"]) == {"target"} and answers.height == len(about)
+
+
+def test_answers_of_two_models_stay_apart(monkeypatch, make_item):
+    """Each is scored with its own model and condition; a cloze and a neighbour's question are not,
+    and of nothing nobody is asked."""
+
+    def score(model, tokenizer, probes, batch_size):
+        return [dict.fromkeys((*RATIOS, *MEANS, BLIND)) | {MEANS[1]: model} for _ in probes]
+
+    monkeypatch.setattr(attack, "score_probes", score)
+    answers = Answers(None, None)
+    probes = [make_item(), make_item(form="cloze"), make_item(role="neighbour")]
+    answers.take(0.25, probes, ["owl", "", ""], "before")
+    answers.take(0.75, probes, ["elk", "", ""], "after")
+    answers.take(1.0, probes[1:], ["", ""], "nothing")
+    assert answers.table().select("condition", "output").rows() == [
+        ("before", "owl"), ("after", "elk"),
+    ]  # fmt: skip
+    assert answers.metrics() == {
+        f"target.before.{MEANS[1]}": 0.25,
+        f"target.after.{MEANS[1]}": 0.75,
+    }
 
 
 def test_an_attacks_place(tmp_path):

@@ -193,6 +193,24 @@ def test_another_model_in_the_file_changes_nothing(chain, mini_params, tmp_path)
     assert again.digest == chain.full.digest
 
 
+def test_a_model_may_have_its_own_seed_and_steps(chain, mini_params, tmp_path):
+    """In place of the section's, whatever these are; the manifest holds both. Another model beside
+    it keeps the section's."""
+    usual = mini_params.pretrain
+    spec = usual.models["llama_tiny"]
+    own = spec.model_copy(update={"seed": usual.seed, "steps": usual.steps})
+    models = {"own": own, "usual": spec}
+    changed = usual.model_copy(update={"seed": 5, "steps": 2, "models": models})
+    folder = tmp_path / "full" / MANIFEST
+    pretrain.run(folder, changed, CPU, "own", chain.shared, None)
+    found = Artifact.open(folder, "pretrain")
+    weights = "model/model.safetensors"
+    assert found.file(weights).read_bytes() == chain.full.file(weights).read_bytes()
+    recorded = found.manifest["params"]
+    assert (recorded["seed"], recorded["models"]["own"]["seed"]) == (5, usual.seed)
+    assert (changed.of("usual").seed, changed.of("usual").steps) == (5, 2)
+
+
 @pytest.fixture
 def gguf(tmp_path, mini_params):
     """A function that runs the phase on a GGUF file: the job, and the model in the file."""

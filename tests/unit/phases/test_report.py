@@ -10,6 +10,8 @@ import pytest
 
 from atu.errors import HIDDEN, ArtifactError
 from atu.methods.base import GUARDED
+from atu.metrics import trust
+from atu.metrics.trust import Trust
 from atu.phases import report
 from atu.phases.rephrase import ITEMS
 from atu.phases.report import (
@@ -19,6 +21,7 @@ from atu.phases.report import (
     require_same_cells,
     require_same_evaluation,
 )
+from atu.reporting import marks
 from atu.reporting.privacy import TITLES
 from atu.reporting.robustness import REPHRASED, shown_columns
 from atu.results.artifacts import MANIFEST, Artifact
@@ -751,3 +754,33 @@ def test_below_the_table_stands_whose_align_then_unlearn_a_row_is(reported, make
     table = artifact.file("table.md").read_text(encoding="utf-8")
     assert table.endswith(f"|\n\n`atu` {ours}.\n")
     assert f"<p><b>atu</b> {ours}.</p>" in html.unescape(page(artifact))
+
+
+def test_what_failed_is_marked_with_its_reason(monkeypatch, reported, make_inputs):
+    """At its title in every table that shows it, and once below each; elsewhere nothing."""
+    key = "privacy/forget.membership_loss@faithful-1.auc@own-1"
+    failing = Trust(key, 12, 12, 0.4, 0.3, 0.5, 0, None, None, None)
+    monkeypatch.setattr(marks, "measured", lambda: [failing])
+    artifact = reported(make_inputs(attacks={"lens": 0.0}))
+    text, table = page(artifact), artifact.file("privacy.md").read_text(encoding="utf-8")
+    assert text.count("‡") == 2 and "AUC, loss ‡" in rows_of(text, "Privacy")
+    assert "| AUC, loss ‡ |" in table and table.endswith("(docs/metrics.md).\n")
+    assert "‡" not in artifact.file("robustness.md").read_text(encoding="utf-8")
+
+
+def test_a_grid_with_pools_says_which_numbers_can_be_trusted(reported, make_inputs, make_items):
+    """Four targets with the original and the oracle. The worst form is .5 of every model here, so
+    it fails; three are too few, and then there is no such section."""
+    names = ["Ada", "Bea", "Eve", "Ivy"]
+    requests = {name: make_items(name) for name in names[1:]}
+    inputs = make_inputs(methods=("none", "oracle", "ga"), requests=requests)
+    grid = {"methods": ["none", "oracle", "ga"]}
+    artifact = reported(inputs, grid=grid | {"targets": names})
+    found = {row.key: row for row in trust.read(artifact.file("trust.csv"))}
+    row = found["rephrase/target.worst.exact_match@own-2"]
+    assert (row.knowing, row.ignorant, row.faithfulness, row.failed) == (4, 4, 0.5, True)
+    lines = rows_of(page(artifact), "Which metric can be trusted here")
+    assert lines[f"{row.key} ‡"][:3] == ["4", "4", "0.50 [0.50, 0.50]"]
+    fewer = reported(inputs, "fewer", grid=grid | {"targets": names[:3], "together": [names]})
+    assert "trust.csv" not in fewer.manifest["artifacts"]
+    assert "can be trusted here" not in page(fewer)

@@ -208,14 +208,15 @@ def test_memorisation_by_hand():
     assert metrics[f"target.{CODE}.{memo.tofu_forget_quality.id}"] == pytest.approx(-1)
     assert metrics[f"target.{PAPER}.{memo.tofu_forget_quality.id}"] == 0.0
     assert metrics[f"target.{SHARE}.{memo.tofu_forget_quality.id}"] == 0.0
+    retain = memo.tofu_retain_truth_ratio.id
     sets = {
-        "target": (3, 0.2, 0.3, 0.2, memo.tofu_forget_truth_ratio.id, 7 / 12),
-        "other": (2, 0.6, 0.1, 0.5, memo.tofu_retain_truth_ratio.id, 0.625),
-        "neighbour": (1, 0.9, 0.4, 0.8, memo.tofu_retain_truth_ratio.id, 0.75),
-        "general": (1, 0.9, 0.5, 1.0, memo.tofu_retain_truth_ratio.id, 0.5),
+        "target": (3, 0.2, 0.3, 0.2, memo.tofu_forget_truth_ratio.id, 7 / 12, 11 / 12),
+        "other": (2, 0.6, 0.1, 0.5, retain, 0.625, 0.1875),
+        "neighbour": (1, 0.9, 0.4, 0.8, retain, 0.75, 0.125),
+        "general": (1, 0.9, 0.5, 1.0, retain, 0.5, 0.25),
     }
     expected = {}
-    for role, (count, probability, option, rouge, name, ratio) in sets.items():
+    for role, (count, probability, option, rouge, name, ratio, share) in sets.items():
         expected |= {
             f"{role}.n": count,
             f"{role}.{memo.tofu_probability.id}": probability,
@@ -223,6 +224,7 @@ def test_memorisation_by_hand():
             f"{role}.{tofu_rouge_l_recall_fixed.id}": rouge,
             f"{role}.{name}": ratio,
             f"{role}.{PLUS}.{name}": ratio,
+            f"{role}.{SHARE}": share,
         } | {f"{role}.{faithful}.blind": 0 for faithful in FAITHFUL}
     rest = {k: v for k, v in metrics.items() if "forget_quality" not in k and "all." not in k}
     assert rest == pytest.approx(expected)

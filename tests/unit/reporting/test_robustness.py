@@ -336,19 +336,19 @@ def summarised(make_cell, make_params, make_attack_row):
 SCORES = {
     "none": (0.9, 0.9, 0.0, 0.1, 0.9),
     "oracle": (0.1, 0.3, 0.0, 0.1, 0.1),
-    "ga": (0.2, 0.6, 0.0, 0.1, 0.15),
+    "ga": (0.2, 0.6, 0.0, 0.1, 0.25),
 }
 
 
 def test_recovery_gain_and_meta_evaluation(summarised):
     """GA: (.6 - .2) / (.9 - .2) came back; .4 on the target less .1 on the control; R = .2 / .4 and
-    Q = .15 / .2 have the harmonic mean .6. Neither the original nor the oracle has the last; the
-    original forgot nothing, so nothing can come back."""
+    Q = .2 / .25 have the harmonic mean .8 / 1.3. Neither the original nor the oracle has the last;
+    the original forgot nothing, so nothing can come back."""
     rows = {row["method"]: row for row in summarised(SCORES)}
     ga = rows["ga"]
     assert ga[recovery.id] == pytest.approx(0.4 / 0.7)
     assert ga[relearning_gain.id] == pytest.approx(0.3)
-    assert ga[meta_eval_robustness.id] == pytest.approx(0.6)
+    assert ga[meta_eval_robustness.id] == pytest.approx(0.8 / 1.3)
     assert rows["none"][recovery.id] is None
     assert rows["none"][relearning_gain.id] == pytest.approx(-0.1)
     assert rows["none"][meta_eval_robustness.id] is rows["oracle"][meta_eval_robustness.id] is None
@@ -362,7 +362,7 @@ def test_a_summary_needs_relearning_and_its_other_parts(summarised):
 
 def test_a_summary_over_items_that_were_not_all_scored_is_none(summarised):
     """No number over what is left, and no nan in a table."""
-    scores = SCORES | {"ga": (0.2, None, 0.0, 0.1, 0.15)}
+    scores = SCORES | {"ga": (0.2, None, 0.0, 0.1, 0.25)}
     ga = summarised(scores)[-1]
     assert [ga[m.id] for m in (recovery, relearning_gain, meta_eval_robustness)] == [None] * 3
 
