@@ -216,15 +216,14 @@ def round_loss(context: Context, batch: Batch, threshold: Tensor) -> Tensor:
         threshold: [layers].
     """
     assert context.concept is not None
-    weight = context.settings.answers
     embeddings = predicted(context, batch)
     similarity = concept_cosine(embeddings, context.concept)
     threshold = threshold.to(similarity)
     mask = counted_positions(context, batch).expand_as(similarity)
     loss = hinge_loss(similarity, mask, threshold[:, None, None])
-    if not weight:
-        return loss
-    return loss + weight * answers_hinge(context, batch, embeddings, threshold)
+    if weight := context.settings.answers:
+        loss = loss + weight * answers_hinge(context, batch, embeddings, threshold)
+    return loss
 
 
 def check(context: Context) -> None:
