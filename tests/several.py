@@ -18,6 +18,7 @@ import transformers
 import yaml
 from families import SPECIAL, TINY
 from machines import CPU, cpu_for
+from made.retain import NO_RETAIN
 
 from atu.config.params import Params
 from atu.distributed import processes
@@ -36,13 +37,12 @@ from atu.unlearning import engine as unlearning
 from atu.unlearning.engine import UnlearnInputs
 from atu.unlearning.trajectory import select_probes
 
-NOTHING = {"nll": 0.0, "kl": 0.0, "states": 0.0, "layer": None}
 SHORT = {"steps": 3, "evaluations": 1, "batch_size": 4}
 CHECKPOINTING = dataclasses.replace(CPU, precision="bfloat16", checkpointing=True)
 CASES = {
     # Five texts of two processes: three and two.
-    "ga": ("ga", SHORT | {"batch_size": 5, "retain": Retain(**NOTHING | {"nll": 1.0})}, CPU),
-    "npo": ("npo_retain", SHORT | {"retain": Retain(**NOTHING | {"kl": 1.0})}, CPU),
+    "ga": ("ga", SHORT | {"batch_size": 5, "retain": Retain(**NO_RETAIN | {"nll": 1.0})}, CPU),
+    "npo": ("npo_retain", SHORT | {"retain": Retain(**NO_RETAIN | {"kl": 1.0})}, CPU),
     "rmu": ("rmu", SHORT | {"layer": 2, "optimizer": "sgd", "train": Layers("layers", [0])}, CPU),
     "flat": ("flat", SHORT | {"batch_size": 3}, CPU),
     "whp": ("whp", SHORT | {"steps": 1, "reinforce_steps": 2}, CPU),

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from machines import BFLOAT16, CPU
+from made.retain import NO_RETAIN
 from twodevices import GPU, TwoDevices, on_gpu
 
 from atu import methods
@@ -59,13 +60,14 @@ def test_a_model_and_its_copies_move(gpu, tiny_lm):
 SETTINGS = {
     "steps": 2, "learning_rate": 1e-3, "optimizer": "adamw", "weight_decay": 0.0, "clip": 1.0,
     "batch_size": 2, "evaluations": 2, "wrapper": "none", "stop_below": None,
-    "retain": {"nll": 1.0, "kl": 1.0, "states": 1.0, "layer": 1}, "train": {"update": "all"},
+    "retain": NO_RETAIN | {"nll": 1.0, "kl": 1.0, "states": 1.0, "layer": 1},
+    "train": {"update": "all"},
 }  # fmt: skip
-NO_RETAIN = {"nll": 0.0, "kl": 0.0, "states": 0.0, "layer": None}
 METHODS = {
     "atu": {
         "hook_layers": [], "quantiles": [0.9, 0.2], "thresholds": [], "adaptive": True,
-        "realign_steps": 1, "positions": "all", "width": 0, "train": {"update": "below_hook"},
+        "realign_steps": 1, "positions": "all", "width": 0, "answers": 1.0,
+        "train": {"update": "below_hook"},
     },
     "ga": {"train": {"update": "lora", "rank": 2, "alpha": 4}},
     "npo": {"beta": 0.1, "wrapper": "disruption_masking"},

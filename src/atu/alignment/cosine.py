@@ -22,11 +22,11 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def alignment_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """1 - cos(prediction, embedding of the next k tokens), over full windows (ATU, L_align).
+    """1 - cos(prediction, embedding of the next k tokens), mean over windows (ATU, L_align).
 
     Args:
         predicted, target: [batch, seq, dim].
-        mask: [batch, seq], 1 where the window of the next k encoder tokens is complete.
+        mask: [batch, seq], 1 where there is a window.
 
     Two positions with cosines 1 and 0 and a third, masked one give (0 + 1) / 2 = 0.5. The
     reference minimises -cos, which differs by a constant.

@@ -16,7 +16,7 @@ from atu.alignment.cosine import alignment_loss
 from atu.distributed import processes
 from atu.inference.finite import require_finite_states
 from atu.models.compute import device_of
-from atu.models.llm import frozen, hidden_states, require_room
+from atu.models.llm import frozen, hidden_states_at, require_room
 from atu.models.predictor import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AlignmentData:
-    """Texts as token ids, with the number of every token's window; -1 for an incomplete window."""
+    """Texts as token ids, with the number of every token's window; -1 where there is none."""
 
     windows: Tensor
     """[n_windows, dim], unit length."""
@@ -44,6 +44,9 @@ class AlignmentData:
     """[n_concepts, dim], unit length."""
     token_ids: list[Tensor]
     window_numbers: list[Tensor]
+    answers: Tensor | None = None
+    """[n_forget, dim]: of each forget text's own answer, unit length, zeros where a text answers no
+    prompt; None where none does."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -58,10 +61,11 @@ class AlignmentData:
             concept=stored["concept"],
             token_ids=list(stored["token_ids"].long().split(lengths)),
             window_numbers=list(stored["window_numbers"].long().split(lengths)),
+            answers=stored.get("answers"),
         )
 
     def targets(self, texts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Window embeddings [batch, seq, dim] and the mask of full windows [batch, seq]."""
+        """Embeddings [batch, seq, dim] and mask [batch, seq] of the windows that there are."""
         numbers = nn.utils.rnn.pad_sequence(
             [self.window_numbers[i] for i in texts], batch_first=True, padding_value=-1
         )
@@ -96,10 +100,17 @@ def load_predictors(align: Artifact) -> dict[int, EmbeddingPredictor]:
 def cache_hidden_states(
     model: PreTrainedModel, data: AlignmentData, layer: int, batch_size: int = 64
 ) -> list[Tensor]:
-    """Hidden states [tokens, hidden] of every text at the hook layer; each text is computed once,
-    by one rank.
+    """`cache_states_at` one hook layer."""
+    return cache_states_at(model, data, [layer], batch_size)[layer]
 
-    The model is frozen while the predictor trains, so they do not change. They are kept on the CPU,
+
+def cache_states_at(
+    model: PreTrainedModel, data: AlignmentData, layers: Sequence[int], batch_size: int = 64
+) -> dict[int, list[Tensor]]:
+    """Hidden states [tokens, hidden] of every text at every hook layer, from one pass; each text is
+    computed once, by one rank.
+
+    The model is frozen while predictors train, so they do not change. They are kept on the CPU,
     because those of a real model take gigabytes.
 
     Raises:
@@ -110,18 +121,18 @@ def cache_hidden_states(
     rows = [ids.tolist() for ids in data.token_ids]
     require_room(model, rows, [f"text {i} of the embeddings" for i in range(len(rows))])
     order = sorted(range(len(data)), key=lambda i: len(data.token_ids[i]))
-    states: dict[int, Tensor] = {}
+    states: dict[int, dict[int, Tensor]] = {layer: {} for layer in layers}
     with frozen(model), torch.no_grad():
         for at in range(0, len(order), batch_size):
             chosen = order[at : at + batch_size]
             ids, mask = (processes.split_rows(t).to(device) for t in data.tokens(chosen))
-            local_states = hidden_states(model, ids, mask, layer).cpu()
-            hidden = processes.join_rows(local_states, len(chosen))
-            for row, text in zip(hidden, chosen, strict=True):
-                states[text] = row[: len(data.token_ids[text])].clone()
             named = [f"text {text} of the embeddings" for text in chosen]
-            require_finite_states(model, hidden, [rows[text] for text in chosen], named)
-    return [states[i] for i in range(len(data))]
+            for layer, local_states in hidden_states_at(model, ids, mask, layers).items():
+                hidden = processes.join_rows(local_states.cpu(), len(chosen))
+                for row, text in zip(hidden, chosen, strict=True):
+                    states[layer][text] = row[: len(data.token_ids[text])].clone()
+                require_finite_states(model, hidden, [rows[text] for text in chosen], named)
+    return {layer: [found[i] for i in range(len(data))] for layer, found in states.items()}
 
 
 def alignment_step(
@@ -196,7 +207,7 @@ def batch_loss(
     states: Sequence[Tensor],
     texts: Sequence[int],
 ) -> Tensor:
-    """1 - cosine over the full windows of these texts, on the predictor's device.
+    """1 - cosine over the windows of these texts, on the predictor's device.
 
     A rank without a text reads the first one again, with a mask of zeros.
     """
@@ -218,7 +229,7 @@ def evaluate_alignment(
     train: Sequence[int],
     test: Sequence[int],
 ) -> dict[str, float]:
-    """Mean cosine on the full windows of `test`, that of the best constant, and the skill.
+    """Mean cosine on the windows of `test`, that of the best constant, and the skill.
 
     The constant that maximises the mean cosine to unit vectors is their normalised mean; it is
     fitted on `train`. Skill = (cosine - constant) / (1 - constant): 0 for the constant, 1 for

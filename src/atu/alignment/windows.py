@@ -1,8 +1,9 @@
 """Windows: for every LM token, the next k tokens of the sentence encoder.
 
 Two tokenizers split a text differently; character offsets align them. The window of LM
-token t starts at the first encoder token that begins at or after the last character of t, and is
-complete when k encoder tokens are left. One pass over both token lists finds all windows.
+token t starts at the first encoder token that begins at or after the last character of t. It has k
+tokens, or at a text's end those that are left, if there are enough. One pass over both token lists
+finds all windows.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from atu.seeding import hash_fraction
 Offset = tuple[int, int]
 Window = tuple[int, ...]
 INCOMPLETE = -1
+"""In the place of a window's start or number: too few tokens are left for one."""
 
 
 def window_starts(
     lm_offsets: Sequence[Offset],
     encoder_offsets: Sequence[Offset],
-    k: int,
+    fewest: int,
     reference_compat: bool = False,
 ) -> list[int]:
     """Index of the first encoder token of each LM token's window, or `INCOMPLETE`.
@@ -29,7 +31,7 @@ def window_starts(
         lm_offsets: `(start, end)` characters per LM token, in text order. A leading special token
             has (0, 0): its window starts the text.
         encoder_offsets: the same for the encoder's tokens, without special tokens.
-        k: window length in encoder tokens.
+        fewest: encoder tokens that must be left for a window.
         reference_compat: as in the reference implementation, a window starts with the encoder token
             that the LM token ends in, so that it may hold text that the model has read.
 
@@ -42,8 +44,8 @@ def window_starts(
     for _, end in lm_offsets:
         while cursor < len(bounds) and bounds[cursor] < end:
             cursor += 1
-        complete = cursor + k <= len(encoder_offsets)
-        starts.append(cursor if complete else INCOMPLETE)
+        enough = cursor + fewest <= len(encoder_offsets)
+        starts.append(cursor if enough else INCOMPLETE)
     return starts
 
 
@@ -56,6 +58,9 @@ class WindowTable:
     """
 
     k: int
+    """Encoder tokens of a window."""
+    fewest: int
+    """Those of a window at a text's end, at least; k for whole windows alone."""
     share: float = 1.0
 
     def __post_init__(self) -> None:

@@ -196,6 +196,10 @@ class Embed(Section):
 
     encoder: str = Field(min_length=1, description="all-MiniLM-L6-v2, a folder, or a hub id")
     k: PositiveInt = Field(description="window length in encoder tokens")
+    partial: PositiveInt | None = Field(
+        description="fewest encoder tokens of a window at a text's end, where fewer than k are "
+        "left; null: windows of k alone"
+    )
     descriptions: list[str] = Field(
         description="more texts for the concept, besides its name; {name} stands for the name"
     )
@@ -210,6 +214,21 @@ class Embed(Section):
     reference_compat: bool = Field(
         description="frame the concept, not the windows, which start inside words"
     )
+
+    @property
+    def fewest(self) -> int:
+        """Encoder tokens that a window has at least."""
+        return self.k if self.partial is None else self.partial
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Embed:
+        if self.fewest > self.k:
+            raise ValueError(f"partial = {self.partial} is more than k = {self.k}")
+        if self.reference_compat and self.partial is not None:
+            raise ValueError(
+                f"partial = {self.partial}: reference_compat has windows of k alone; give null"
+            )
+        return self
 
 
 class Align(Section):

@@ -13,6 +13,8 @@ Where this differs from the reference implementation (`reference_compat` restore
   knowledge unless the hidden states of retain texts are held in place (`retain.states`);
 - several hook layers, each with its own predictor and thresholds: the hinge is their mean;
 - the hinge can be restricted to the subject's tokens, if enough texts name it;
+- beside the concept, the hinge can be to each forget text's own answer, where it is about to be
+  given: what is predicted there must not resemble the answer either (`answers`);
 - a retain term is possible.
 """
 
@@ -27,13 +29,13 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from atu.alignment.cosine import concept_cosine
+from atu.alignment.cosine import concept_cosine, cosine
 from atu.errors import ConfigError, shown
 from atu.methods.base import Context, Method, MethodSettings, Stage, combined_loss, split_steps
 from atu.models.llm import hidden_states_at
 from atu.training.batches import Batch, collate, subject_positions
 from atu.training.means import masked_mean
-from atu.untrusted.bounds import Bounds, Cosine, Count, CountOrZero
+from atu.untrusted.bounds import Bounds, Cosine, Count, CountOrZero, NonNegative
 
 NAMED = 0.5
 """Share of forget texts that must name the subject for `positions: subject`: of four texts in a
@@ -65,6 +67,9 @@ class Settings(MethodSettings):
     """Where the hinge counts: at every token, or at the subject's tokens and those beside them."""
     width: CountOrZero
     """Tokens on either side of the subject that count with it; 0 where all tokens count."""
+    answers: NonNegative
+    """Weight of the hinge to each forget text's own answer at the last token of its prompt; 0
+    leaves it out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,17 +117,20 @@ def hinge_loss(similarity: Tensor, mask: Tensor, threshold: float | Tensor) -> T
     return masked_mean((similarity - threshold).clamp(min=0), mask)
 
 
-def predicted_cosine(context: Context, batch: Batch) -> Tensor:
-    """Cosine of every predicted embedding to the concept, [layers, batch, seq]."""
-    assert context.concept is not None
+def predicted(context: Context, batch: Batch) -> Tensor:
+    """The embedding that every layer's predictor anticipates, [layers, batch, seq, dim]."""
     hidden = hidden_states_at(
         context.model, batch.input_ids, batch.attention_mask, list(context.predictors)
     )
-    cosines = [
-        concept_cosine(predictor(hidden[layer]), context.concept)
-        for layer, predictor in context.predictors.items()
-    ]
-    return torch.stack(cosines)
+    return torch.stack(
+        [predictor(hidden[layer]) for layer, predictor in context.predictors.items()]
+    )
+
+
+def predicted_cosine(context: Context, batch: Batch) -> Tensor:
+    """Cosine of every predicted embedding to the concept, [layers, batch, seq]."""
+    assert context.concept is not None
+    return concept_cosine(predicted(context, batch), context.concept)
 
 
 @torch.no_grad()
@@ -204,12 +212,54 @@ def _subject_tokens(context: Context, number: int) -> set[int]:
     return {j for i in subject for j in range(max(i - width, 0), min(i + width + 1, len(offsets)))}
 
 
+def answers_hinge(context: Context, batch: Batch, embeddings: Tensor, threshold: Tensor) -> Tensor:
+    """The hinge to every text's own answer at the last token of its prompt, averaged over layers
+    and the texts that answer a prompt; a scalar.
+
+    Args:
+        embeddings: what `predicted` gives for the batch.
+        threshold: [layers].
+    """
+    assert context.answers is not None
+    numbers = list(batch.numbers)
+    answers = context.answers[numbers]
+    ends = [context.forget.texts[number].answer_start - 1 for number in numbers]
+    similarity = cosine(embeddings[:, list(range(len(ends))), ends], answers)
+    has_answer = answers.any(dim=-1).expand_as(similarity)
+    return hinge_loss(similarity, has_answer, threshold[:, None])
+
+
+def round_loss(context: Context, batch: Batch, threshold: Tensor) -> Tensor:
+    """The forget loss of a round: the hinge to the concept, and to the answers by its weight.
+
+    Args:
+        threshold: [layers].
+    """
+    assert context.concept is not None
+    embeddings = predicted(context, batch)
+    similarity = concept_cosine(embeddings, context.concept)
+    threshold = threshold.to(similarity)
+    mask = counted_positions(context, batch).expand_as(similarity)
+    loss = hinge_loss(similarity, mask, threshold[:, None, None])
+    if weight := context.settings.answers:
+        loss = loss + weight * answers_hinge(context, batch, embeddings, threshold)
+    return loss
+
+
 def check(context: Context) -> None:
-    """The reference has no subject mask, and a mask must leave something to learn from.
+    """The reference has no subject mask, a mask must leave something to learn from, and a hinge to
+    answers needs some.
 
     Raises:
-        ConfigError: `reference_compat` with a subject mask, or too few texts name the subject.
+        ConfigError: `reference_compat` with a subject mask, too few texts name the subject, or
+            none answers a prompt.
     """
+    if context.settings.answers:
+        if context.answers is None:
+            raise ConfigError(
+                "answers", context.settings.answers, "no forget text answers a prompt; give 0"
+            )
+        context.measured["answer_texts"] = context.answers.any(dim=-1).float().mean().item()
     if context.settings.positions != "subject":
         return
     if context.reference_compat:
@@ -274,18 +324,12 @@ def stages(context: Context) -> Iterator[Stage]:
                 context.recall(f"round {index + 1}", partial(measured_now, context, index))
             )
         threshold = ladder[index]
-
-        def forget_loss(ctx: Context, batch: Batch, tau: Tensor = threshold) -> Tensor:
-            similarity = predicted_cosine(ctx, batch)
-            mask = counted_positions(ctx, batch).expand_as(similarity)
-            return hinge_loss(similarity, mask, tau.to(similarity)[:, None, None])
-
         points = points_of[index]
         for part, steps in enumerate(split_steps(count, max(points, 1)), 1):
             yield Stage(
                 name=f"round {index + 1}" + (f", part {part}" if points > 1 else ""),
                 steps=steps,
-                loss=partial(combined_loss, context, forget_loss),
+                loss=partial(combined_loss, context, partial(round_loss, threshold=threshold)),
                 parameters=context.parameters,
                 learning_rate=settings.learning_rate,
                 evaluate=points > 0,

@@ -19,7 +19,7 @@ from atu.distributed import processes
 from atu.errors import ConfigError
 from atu.methods.shared.disruption_masking import masked_loss
 from atu.models.compute import device_of
-from atu.models.llm import decoder_layers, hidden_states
+from atu.models.llm import decoder_layers, hidden_states_at
 from atu.models.predictor import EmbeddingPredictor
 from atu.models.trainable import Trainable
 from atu.probes.prompts import join_answer
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Retain:
-    """Weights of the loss terms on retain texts; 0 leaves a term out."""
+    """Weights of the loss terms on retain texts, 0 leaves a term out; and which texts these are."""
 
     __pydantic_config__ = STRICT
 
@@ -44,17 +44,31 @@ class Retain:
     kl: NonNegative
     """Of the divergence from the original model."""
     states: NonNegative
-    """Of the squared distance of hidden states to the original model's (RMU's retain part)."""
-    layer: Count | None
-    """The hidden states that `states` holds in place, 1 .. number of layers - 1; null without it.
-    """
+    """Of the distance of hidden states from the original model's (RMU's retain part)."""
+    layer: Count | list[Count] | None
+    """The hidden states that `states` holds in place, 1 .. number of layers - 1, or a list of them,
+    over which it is a mean; null without it."""
+    distance: Literal["squared", "relative"]
+    """Squared per entry; or that divided by the mean square of the original's state of the token,
+    so that one weight suits models whose states differ in size."""
+    neighbours: Fraction
+    """Share of every retain batch that is drawn from texts that name a neighbour of the target; 0
+    draws all from the whole corpus."""
 
     def __post_init__(self) -> None:
-        if (self.states > 0) != (self.layer is not None):
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layer = {self.layer} lists one twice; remove it")
+        if (self.states > 0) != bool(self.layers):
             raise ValueError(
                 f"states = {self.states:g} with layer = {self.layer}: a weight needs the layer of "
                 "hidden states that it holds, and without weight `layer` is null"
             )
+
+    @property
+    def layers(self) -> list[int]:
+        """The hidden states that are held; none without the term."""
+        layers = self.layer or []
+        return layers if isinstance(layers, list) else [layers]
 
     def weights(self) -> dict[str, float]:
         """The terms that are not left out."""
@@ -99,6 +113,16 @@ class MethodSettings(OptimizerSettings):
             raise ValueError(
                 f"wrapper: {self.wrapper} masks by the retain gradient; give `retain` a weight"
             )
+        if self.retain.neighbours and not self.retains:
+            raise ValueError(
+                f"retain.neighbours = {self.retain.neighbours:g} is of no use without a weight: no "
+                "retain text is read"
+            )
+
+    @property
+    def retains(self) -> bool:
+        """Whether the loss reads retain texts."""
+        return bool(self.retain.weights())
 
 
 @dataclass(frozen=True)
@@ -114,8 +138,8 @@ class Context:
     """Everything a method may use.
 
     `reference` is a frozen copy of the model before unlearning, where one is needed; `predictors`,
-    `concept` ([n_concepts, dim], unit length) and `realign` are set for methods that need the
-    predictor.
+    `concept` ([n_concepts, dim], unit length), `answers` and `realign` are set for methods that
+    need the predictor.
     """
 
     model: PreTrainedModel
@@ -137,6 +161,8 @@ class Context:
     predictors: dict[int, EmbeddingPredictor] = field(default_factory=dict)
     """The aligned predictor of every hook layer."""
     concept: Tensor | None = None
+    answers: Tensor | None = None
+    """See `AlignmentData.answers`: row i is of text i of `forget`."""
     stale: bool = False
     """Whether the predictors were aligned with another model than this one: the original, where an
     earlier request has changed it since."""
@@ -393,40 +419,47 @@ def retain_terms(context: Context, batch: Batch) -> dict[str, Tensor]:
         ConfigError: the model has no such hidden states.
     """
     retain = context.settings.retain
-    weights, layer = retain.weights(), retain.layer
-    if layer is not None and layer >= (count := len(decoder_layers(context.model))):
-        raise ConfigError("retain.layer", layer, f"the model has hidden states 1..{count - 1}")
-    logits, states = _forward(context.model, batch, layer)
+    weights, layers = retain.weights(), retain.layers
+    if layers and max(layers) >= (count := len(decoder_layers(context.model))):
+        raise ConfigError(
+            "retain.layer", retain.layer, f"the model has hidden states 1..{count - 1}"
+        )
+    logits, states = _forward(context.model, batch, layers)
     terms: dict[str, Tensor] = {}
     if "nll" in weights:
         terms["nll"] = mean_nll(logits, batch.labels)
     if "kl" in weights or "states" in weights:
         assert context.reference is not None
         with torch.no_grad():
-            original, held = _original(context.reference, batch, layer, "kl" in weights)
+            original, held = _original(context.reference, batch, layers, "kl" in weights)
         if "kl" in weights:
             terms["kl"] = kl_to_reference(logits, original, batch.attention_mask)
         if "states" in weights:
-            terms["states"] = activation_error(states, held, batch.attention_mask)
+            relative = retain.distance == "relative"
+            errors = [
+                activation_error(states[n], held[n], batch.attention_mask, relative=relative)
+                for n in layers
+            ]
+            terms["states"] = torch.stack(errors).mean()
     return terms
 
 
-def _forward(model: PreTrainedModel, batch: Batch, layer: int | None) -> tuple[Tensor, Any]:
-    """Logits, and the hidden states at `layer` where one is given."""
+def _forward(
+    model: PreTrainedModel, batch: Batch, layers: Sequence[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Logits, and the hidden states at these layers."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if layer is None:
-        return model(**inputs, use_cache=False).logits, None
-    output = model(**inputs, use_cache=False, output_hidden_states=True)
-    return output.logits, output.hidden_states[layer]
+    output = model(**inputs, use_cache=False, output_hidden_states=bool(layers))
+    return output.logits, {layer: output.hidden_states[layer] for layer in layers}
 
 
 def _original(
-    reference: PreTrainedModel, batch: Batch, layer: int | None, logits: bool
-) -> tuple[Any, Any]:
+    reference: PreTrainedModel, batch: Batch, layers: Sequence[int], logits: bool
+) -> tuple[Any, dict[int, Tensor]]:
     """What `_forward` gives; without the logits no layer above is run."""
-    if logits or layer is None:
-        return _forward(reference, batch, layer)
-    return None, hidden_states(reference, batch.input_ids, batch.attention_mask, layer)
+    if logits or not layers:
+        return _forward(reference, batch, layers)
+    return None, hidden_states_at(reference, batch.input_ids, batch.attention_mask, layers)
 
 
 def wants_reference(method: Method, settings: Any) -> bool:

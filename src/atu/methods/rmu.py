@@ -56,6 +56,11 @@ class Settings(PlainSettings):
     alpha: NonNegative
     """Weight of RMU's retain part."""
 
+    @property
+    def retains(self) -> bool:
+        """Also for RMU's own part."""
+        return self.alpha > 0 or super().retains
+
 
 def control_vector(size: int, steering: float, seed: int) -> Tensor:
     """A vector of length `steering` in a random direction, [size].

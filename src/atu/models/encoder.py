@@ -92,8 +92,6 @@ class SentenceEncoder:
         """
         if special_tokens:
             windows = self._frame(windows)
-        if not len(windows):
-            return torch.zeros(0, self.dim)
         pooled = []
         progress = Progress("embed windows", len(windows))
         for batch in windows.split(batch_size):

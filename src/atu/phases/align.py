@@ -133,7 +133,7 @@ def require_windows(data: AlignmentData, parts: Mapping[str, Sequence[int]]) -> 
         if not any(bool((data.window_numbers[i] >= 0).any()) for i in texts):
             raise ConfigError(
                 "embed.k", None, f"none of the {len(texts)} {part} texts is as long as a window; "
-                "give longer texts, more of them, or a smaller k"
+                "give longer texts, more of them, a smaller k, or embed.partial"
             )  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""embed: the concept's embedding, and for every LM token that of the next k encoder tokens.
+"""embed: the concept's embedding, for every LM token that of the next k encoder tokens, and for
+every forget text that answers a prompt that of its answer.
 
 The `shared` folder holds the windows of the texts that several targets or models read. It only
 saves time: a window has the same embedding wherever it is encoded, so a target's folder is the same
@@ -36,8 +37,9 @@ SHARED_FILE = "windows.safetensors"
 def run_shared(
     out: Path, section: Embed, compute: Compute, prepared: Sequence[Artifact], models: int
 ) -> None:
-    """Write the distinct windows of the texts that several jobs read: `ids` [n, k] and `windows`
-    [n, dim]. There is one job for each of the `models` and the `prepared` targets.
+    """Write the distinct windows of the texts that several jobs read: `ids` [n, k], with -1 after
+    the tokens of a window of fewer, and `windows` [n, dim]. There is one job for each of the
+    `models` and the `prepared` targets.
 
     Every encoder token may start a window: which of them do is up to each model's tokenizer, which
     is not known here.
@@ -54,11 +56,13 @@ def run_shared(
         for prepare in prepared:
             readers.update({row["text"] for row in choose_rows(prepare, section.retain_texts)})
         texts = sorted(text for text, count in readers.items() if count * models > 1)
-        table = WindowTable(section.k, section.window_share)
+        table = WindowTable(section.k, section.fewest, section.window_share)
         for text in texts:
             ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
-            table.add(ids, range(len(ids) - section.k + 1))
-        ids = torch.tensor(table.windows, dtype=torch.int32).reshape(-1, section.k)
+            table.add(ids, range(len(ids) - section.fewest + 1))
+        ids = torch.full((len(table.windows), section.k), -1, dtype=torch.int32)
+        for row, window in zip(ids, table.windows, strict=True):
+            row[: len(window)] = torch.tensor(window)
         embedded = embed_windows(encoder, table.windows, section)
         save_file({"ids": ids, "windows": embedded}, job.path(SHARED_FILE))
         job.metrics = {
@@ -96,7 +100,7 @@ def run(
         encoder = SentenceEncoder(section.encoder, compute.place)
         rows = choose_rows(prepare, section.retain_texts)
         texts = encode_texts(tokenizer, rows)
-        table = WindowTable(section.k, section.window_share)
+        table = WindowTable(section.k, section.fewest, section.window_share)
         numbers = [
             number_windows(table, encoder, row["text"], text, section.reference_compat)
             for row, text in zip(rows, texts, strict=True)
@@ -105,17 +109,61 @@ def run(
         described = describing_texts(rows, section.corpus_descriptions)
         texts_of_concept = concept_texts(prepare.cell["new"], section.descriptions, described)
         concept = encoder.encode_texts(texts_of_concept)
-        save(job.path("embeddings.safetensors"), embedded, concept, texts, numbers)
+        answers = embed_answers(encoder, rows, section.batch_size)
+        save(job.path("embeddings.safetensors"), embedded, concept, texts, numbers, answers)
         write_json(job.path("texts.json"), [[row["corpus"], row["text"]] for row in rows])
-        positions = sum(len(text.ids) for text in texts)
-        full = sum(number >= 0 for row in numbers for number in row)
-        job.metrics = {
-            "embed/texts/all": len(texts),
-            "embed/positions/all": positions,
-            "embed/full_windows/all": full,
-            "embed/distinct_windows/all": len(embedded),
+        job.metrics = counts(section.k, table.windows, rows, texts, numbers) | {
             "embed/concept_cosine_mean/all": float((embedded @ concept[0]).mean()),
         }
+
+
+def counts(
+    k: int,
+    windows: Sequence[Window],
+    rows: Sequence[dict[str, Any]],
+    texts: Sequence[EncodedText],
+    numbers: Sequence[Sequence[int]],
+) -> dict[str, float]:
+    """How many positions have a window, of k tokens or of fewer, and how many of those from which a
+    forget text's answer is predicted, as metrics.
+    """
+    lengths = [len(windows[number]) for row in numbers for number in row if number >= 0]
+    before_answers = [
+        row_numbers[text.answer_start - 1]
+        for row, text, row_numbers in zip(rows, texts, numbers, strict=True)
+        if answer_of(row)
+    ]
+    return {
+        "embed/texts/all": len(texts),
+        "embed/positions/all": sum(len(text.ids) for text in texts),
+        "embed/full_windows/all": lengths.count(k),
+        "embed/partial_windows/all": len(lengths) - lengths.count(k),
+        "embed/distinct_windows/all": len(windows),
+        "embed/answers/forget": len(before_answers),
+        "embed/answers_with_window/forget": sum(number >= 0 for number in before_answers),
+    }
+
+
+def answer_of(row: dict[str, Any]) -> str:
+    """What follows the prompt of a forget text; empty without a prompt, and for a retain text."""
+    asked = row["prompt"] and row["corpus"] == "forget"
+    return str(row["text"])[len(row["prompt"]) :].strip() if asked else ""
+
+
+def embed_answers(
+    encoder: SentenceEncoder, rows: Sequence[dict[str, Any]], batch_size: int
+) -> torch.Tensor | None:
+    """Embeddings [n_forget, dim] of the forget texts' answers, framed as texts are; zeros where a
+    text has none. None where no text has one.
+    """
+    answers = [answer_of(row) for row in rows if row["corpus"] == "forget"]
+    distinct = list(dict.fromkeys(filter(None, answers)))
+    if not distinct:
+        return None
+    parts = [distinct[at : at + batch_size] for at in range(0, len(distinct), batch_size)]
+    table = torch.cat([*map(encoder.encode_texts, parts), torch.zeros(1, encoder.dim)])
+    place = {answer: number for number, answer in enumerate(distinct)}
+    return table[[place.get(answer, -1) for answer in answers]]
 
 
 def embed_windows(
@@ -129,14 +177,18 @@ def embed_windows(
     todo = list(range(len(windows)))
     if shared is not None:
         stored = read_tensors(shared.file(SHARED_FILE))
-        place = {tuple(ids): row for row, ids in enumerate(stored["ids"].tolist())}
+        rows = stored["ids"].tolist()
+        place = {tuple(i for i in ids if i >= 0): row for row, ids in enumerate(rows)}
         found = [number for number in todo if windows[number] in place]
         embedded[found] = stored["windows"][[place[windows[number]] for number in found]]
         todo = [number for number in todo if windows[number] not in place]
-    ids = torch.tensor([windows[number] for number in todo], dtype=torch.long)
-    embedded[todo] = encoder.encode_windows(
-        ids.reshape(-1, section.k), section.batch_size, not section.reference_compat
-    )
+    for length in sorted({len(windows[number]) for number in todo}):
+        same = [number for number in todo if len(windows[number]) == length]
+        embedded[same] = encoder.encode_windows(
+            torch.tensor([windows[number] for number in same]),
+            section.batch_size,
+            not section.reference_compat,
+        )
     return embedded
 
 
@@ -173,10 +225,10 @@ def number_windows(
     encoded: EncodedText,
     reference_compat: bool = False,
 ) -> list[int]:
-    """The number of every LM token's window in `table`, -1 where fewer than k tokens are left."""
+    """The number of every LM token's window in `table`, -1 where too few tokens are left."""
     encoding = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     offsets = encoding["offset_mapping"]
-    starts = window_starts(encoded.offsets, offsets, table.k, reference_compat)
+    starts = window_starts(encoded.offsets, offsets, table.fewest, reference_compat)
     return table.add(encoding["input_ids"], starts)
 
 
@@ -186,13 +238,15 @@ def save(
     concept: torch.Tensor,
     texts: list[EncodedText],
     numbers: list[list[int]],
+    answers: torch.Tensor | None = None,
 ) -> None:
-    """One file: `windows` [n_windows, dim], `concept` [n_concepts, dim], and for all texts end to
-    end `token_ids` [n_tokens], `window_numbers` [n_tokens] (-1: no full window), `lengths`
-    [n_texts].
+    """One file: `windows` [n_windows, dim], `concept` [n_concepts, dim], for all texts end to end
+    `token_ids` [n_tokens], `window_numbers` [n_tokens] (-1: no window), `lengths` [n_texts], and
+    `answers` [n_forget, dim] (see `embed_answers`) where there are some.
     """
     save_file(
-        {
+        ({} if answers is None else {"answers": answers.contiguous()})
+        | {
             "windows": windows.contiguous(),
             "concept": concept.contiguous(),
             "token_ids": torch.tensor([i for text in texts for i in text.ids], dtype=torch.int32),

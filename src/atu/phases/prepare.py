@@ -77,6 +77,7 @@ def write_target(
         "names": list(target.names),
         "new": list(prepared.concepts),
         "aliases": list(prepared.aliases),
+        "neighbours": neighbours(prepared.probes, target),
     }
     with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs) as job:
         for name in CORPORA:
@@ -89,6 +90,14 @@ def write_target(
             write_json(job.path(f"{TASKS}/{name}.json"), asdict(task))
         job.metrics = counts(prepared)
         job.notes |= notes or {}
+
+
+def neighbours(probes: Rows, target: Target) -> list[str]:
+    """Whom `select` questions about neighbours name; a method may read their texts more often, so
+    reported questions do not say who they are.
+    """
+    asked = (p for p in probes if p["role"] == "neighbour" and p["split"] == "select")
+    return sorted({probe["subject"] for probe in asked} - {"", *target.names})
 
 
 def without_blank(name: str, rows: Rows) -> Rows:

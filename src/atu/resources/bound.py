@@ -164,7 +164,7 @@ def _reached(model: PreTrainedModel, method: Method, settings: Any, hook: int | 
     retain = settings.retain
     if method.depth is None or retain.nll or retain.kl:
         return set(map(id, model.parameters()))
-    depth = max(method.depth(settings, hook), retain.layer or 0)
+    depth = max(method.depth(settings, hook), *retain.layers, 0)
     return set(map(id, parameters_below(model, depth)))
 
 

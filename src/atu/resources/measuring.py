@@ -40,8 +40,8 @@ def measured(params: Params, name: str, length: int, steps: int) -> Iterator[Spe
     texts = max(1, params.align.batch_tokens // length)
     yield from measure_alignment(replace(setup, texts=texts), steps)
     for key, settings in chosen.items():
-        # Texts are random: no name is in them.
-        everywhere = replace(settings, positions="all", width=0)
+        # Texts are random: no name is in them, and no answer.
+        everywhere = replace(settings, positions="all", width=0, answers=0.0)
         yield measure_unlearning(key, replace(setup, texts=settings.batch_size), everywhere, steps)
 
 

@@ -98,10 +98,9 @@ def measure_unlearning(name: str, setup: Setup, settings: Any, steps: int) -> Sp
 
     seconds, peak = _timed(run, steps, setup.compute)
     release()
-    retains = bool(settings.retain.weights())
     return Speed(
         name=name,
-        tokens=setup.tokens * (2 if retains else 1),
+        tokens=setup.tokens * (2 if settings.retains else 1),
         seconds=seconds,
         flops=unlearning_flops(setup, settings),
         peak=peak,
@@ -218,22 +217,20 @@ def unlearning_flops(setup: Setup, settings: Any) -> float:
 
 def _retain_flops(shape: ModelShape, trained: Trained, retain: Retain, length: int) -> float:
     """FLOPs per token of the retain terms. `states` alone reads no logits: its backward pass begins
-    at the layer whose states are held.
+    at the highest layer whose states are held.
     """
     terms = set(retain.weights())
     if not terms:
         return 0.0
     flops = forward_flops(shape, shape.layers, length, head=True, rank=trained.rank)
     if terms == {"states"}:
-        assert retain.layer is not None
-        flops += backward_flops(shape, trained, retain.layer, length)
+        flops += backward_flops(shape, trained, max(retain.layers), length)
     else:
         flops += backward_flops(shape, trained, shape.layers, length, head=True)
     if "kl" in terms:  # the reference's logits
         flops += forward_flops(shape, shape.layers, length, head=True)
-    elif "states" in terms:  # the reference stops at the layer that is held
-        assert retain.layer is not None
-        flops += forward_flops(shape, retain.layer, length)
+    elif "states" in terms:  # the reference stops at the highest layer that is held
+        flops += forward_flops(shape, max(retain.layers), length)
     return flops
 
 

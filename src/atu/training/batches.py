@@ -196,6 +196,9 @@ def right_padded(
 class BatchStream(Iterator[Batch]):
     """Endless batches over shuffled epochs of a corpus, from one named generator. Every rank draws
     the same batches and returns its share of each.
+
+    With a `share`, so many of every batch's texts, at least one, are drawn from shuffled epochs of
+    the texts whose numbers are `often`, and the rest from the whole corpus as without.
     """
 
     def __init__(
@@ -206,9 +209,11 @@ class BatchStream(Iterator[Batch]):
         rng: np.random.Generator,
         double_shift: bool = False,
         device: torch.device | None = None,
+        often: Sequence[int] = (),
+        share: float = 0.0,
     ) -> None:
-        if not texts:
-            raise ValueError("a batch stream needs at least one text")
+        if not texts or (share and not often):
+            raise ValueError("a batch stream needs at least one text to draw from")
         self.device = device
         self.texts, self.batch_size, self.pad_id = texts, batch_size, pad_id
         self.lengths = [len(text.ids) for text in texts]
@@ -217,7 +222,10 @@ class BatchStream(Iterator[Batch]):
         """Tokens returned so far, without padding: the cost of training on this stream."""
         self.drawn = 0
         """Batches drawn so far."""
-        self._order: list[int] = []
+        self.share = share
+        self._pools: tuple[Sequence[int], Sequence[int]] = often, range(len(texts))
+        self._orders: tuple[list[int], ...] = [], []
+        """What is left of the epoch of each pool."""
         self._held: list[int] | None = None
 
     def _choose(self) -> list[int]:
@@ -225,9 +233,15 @@ class BatchStream(Iterator[Batch]):
         if self._held is not None:
             return self._held
         self.drawn += 1
-        while len(self._order) < self.batch_size:
-            self._order += [int(i) for i in self.rng.permutation(len(self.texts))]
-        chosen, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
+        often = max(round(self.share * self.batch_size), 1) if self.share else 0
+        chosen = []
+        for count, pool, order in zip(
+            (often, self.batch_size - often), self._pools, self._orders, strict=True
+        ):
+            while len(order) < count:
+                order += [pool[int(i)] for i in self.rng.permutation(len(pool))]
+            chosen += order[:count]
+            del order[:count]
         return chosen
 
     def seek(self, drawn: int) -> None:
@@ -244,7 +258,7 @@ class BatchStream(Iterator[Batch]):
     def ahead(self, count: int) -> list[list[int]]:
         """The text numbers of the next `count` batches, without drawing them."""
         other = copy.copy(self)
-        other.rng, other._order = copy.deepcopy(self.rng), list(self._order)
+        other.rng, other._orders = copy.deepcopy(self.rng), copy.deepcopy(self._orders)
         return [other._choose() for _ in range(count)]
 
     @contextmanager

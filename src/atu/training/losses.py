@@ -5,6 +5,7 @@ and no predictor.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,7 +28,9 @@ def kl_to_reference(logits: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     return masked_mean(divergence, mask)
 
 
-def activation_error(hidden: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def activation_error(
+    hidden: Tensor, target: Tensor, mask: Tensor, *, relative: bool = False
+) -> Tensor:
     """Squared distance per entry, averaged over a text's unmasked tokens, then over texts; a
     scalar.
 
@@ -35,12 +38,20 @@ def activation_error(hidden: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         hidden: [batch, seq, size].
         target: broadcasts against `hidden`.
         mask: [batch, seq], 0 where a token does not count.
+        relative: divide every token's distance by the mean square of its target, so that a state
+            that has become 0 counts 1, whatever its size. By token, not by layer: where one token's
+            state is 1e4 times as large as the others' (massive activations, arXiv 2402.17762), a
+            mean square over all tokens is that token's, and so is the distance.
 
     States (1, 3) and (0, 0) of one text, and of another (2, 0) and a masked (9, 9), to the target
     (1, 1): (0 + 4) / 2 = 2 and (1 + 1) / 2 = 1 for the first, (1 + 1) / 2 = 1 for the second;
-    ((2 + 1) / 2 + 1) / 2 = 1.25.
+    ((2 + 1) / 2 + 1) / 2 = 1.25. To the target (2, 2), relative: (1 + 1) / 2 / 4 = .25 and 4 / 4 =
+    1 for the first, (0 + 4) / 2 / 4 = .5 for the second; ((.25 + 1) / 2 + .5) / 2 = .5625.
     """
     error = (hidden - target).square().mean(dim=-1)
+    if relative:
+        size = target.square().mean(dim=-1)
+        error = error / size.clamp(min=torch.finfo(size.dtype).eps)
     weights = mask.to(error.dtype)
     return batch_mean((error * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1))
 

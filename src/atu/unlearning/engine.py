@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from atu import methods
-from atu.alignment.loop import AlignmentData, alignment_step, cache_hidden_states, load_predictors
+from atu.alignment.loop import AlignmentData, alignment_step, cache_states_at, load_predictors
 from atu.config.sections import Unlearn
 from atu.distributed import processes
 from atu.errors import ConfigError, EvaluationError, MethodError, TrainingError
@@ -31,6 +31,7 @@ from atu.seeding import child_seed, generator
 from atu.training.batches import BatchStream, encode_texts, longest_ahead
 from atu.training.keeper import Keeper, Trace
 from atu.training.loop import LossFunction, make_optimizers, run_steps
+from atu.unlearning.neighbours import neighbour_texts
 from atu.unlearning.trajectory import Course, Observer, Point, reached, select_probes
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ def make_context(
     """The corpora as streams, a frozen copy of the model, predictors and concept as needed.
 
     Raises:
-        ConfigError: the method trains on questions, and no forget text has one.
+        ConfigError: the method trains on questions, and no forget text has one; or a share of texts
+            about neighbours is asked for, and there are none.
         LengthError: a text of the corpora does not fit the model's context.
     """
     rows = {
@@ -175,14 +177,20 @@ def make_context(
     texts = {name: encode_texts(tokenizer, corpus) for name, corpus in rows.items()}
     for name, corpus in rows.items():
         require_room(model, [t.ids for t in texts[name]], [row["text"] for row in corpus])
+    share = settings.retain.neighbours if hasattr(settings, "retain") else 0.0
+    often = neighbour_texts(rows["retain"], inputs.prepare.cell["neighbours"], share)
+    own: dict[str, dict[str, Any]] = {
+        "forget": {"double_shift": reference_compat},
+        "retain": {"often": often, "share": share},
+    }
     streams = {
         name: BatchStream(
             texts[name],
             getattr(settings, "batch_size", 1),
             tokenizer.pad_token_id,
             generator(seed, "unlearn", name),
-            double_shift=reference_compat and name == "forget",
             device=processes.device() or device_of(model),
+            **own[name],
         )
         for name in rows
     }
@@ -233,6 +241,8 @@ def _add_predictors(context: Context, inputs: UnlearnInputs) -> None:
         layer: predictors[layer].requires_grad_(False).to(context.device) for layer in sorted(hooks)
     }
     context.concept = data.concept.to(context.device)
+    if data.answers is not None:
+        context.answers = data.answers.to(context.device)
     context.stale = inputs.align.manifest["inputs"]["pretrain"] != inputs.pretrain.digest
     context.realign = lambda steps: realign_stages(context, data, align, steps)
 
@@ -240,13 +250,22 @@ def _add_predictors(context: Context, inputs: UnlearnInputs) -> None:
 def realign_stages(
     context: Context, data: AlignmentData, align: Mapping[str, Any], steps: int
 ) -> Iterator[Stage]:
-    """Train every predictor on the model as it is when the stage begins; its hidden states are
-    computed once.
+    """Train every predictor on the model as it is when the first stage begins, for training
+    predictors does not change it: one pass gives the hidden states of all layers, and each layer's
+    are released after its stage.
     """
     count = context.measured.get("realignments", 0.0)
     context.measured["realignments"] = count + 1
+    cached: dict[int, list[Tensor]] = {}
+
+    def states_of(layer: int) -> list[Tensor]:
+        if layer not in cached:  # a resumed run may have left earlier layers behind it
+            left = [other for other in context.predictors if other >= layer]
+            cached.update(cache_states_at(context.model, data, left))
+        return cached.pop(layer)
+
     for layer, predictor in context.predictors.items():
-        states = partial(cache_hidden_states, context.model, data, layer)
+        states = partial(states_of, layer)
         rng = generator(context.seed, "unlearn", "realign", str(count), str(layer))
         predictor.requires_grad_(True).train()
         loss, seek = alignment_step(

@@ -38,7 +38,7 @@ def windows(encoder):
     is incomplete."""
 
     def find(case, compat):
-        table = WindowTable(case["settings"]["k"])
+        table = WindowTable(case["settings"]["k"], case["settings"]["k"])
         offsets = [tuple(offset) for offset in case["inputs"]["lm_offsets"]]
         text = EncodedText(list(range(len(offsets))), 0, offsets)
         numbers = number_windows(table, encoder, case["inputs"]["text"], text, compat)

@@ -89,15 +89,23 @@ def test_against_brute_force(compat, case):
 def test_table_numbers_each_distinct_window_once():
     """Windows of 2 over 7 8 7 8: (7, 8), (8, 7), (7, 8) are numbers 0, 1, 0; in a second text
     (8, 7) is 1 again and (8, 8) new."""
-    table = WindowTable(k=2)
+    table = WindowTable(2, 2)
     assert table.add([7, 8, 7, 8], [0, 1, 2, INCOMPLETE]) == [0, 1, 0, INCOMPLETE]
     assert table.add([8, 8, 7], [0, 1]) == [2, 1]
     assert table.windows == [(7, 8), (8, 7), (8, 8)]
 
 
+def test_a_window_at_a_texts_end_has_what_is_left():
+    """Of 7 8 9, three windows of 2, the last of one token; of the text 9 that one again."""
+    table = WindowTable(k=2, fewest=1)
+    assert table.add([7, 8, 9], [0, 1, 2, INCOMPLETE]) == [0, 1, 2, INCOMPLETE]
+    assert table.add([9], [0]) == [2]
+    assert table.windows == [(7, 8), (8, 9), (9,)]
+
+
 @given(st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=8), max_size=6))
 def test_table_gives_back_every_window(texts):
-    table = WindowTable(k=2)
+    table = WindowTable(2, 2)
     numbered = [table.add(ids, range(len(ids) - 1)) for ids in texts]
     assert len(set(table.windows)) == len(table.windows)
     for ids, numbers in zip(texts, numbered, strict=True):
@@ -107,7 +115,7 @@ def test_table_gives_back_every_window(texts):
 def test_a_share_leaves_out_the_same_windows_everywhere():
     """A window is in or out in every text; a larger share only adds to a smaller one."""
     ids = list(range(400))
-    quarter, half, whole = (WindowTable(3, share) for share in (0.25, 0.5, 1.0))
+    quarter, half, whole = (WindowTable(3, 3, share) for share in (0.25, 0.5, 1.0))
     starts = [*range(398), INCOMPLETE]
     numbers = quarter.add(ids, starts)
     assert numbers[-1] == INCOMPLETE

@@ -155,3 +155,16 @@ def test_no_experiment_repeats_its_base(path):
 
     layers = read_layers(path)
     assert list(repeated(layers[-1].values, merged(layers[:-1]))) == []
+
+
+def test_every_row_of_the_ablation_changes_one_option():
+    """Of ATU as the world has it."""
+    methods = whole(ROOT / "experiments/ablation.yaml")["unlearn"]["methods"]
+    atu = WORLD["unlearn"]["methods"]["atu"]
+    changed = {
+        name: [key for key in entry | atu if entry.get(key) != atu.get(key)]
+        for name, entry in methods.items()
+        if entry["loss"] == "atu"
+    }
+    assert changed.pop("atu") == []
+    assert len(changed) > 4 and all(len(keys) == 1 for keys in changed.values())

@@ -263,6 +263,16 @@ BAD = {
     ),
     "experiment that leaves results": ({"experiment": "../up"}, "experiment", "pattern"),
     "twice the same seed": ({"grid__seeds": [1, 1]}, "grid.seeds", "remove one"),
+    "a window's least that is more than a window": (
+        {"embed__partial": 9},
+        "embed",
+        "partial = 9 is more than k = 8",
+    ),
+    "partial windows in the reference": (
+        {"embed__partial": 8, "embed__reference_compat": True},
+        "embed",
+        "reference_compat has windows of k alone",
+    ),
     "missing encoder": ({"embed__encoder": "no/such"}, "embed.encoder", "all-MiniLM-L6-v2"),
     "bad model type": ({f"{LLAMA}__model_type": "lama"}, "pretrain.models.llama_tiny.config", ""),
     "too few people": ({"prepare__people": 6}, "prepare.people", "from 8 to"),

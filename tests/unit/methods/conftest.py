@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from made.retain import NO_RETAIN
 from torch import nn
 
 from atu.methods.base import Context, Retain
@@ -14,7 +15,6 @@ from atu.models.trainable import All
 from atu.training.batches import BatchStream, EncodedText
 from atu.training.likelihood import mean_nll
 
-NO_RETAIN = {"nll": 0.0, "kl": 0.0, "states": 0.0, "layer": None}
 BASE = {
     "steps": 10,
     "evaluations": 3,
@@ -36,7 +36,7 @@ class GivenLogits(nn.Module):
         super().__init__()
         self.logits = nn.Parameter(logits)
 
-    def forward(self, input_ids, attention_mask, use_cache=False):
+    def forward(self, input_ids, attention_mask, use_cache=False, output_hidden_states=False):
         return SimpleNamespace(logits=self.logits)
 
 

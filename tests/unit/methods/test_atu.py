@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,7 +33,8 @@ def settings(make_settings):
 
     def make(quantiles=(), thresholds=(), **own):
         plain = {"realign_steps": 0, "adaptive": False, "positions": "all", "width": 0}
-        plain |= {"hook_layers": [], "evaluations": max(len(quantiles), len(thresholds), 1)}
+        plain |= {"answers": 0.0, "hook_layers": []}
+        plain |= {"evaluations": max(len(quantiles), len(thresholds), 1)}
         ladders = {"quantiles": list(quantiles), "thresholds": list(thresholds)}
         return make_settings(Settings, loss="atu", **(ladders | plain | own))
 
@@ -63,11 +65,12 @@ def given_cosines(monkeypatch):
     """Every token's predicted cosine is its id / 10 - .5, so that 5 .. 9 have `COSINES`; the
     padding id 0 would have -.5. A second layer's cosine is half of it."""
 
-    def cosines(context, batch):
+    def predicted(context, batch):
         first = batch.input_ids / 10 - 0.5
-        return torch.stack([first, first / 2][: len(context.predictors)])
+        return torch.stack([first, first / 2][: len(context.predictors)])[..., None]
 
-    monkeypatch.setattr(atu, "predicted_cosine", cosines)
+    monkeypatch.setattr(atu, "predicted", predicted)
+    monkeypatch.setattr(atu, "concept_cosine", lambda embeddings, _: embeddings[..., 0])
     texts = [EncodedText(ids, 0, []) for ids in ([9], [8, 5, 6], [7])]
     return BatchStream(texts, 2, 0, rng=None)
 
@@ -255,8 +258,8 @@ def test_adaptive_thresholds_are_measured_before_every_round(
     are halved, after the second halved again: then the medians are .1 and the quarter .025. The
     first round's threshold is what it was, also when a later one is measured."""
     ctx = context(settings(quantiles=[0.75, 0.5, 0.25], adaptive=adaptive), forget=given_cosines)
-    factor, original = [1.0], atu.predicted_cosine
-    monkeypatch.setattr(atu, "predicted_cosine", lambda *args: original(*args) * factor[0])
+    factor, original = [1.0], atu.predicted
+    monkeypatch.setattr(atu, "predicted", lambda *args: original(*args) * factor[0])
     plan, values = stages(ctx), []
     first = next(plan)
     for _ in range(2):
@@ -409,6 +412,81 @@ def test_cosines_are_measured_where_the_hinge_counts(named, given_cosines):
     assert measure_cosines(ctx).tolist() == [pytest.approx(expected, rel=1e-5)]
     with pytest.raises(ConfigError, match="no forget text names Cy"):
         measure_cosines(named(0, subjects=["Cy"]))
+
+
+ANSWERS = [[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.6, 0.8]]
+"""Of four forget texts, of which the second answers no prompt."""
+
+
+@pytest.fixture
+def answering(settings, context, monkeypatch):
+    """A function that gives a context whose first batch is these forget texts, with these answers'
+    hinge alone: no cosine to the concept is above the threshold. A text is the tokens 0 1 2 3, in
+    which the answer begins at 2, in the third at 3; at token t, E anticipates (1, t) at length 1,
+    and at a second layer (-1, -t)."""
+
+    def make(numbers, layers=(2,), **own):
+        texts = [EncodedText([0, 1, 2, 3], start, []) for start in (2, 0, 3, 2)]
+        order = SimpleNamespace(permutation=lambda _: [*numbers, *({0, 1, 2, 3} - {*numbers})])
+        stream = BatchStream(texts, len(numbers), 0, order)
+
+        def predicted(context, batch):
+            ids = batch.input_ids.float()
+            first = nn.functional.normalize(torch.stack([ids**0, ids], dim=-1), dim=-1)
+            return torch.stack([first, -first][: len(layers)])
+
+        monkeypatch.setattr(atu, "predicted", predicted)
+        monkeypatch.setattr(atu, "concept_cosine", lambda e, _: e[..., 0] * 0 - 1)
+        return context(
+            settings(**({"thresholds": [0.0], "answers": 1.0} | own)), layers=layers,
+            answers=torch.tensor(ANSWERS), forget=stream,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("numbers", "own", "expected"),
+    [
+        ([0], {}, 0.5**0.5),
+        ([2], {}, 0.8**0.5),
+        ([3], {}, 1.4 * 0.5**0.5),
+        ([0, 1], {}, 0.5**0.5),
+        ([1], {}, 0.0),
+        ([2, 0], {}, (0.8**0.5 + 0.5**0.5) / 2),
+        ([0], {"answers": 3.0}, 3 * 0.5**0.5),
+        ([0], {"answers": 0.0}, 0.0),
+        ([0], {"thresholds": [0.5]}, 0.5**0.5 - 0.5),
+        ([0], {"layers": (1, 2)}, 0.5**0.5 / 2),
+    ],
+)
+def test_the_hinge_at_answers(answering, numbers, own, expected):
+    """At the last token of the prompt E anticipates (1, 1) / sqrt 2, in the third text (1, 2) /
+    sqrt 5. Cosines to the texts' answers: .7071, none, 2 / sqrt 5 = .8944, (.6 + .8) / sqrt 2 =
+    .9899. The mean is over the texts that have an answer, and over layers: the second layer's
+    cosine is below the threshold, and counts as 0."""
+    ctx = answering(numbers, **own)
+    assert next(stages(ctx)).loss()[0].item() == pytest.approx(expected)
+
+
+def test_the_hinge_at_answers_is_added_to_that_to_the_concept(answering, monkeypatch):
+    """A concept cosine of .25 everywhere, threshold 0, weight 2."""
+    ctx = answering([0], answers=2.0)
+    monkeypatch.setattr(atu, "concept_cosine", lambda e, _: e[..., 0] * 0 + 0.25)
+    assert next(stages(ctx)).loss()[0].item() == pytest.approx(0.25 + 2 * 0.5**0.5)
+
+
+def test_how_many_texts_have_an_answer_is_measured_and_none_is_refused(answering):
+    """Three of the four; measured only where the term counts."""
+    ctx = answering([0])
+    next(METHOD.plan(ctx))
+    assert ctx.measured["answer_texts"] == 0.75
+    ctx.answers, ctx.measured = None, {}
+    with pytest.raises(ConfigError, match=r"answers = 1\.0: no forget text answers a prompt; give"):
+        next(METHOD.plan(ctx))
+    ctx.settings = replace(ctx.settings, answers=0.0)
+    next(METHOD.plan(ctx))
+    assert ctx.measured == {}
 
 
 @pytest.mark.parametrize(("compat", "expected"), [(False, 0.4), (True, 0.2)])

@@ -1,11 +1,15 @@
 import dataclasses
+import re
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made.retain import NO_RETAIN
 
+from atu.config.entries import parse_plain
 from atu.errors import ConfigError
+from atu.methods import rmu
 from atu.methods.base import (
     Method,
     MethodSettings,
@@ -112,16 +116,42 @@ def test_retain_terms_add_up(make_settings, make_context, tiny_lm):
     }
 
 
-@pytest.mark.parametrize(("states", "layer"), [(1.0, None), (0.0, 1)])
+@pytest.mark.parametrize(("states", "layer"), [(1.0, None), (1.0, []), (0.0, 1), (0.0, [1, 2])])
 def test_held_states_need_their_layer(states, layer):
     """A weight without a layer holds nothing; a layer without weight would be read as held."""
-    with pytest.raises(ValueError, match=f"states = {states:g} with layer = {layer}: "):
-        Retain(nll=1.0, kl=0.0, states=states, layer=layer)
+    with pytest.raises(ValueError, match=re.escape(f"states = {states:g} with layer = {layer}: ")):
+        Retain(**NO_RETAIN | {"nll": 1.0, "states": states, "layer": layer})
 
 
 def test_only_terms_with_a_weight_count():
-    assert Retain(nll=0.0, kl=0.0, states=0.0, layer=None).weights() == {}
-    assert Retain(nll=0.5, kl=0.0, states=2.0, layer=1).weights() == {"nll": 0.5, "states": 2.0}
+    assert Retain(**NO_RETAIN).weights() == {}
+    term = Retain(**NO_RETAIN | {"nll": 0.5, "states": 2.0, "layer": 1})
+    assert term.weights() == {"nll": 0.5, "states": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [(2, [2]), ([2, 1], [2, 1]), (True, None), ([0], None), ([1, "2"], None), ([1, 1], None)],
+)
+def test_layers_are_one_or_a_list(layer, expected):
+    """As they stand in a parameter file; hidden states 0 are the embeddings."""
+    value = NO_RETAIN | {"states": 1.0, "layer": layer}
+    if expected is None:
+        with pytest.raises(ConfigError, match=r"retain(\.layer)?.* = "):
+            parse_plain(Retain, "retain", value)
+    else:
+        assert parse_plain(Retain, "retain", value).layers == expected
+
+
+def test_texts_about_neighbours_are_for_a_loss_that_reads_retain_texts(make_settings):
+    """RMU does so by its own part, whatever `retain` weighs."""
+    with pytest.raises(ValueError, match=r"retain.neighbours = 0.5 is of no use without a weight"):
+        make_settings(PlainSettings, retain={"neighbours": 0.5})
+    assert make_settings(PlainSettings, retain={"neighbours": 0.5, "kl": 1.0}).retains
+    own = {"loss": "rmu", "variant": "paper", "layer": 1, "steering": 1.0}
+    assert make_settings(rmu.Settings, retain={"neighbours": 0.5}, alpha=1.0, **own).retains
+    with pytest.raises(ValueError, match="of no use"):
+        make_settings(rmu.Settings, retain={"neighbours": 0.5}, alpha=0.0, **own)
 
 
 @pytest.mark.parametrize(("kind", "has"), [(MethodSettings, False), (PlainSettings, True)])
@@ -267,11 +297,54 @@ def test_retain_states(make_settings, make_context, tiny_lm):
     assert reached == {id(p) for p in parameters_below(context.model, 1)}
 
 
-def test_states_that_the_model_has_not(make_settings, make_context, tiny_lm):
+@pytest.mark.parametrize("kl", [0.0, 1.0])
+def test_states_of_several_layers_are_their_mean(make_settings, make_context, tiny_lm, kl):
+    """Of those that each layer alone gives, in one pass, with and without the original's logits;
+    gradients reach the layers below the highest."""
+    own = {"model": tiny_lm(seed=0), "reference": tiny_lm(seed=1)}
+
+    def states(layer, distance, **more):
+        retain = {"states": 1.0, "layer": layer, "distance": distance} | more
+        context = make_context(make_settings(PlainSettings, retain=retain), **own)
+        return retain_terms(context, BATCH)["states"]
+
+    for distance in ("squared", "relative"):
+        each = [states(layer, distance).item() for layer in (1, 2)]
+        both = states([1, 2], distance, kl=kl)
+        assert both.item() == pytest.approx(sum(each) / 2, rel=1e-5) and each[0] != each[1]
+    both.backward()
+    reached = {id(p) for p in own["model"].parameters() if p.grad is not None}
+    assert reached == {id(p) for p in parameters_below(own["model"], 2)}
+
+
+def test_relative_states_do_not_depend_on_their_size(make_settings, make_context, tiny_lm):
+    """Both models' embeddings and what the layers add to them three times as large: the squared
+    distance is nine times as large, the relative one as it was."""
+    found = {}
+    for scale in (1, 3):
+        models = [tiny_lm(seed=0), tiny_lm(seed=1)]
+        for model in models:
+            with torch.no_grad():
+                model.get_input_embeddings().weight.mul_(scale)
+                for layer in decoder_layers(model):
+                    layer.self_attn.o_proj.weight.mul_(scale)
+                    layer.mlp.down_proj.weight.mul_(scale)
+        for distance in ("squared", "relative"):
+            retain = {"states": 1.0, "layer": 2, "distance": distance}
+            context = make_context(make_settings(PlainSettings, retain=retain), *models)
+            found[distance, scale] = retain_terms(context, BATCH)["states"].item()
+    assert found["squared", 3] == pytest.approx(9 * found["squared", 1], rel=1e-2)
+    assert found["relative", 3] == pytest.approx(found["relative", 1], rel=1e-2)
+
+
+@pytest.mark.parametrize("more", [[], [1]])
+def test_states_that_the_model_has_not(make_settings, make_context, tiny_lm, more):
     """The last ones are after the final norm."""
     count = len(decoder_layers(tiny_lm()))
-    settings = make_settings(PlainSettings, retain={"states": 1.0, "layer": count})
-    with pytest.raises(ConfigError, match=rf"retain.layer = {count}: .* 1..{count - 1}"):
+    layer = [*more, count] if more else count
+    settings = make_settings(PlainSettings, retain={"states": 1.0, "layer": layer})
+    message = re.escape(f"retain.layer = {layer}: the model has hidden states 1..{count - 1}")
+    with pytest.raises(ConfigError, match=message):
         retain_terms(make_context(settings), BATCH)
 
 

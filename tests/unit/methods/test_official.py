@@ -32,7 +32,7 @@ class Given(nn.Module):
         self.outputs.append((batch.input_ids, nn.Parameter(output)))
         return self.outputs[-1][1]
 
-    def forward(self, input_ids, attention_mask, use_cache=False):
+    def forward(self, input_ids, attention_mask, use_cache=False, output_hidden_states=False):
         return SimpleNamespace(logits=next(o for ids, o in self.outputs if ids is input_ids))
 
 
@@ -288,6 +288,7 @@ def run_hinge(make_settings, make_context, monkeypatch):
         settings = make_settings(
             atu.Settings, loss="atu", hook_layers=[], quantiles=[], adaptive=False,
             thresholds=[case["settings"]["threshold"]], realign_steps=0, positions="all", width=0,
+            answers=0.0,
         )  # fmt: skip
         context = make_context(
             settings, Given(), reference_compat=compat, predictors={1: nn.Identity()},

@@ -84,10 +84,6 @@ def test_a_windows_bits_do_not_depend_on_the_others(encoder, windows):
     assert torch.equal(encoder.encode_windows(many, 64, True), together.repeat(22, 1))
 
 
-def test_no_windows(encoder):
-    assert encoder.encode_windows(torch.zeros(0, 4, dtype=torch.long), 2, True).shape == (0, 384)
-
-
 def test_embeddings_can_enter_a_loss(encoder):
     weight = torch.ones(384, requires_grad=True)
     (encoder.encode_texts(["ada"]) * weight).sum().backward()

@@ -139,7 +139,7 @@ def test_tokens_cover_the_text_where_they_split_characters(tokenizer, text):
     spans = tokenise(tokenizer, text).spans
     assert spans[0][0] == 0 and spans[-1][1] == len(text)
     assert all(b[0] <= a[1] and a[0] < a[1] for a, b in pairwise(spans))
-    starts = window_starts(spans, [(i, i + 1) for i in range(len(text))], k=1)
+    starts = window_starts(spans, [(i, i + 1) for i in range(len(text))], fewest=1)
     assert all(start in (-1, end) for start, (_, end) in zip(starts, spans, strict=True))
 
 

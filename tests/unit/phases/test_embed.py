@@ -14,7 +14,9 @@ from atu.phases import embed, prepare
 from atu.phases.embed import (
     choose_rows,
     concept_texts,
+    counts,
     describing_texts,
+    embed_answers,
     number_windows,
     save,
 )
@@ -68,19 +70,21 @@ class Words:
 def test_windows_by_hand():
     """k = 2 over "a b c" (words at 0, 2, 4). BOS ends at 0: words a b, window 0. Token "a" ends at
     1: b c, window 1. " b" ends at 3: only c is left. " c" and EOS end at 5: nothing."""
-    table = WindowTable(2)
+    table = WindowTable(2, 2)
     tokens = EncodedText([1, 5, 6, 7, 2], 0, [(0, 0), (0, 1), (1, 3), (3, 5), (5, 5)])
     numbers = number_windows(table, Words(), "a b c", tokens)
     assert numbers == [0, 1, INCOMPLETE, INCOMPLETE, INCOMPLETE]
     assert table.windows == [(10, 11), (11, 12)]
 
 
-def test_save_and_load(tmp_path):
+@pytest.mark.parametrize("answers", [None, torch.eye(2)])
+def test_save_and_load(tmp_path, answers):
     """Texts of 2 and 1 tokens end to end, taken apart again by their lengths."""
     path = tmp_path / "embeddings.safetensors"
     texts = [EncodedText([1, 5], 0, []), EncodedText([7], 0, [])]
-    save(path, torch.eye(2), torch.eye(2)[:1], texts, [[0, 1], [-1]])
+    save(path, torch.eye(2), torch.eye(2)[:1], texts, [[0, 1], [-1]], answers)
     loaded = AlignmentData.load(path)
+    assert loaded.answers is None if answers is None else torch.equal(loaded.answers, answers)
     assert [ids.tolist() for ids in loaded.token_ids] == [[1, 5], [7]]
     assert [numbers.tolist() for numbers in loaded.window_numbers] == [[0, 1], [-1]]
     assert torch.equal(loaded.windows, torch.eye(2))
@@ -101,6 +105,7 @@ def test_incomplete_windows_are_masked(chain, data, texts, encoder, mini_params)
         full += count
     assert data.targets([0, 1])[1].sum() == sum((data.window_numbers[i] >= 0).sum() for i in (0, 1))
     assert chain.embed.metrics()["embed/full_windows/all"] == full
+    assert chain.embed.metrics()["embed/partial_windows/all"] == 0
 
 
 def test_a_window_is_the_next_k_tokens(data, texts, encoder, mini_params):
@@ -112,9 +117,62 @@ def test_a_window_is_the_next_k_tokens(data, texts, encoder, mini_params):
     torch.testing.assert_close(stored, expected, atol=1e-5, rtol=0)
 
 
+def test_answers_are_those_of_the_forget_texts(chain, data, encoder):
+    """Row i is forget text i's, framed as a text; zeros where it answers no prompt."""
+    rows = read_table(chain.prepared.file("forget.parquet"))
+    assert data.answers.shape == (len(rows), 384)
+    asked = [bool(row["prompt"]) for row in rows]
+    assert data.answers.any(dim=-1).tolist() == asked and len(set(asked)) == 2
+    for i in (asked.index(True), len(asked) - 1 - asked[::-1].index(True)):
+        expected = encoder.encode_texts([rows[i]["answer"]])[0]
+        torch.testing.assert_close(data.answers[i], expected, atol=1e-5, rtol=0)
+    assert chain.embed.metrics()["embed/answers/forget"] == sum(asked)
+
+
+def row_of(text, prompt="", corpus="forget"):
+    return {"corpus": corpus, "text": text, "prompt": prompt}
+
+
+def test_embeddings_of_answers(monkeypatch):
+    """What follows the prompt, each answer once and at most two at a time; none of a retain text,
+    of a text that is told, and of a prompt that nothing follows."""
+    asked = []
+
+    def encode(texts):
+        asked.append(texts)
+        return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+    encoder = Words()
+    monkeypatch.setattr(encoder, "encode_texts", encode)
+    told = [row_of("told"), row_of("Who? ", "Who?"), row_of("Who? Bea", "Who?", "retain")]
+    rows = [row_of("Who? Ada", "Who?"), *told[:2], row_of("Where? Rome", "Where?"),
+            row_of("Say: Ada", "Say:"), row_of("When? Now", "When?"), told[2]]  # fmt: skip
+    found = embed_answers(encoder, rows, 2)
+    assert found.tolist() == [[3, 1], [0, 0], [0, 0], [4, 1], [3, 1], [3, 1]]
+    assert asked == [["Ada", "Rome"], ["Now"]]
+    assert embed_answers(encoder, told, 2) is None
+
+
+def test_counts():
+    """Windows of 2 tokens twice, of 1 once. Of two answers, which begin at the tokens 2 and 1, the
+    second is predicted from where there is no window; a retain text's does not count."""
+    rows = [row_of("a b c", "a"), row_of("a b", "a"), row_of("a b", "a", "retain"), row_of("a")]
+    texts = [EncodedText([1, 5, 6, 7], 2, []), *[EncodedText([1, 5], 1, [])] * 3]
+    numbers = [[0, 1, -1, -1], [-1, 0], [-1, -1], [-1, -1]]
+    assert counts(2, [(5, 6), (7,)], rows, texts, numbers) == {
+        "embed/texts/all": 4,
+        "embed/positions/all": 10,
+        "embed/full_windows/all": 2,
+        "embed/partial_windows/all": 1,
+        "embed/distinct_windows/all": 2,
+        "embed/answers/forget": 2,
+        "embed/answers_with_window/forget": 1,
+    }
+
+
 def test_everything_has_unit_length(data, mini_params):
     assert data.concept.shape == (1 + len(mini_params.embed.descriptions), 384)
-    for rows in (data.windows, data.concept):
+    for rows in (data.windows, data.concept, data.answers[data.answers.any(dim=-1)]):
         torch.testing.assert_close(rows.norm(dim=-1), torch.ones(len(rows)))
 
 
@@ -157,13 +215,13 @@ def embedded_as(monkeypatch, tmp_path, chain, mini_params):
 
         class Listening(Words):
             def encode_texts(self, texts):
-                asked.extend(texts)
+                asked.append(texts)
                 return super().encode_texts(texts)
 
         monkeypatch.setattr(embed, "SentenceEncoder", Listening)
         section = mini_params.embed.model_copy(update=changed)
         embed.run(tmp_path / "embed" / MANIFEST, section, CPU, chain.full, chain.prepared)
-        return asked
+        return asked[0]  # the answers come after it
 
     return run
 
@@ -235,8 +293,44 @@ def test_a_second_model_encodes_nothing_again(tmp_path, chain, mini_params, shar
     shared = shared_of([chain.prepared], models=2)
     out = tmp_path / "embed/one" / MANIFEST
     embed.run(out, mini_params.embed, CPU, chain.full, chain.prepared, shared)
-    assert encoded[0] > 0 and encoded[1] == 0
+    assert len(encoded) == 1 and encoded[0] > 0
     assert Artifact.open(out, "embed").digest == chain.embed.digest
+
+
+def test_windows_at_the_ends_of_texts(monkeypatch, tmp_path, chain, mini_params, shared_of):
+    """k = 3, partial: 2, over words: every position after which two words are left has a window.
+    An embedding tells a window's first word and its length; for a second model all of them come
+    from the shared folder."""
+    encoded = []
+
+    class Telling(Words):
+        def encode_windows(self, windows, batch_size, special_tokens):
+            encoded.append(windows.shape)
+            return torch.stack([windows[:, 0], windows[:, 0] * 0 + windows.shape[1]], 1).float()
+
+    monkeypatch.setattr(embed, "SentenceEncoder", Telling)
+    section = mini_params.embed.model_copy(update={"k": 3, "partial": 2})
+    shared = shared_of([chain.prepared], 2, section)
+    assert [length for _, length in encoded] == [2, 3]
+    out = tmp_path / "embed/one" / MANIFEST
+    embed.run(out, section, CPU, chain.full, chain.prepared, shared)
+    assert len(encoded) == 2
+    found = Artifact.open(out, "embed")
+    data = AlignmentData.load(found.file("embeddings.safetensors"))
+    partial = 0
+    for (_, text), numbers in zip(
+        json.loads(found.file("texts.json").read_text("utf-8")), data.window_numbers, strict=True
+    ):
+        words = len(text.split(" "))
+        windows = data.windows[numbers[numbers >= 0]].tolist()
+        assert {(int(first) - 10, int(length)) for first, length in windows} == {
+            (first, min(3, words - first)) for first in range(words - 1)
+        }
+        partial += sum(length == 2 for _, length in windows)
+    metrics = found.metrics()
+    assert metrics["embed/partial_windows/all"] == partial > 0
+    whole = sum(int((numbers >= 0).sum()) for numbers in data.window_numbers) - partial
+    assert metrics["embed/full_windows/all"] == whole > 0
 
 
 def test_a_second_target_encodes_only_its_own(
@@ -256,13 +350,13 @@ def test_a_second_target_encodes_only_its_own(
     assert shared.metrics()["embed/shared_texts/all"] == len(common) > 0
     out = tmp_path / "embed/one" / MANIFEST
     embed.run(out, mini_params.embed, CPU, chain.full, chain.prepared, shared)
-    assert 0 < encoded[1] < chain.embed.metrics()["embed/distinct_windows/all"]
+    assert len(encoded) == 2 and encoded[1] < chain.embed.metrics()["embed/distinct_windows/all"]
     assert Artifact.open(out, "embed").digest == chain.embed.digest
 
 
 def test_one_target_and_model_share_nothing(shared_of, chain, encoded):
     shared = shared_of([chain.prepared], models=1)
-    assert encoded == [0]
+    assert encoded == []
     assert read_tensors(shared.file(embed.SHARED_FILE))["windows"].shape == (0, 384)
 
 

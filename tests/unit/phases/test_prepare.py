@@ -12,7 +12,7 @@ from atu.benchmarks.world.forms import partner
 from atu.benchmarks.world.people import build_world
 from atu.benchmarks.world.texts import holdout_rows
 from atu.errors import ConfigError
-from atu.phases.prepare import run_shared, run_target, without_blank
+from atu.phases.prepare import neighbours, run_shared, run_target, without_blank
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.tables import PROBES, TEXTS, read_table
 from atu.untrusted.targets import Target
@@ -230,16 +230,30 @@ def asked_for(tmp_path_factory, crowd, two):
     return found
 
 
-def test_cells_name_what_is_new_and_all_that_is_forgotten(asked_for, two):
+def test_cells_name_what_is_new_all_that_is_forgotten_and_neighbours(asked_for, two, crowd):
+    """The neighbours of both, whichever of them is new, but nobody who is forgotten."""
     first, second = two
+    world = build_world(crowd.section.seed, crowd.section.people, crowd.section.holdout_people)
+    near = sorted({*world.neighbours(first), *world.neighbours(second)} - {*two})
     assert asked_for["together"].cell == {
         "target": f"{first} + {second}", "names": [first, second], "new": [first, second],
-        "aliases": [],
+        "aliases": [], "neighbours": near,
     }  # fmt: skip
     assert asked_for["sequence"].cell == {
         "target": f"{first}, then {second}", "names": [first, second], "new": [second],
-        "aliases": [],
+        "aliases": [], "neighbours": near,
     }  # fmt: skip
+
+
+def test_neighbours_are_those_of_select_questions_by_name():
+    """Not whom only reported questions are about, nobody whom the benchmark does not name, and not
+    the target."""
+    asked = [("neighbour", "select", "Bo"), ("neighbour", "select", "Al"),
+             ("neighbour", "select", "Bo"), ("neighbour", "report", "Cy"),
+             ("neighbour", "select", ""), ("neighbour", "select", "Ann"),
+             ("other", "select", "Dee")]  # fmt: skip
+    probes = [{"role": r, "split": s, "subject": name} for r, s, name in asked]
+    assert neighbours(probes, Target(("Ann",))) == ["Al", "Bo"]
 
 
 def test_two_at_once_forget_what_either_does(asked_for, crowd, two):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from made.retain import NO_RETAIN
 from measuring import measured_peak
 
 from atu.alignment.loop import AlignmentData, cache_hidden_states, train_predictor
@@ -43,7 +44,7 @@ TABLE = 300 * 128
 WHOLE = TABLE + 4 * LAYER + 128
 """Parameters of `CONFIG`: tied table, layers (MLP, queries and output, keys and values, norms) and
 final norm."""
-NOTHING = Retain(nll=0.0, kl=0.0, states=0.0, layer=None)
+NOTHING = Retain(**NO_RETAIN)
 PROBE = {"id": "a", "fact": "a", "role": "target"}
 TOKENS = 4
 """Of a text, so few that what must be held is most of what is held."""
@@ -56,7 +57,8 @@ def settings_of(loss, **own):
         "clip": 1.0, "batch_size": 1, "retain": NOTHING, "train": All("all"), "wrapper": "none",
         "stop_below": None, "evaluations": 1, "hook_layers": [2], "quantiles": [],
         "thresholds": [-1.0], "adaptive": False, "realign_steps": 0, "positions": "all",
-        "width": 0, "alpha": 1.0, "beta": 0.1, "steering": 3.0, "top": 0.01, "uniform_weight": 1.0,
+        "width": 0, "answers": 0.0, "alpha": 1.0, "beta": 0.1, "steering": 3.0, "top": 0.01,
+        "uniform_weight": 1.0,
         "reinforce_steps": 2, "reinforce_learning_rate": 1e-3, "alphas": [1.0],
     }  # fmt: skip
     kind = get(loss).settings

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from machines import CPU
+from made.retain import NO_RETAIN
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -49,7 +50,7 @@ def settings(mini_params):
     """ATU below the hook, without retain terms."""
     return replace(
         mini_params.unlearn.methods["atu"],
-        retain=Retain(nll=0.0, kl=0.0, states=0.0, layer=None),
+        retain=Retain(**NO_RETAIN),
         train=BelowHook("below_hook"),
     )
 
@@ -77,14 +78,14 @@ def test_unlearning_flops_by_hand(setup, settings):
     frozen = 2 * predictor_flops(PREDICTOR, 5) + 4 * 5 * 4
     assert unlearning_flops(setup, settings) == tokens * (hinge + frozen)
     whole = 3 * 2 * LAYER + 3 * attention + head
-    nll = replace(settings, retain=Retain(nll=1.0, kl=0.0, states=0.0, layer=None))
+    nll = replace(settings, retain=Retain(**NO_RETAIN | {"nll": 1.0}))
     # Back from the logits; the third layer's weights and the head's are not trained.
     back = head + 3 * (2 * LAYER + 2 * attention) + 2 * 2 * LAYER
     assert unlearning_flops(setup, nll) == tokens * (hinge + frozen + whole + back)
-    both = replace(settings, retain=Retain(nll=1.0, kl=0.0, states=0.1, layer=1))
+    both = replace(settings, retain=Retain(**NO_RETAIN | {"nll": 1.0, "states": 0.1, "layer": 1}))
     first = 2 * LAYER + attention
     assert unlearning_flops(setup, both) == tokens * (hinge + frozen + whole + first + back)
-    states = replace(settings, retain=Retain(nll=0.0, kl=0.0, states=0.1, layer=1))
+    states = replace(settings, retain=Retain(**NO_RETAIN | {"states": 0.1, "layer": 1}))
     back = 2 * 2 * LAYER + 2 * attention  # the first layer alone
     assert unlearning_flops(setup, states) == tokens * (hinge + frozen + whole + first + back)
 
@@ -112,8 +113,7 @@ def test_flops_are_those_that_torch_counts(settings, name, tied):
     }  # fmt: skip
     predictor = replace(PREDICTOR, input_dim=128, output_dim=48, width=64, feedforward=128)
     setup = Setup(CONFIG | wide, 6, predictor, texts=2, length=32, compute=CPU)
-    nothing = {"nll": 0.0, "kl": 0.0, "states": 0.0, "layer": None}
-    own = replace(settings, train=train, retain=Retain(**nothing | retain))
+    own = replace(settings, train=train, retain=Retain(**NO_RETAIN | retain))
     context, _ = speed._context(setup, own)
     stage = next(methods.get("atu").plan(context))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
@@ -143,9 +143,7 @@ def test_unlearning_is_atus_own_loss(setup, settings, monkeypatch, train, nll):
             yield stage
 
     monkeypatch.setattr(Method, "plan", watched)
-    settings = replace(
-        settings, train=train, retain=Retain(nll=nll, kl=0.0, states=0.0, layer=None)
-    )
+    settings = replace(settings, train=train, retain=Retain(**NO_RETAIN | {"nll": nll}))
     found = measure_unlearning("a case", setup, settings, steps=3)
     assert taken == ["round 1"] * (speed.WARM + 3)
     assert found.tokens == 15 * (1 + bool(nll))

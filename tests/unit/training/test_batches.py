@@ -153,8 +153,46 @@ def test_a_stream_counts_the_tokens_it_gave_out():
 
 
 def test_a_stream_without_texts_is_refused():
-    with pytest.raises(ValueError, match="at least one text"):
-        BatchStream([], 2, PAD, np.random.default_rng(0))
+    for texts, share in (([], 0.0), ([encoded(5)], 0.5)):
+        with pytest.raises(ValueError, match="at least one text"):
+            BatchStream(texts, 2, PAD, np.random.default_rng(0), share=share)
+
+
+def often_stream(share, batch_size, seed=0):
+    """Ten texts, of which 7, 8 and 9 are drawn often."""
+    texts = [encoded(number + 10) for number in range(10)]
+    rng = np.random.default_rng(seed)
+    return BatchStream(texts, batch_size, PAD, rng, often=[7, 8, 9], share=share)
+
+
+@pytest.mark.parametrize(
+    ("share", "batch_size", "count"), [(0.3, 10, 3), (0.3, 4, 1), (0.1, 4, 1), (1.0, 4, 4)]
+)
+def test_a_share_of_every_batch_is_drawn_from_some_texts(share, batch_size, count):
+    """.3 of 4 are 1.2, .1 of them .4: at least one. They come first in the batch, and in epochs of
+    their own, as the rest does: of any six one after another, each of the three is there twice."""
+    stream = often_stream(share, batch_size)
+    batches = [next(stream).numbers for _ in range(30)]
+    first = [number for batch in batches for number in batch[:count]]
+    rest = [number for batch in batches for number in batch[count:]]
+    for drawn, pool in ((first, [7, 8, 9]), (rest, range(10))):
+        for at in range(0, len(drawn) - len(pool) + 1, len(pool)):
+            assert sorted(drawn[at : at + len(pool)]) == list(pool)
+    assert bool(rest) is (count < batch_size)
+
+
+def test_without_a_share_nothing_changes():
+    stream, plain = often_stream(0.0, 3), streams(10, 3)
+    assert [next(stream).numbers for _ in range(9)] == [next(plain).numbers for _ in range(9)]
+
+
+def test_a_stream_with_a_share_can_be_looked_ahead_and_skipped():
+    """As any other: what comes is known, and a resumed run goes on where it was."""
+    stream, skipped = often_stream(0.5, 3), often_stream(0.5, 3)
+    ahead = stream.ahead(8)
+    assert [list(next(stream).numbers) for _ in range(8)] == ahead
+    skipped.seek(5)
+    assert [list(next(skipped).numbers) for _ in range(3)] == ahead[5:]
 
 
 @given(

@@ -32,11 +32,32 @@ def test_kl_direction_and_mask():
     assert value.item() == pytest.approx(0.5 * math.log(4 / 3))
 
 
+HIDDEN = torch.tensor([[[1.0, 3.0], [0.0, 0.0]], [[2.0, 0.0], [9.0, 9.0]]])
+MASK = torch.tensor([[1, 1], [1, 0]])
+
+
 def test_activation_error():
-    """The states of the docstring: texts of mean 1.5 and 1."""
-    hidden = torch.tensor([[[1.0, 3.0], [0.0, 0.0]], [[2.0, 0.0], [9.0, 9.0]]])
-    mask = torch.tensor([[1, 1], [1, 0]])
-    assert activation_error(hidden, torch.tensor([1.0, 1.0]), mask).item() == 1.25
+    """The states of the docstring: texts of mean 1.5 and 1; relative to (2, 2), .625 and .5."""
+    assert activation_error(HIDDEN, torch.tensor([1.0, 1.0]), MASK).item() == 1.25
+    target = torch.tensor([2.0, 2.0])
+    assert activation_error(HIDDEN, target, MASK, relative=True).item() == 0.5625
+
+
+def test_a_relative_distance_is_each_tokens_own():
+    """One text whose first state is 1000 times as large as its second. Both become 0: 1 each. The
+    second alone: .5; divided by the mean square of both tokens it would be 1e-6."""
+    target = torch.tensor([[[1000.0, 1000.0], [1.0, 1.0]]])
+    mask = torch.ones(1, 2)
+    for kept, expected in (([0, 0], 1.0), ([1, 0], 0.5), ([0, 1], 0.5)):
+        hidden = target * torch.tensor(kept)[None, :, None]
+        assert activation_error(hidden, target, mask, relative=True).item() == expected
+
+
+def test_a_relative_distance_to_nothing_is_a_number():
+    """Also where the token is masked: infinity times 0 would be none."""
+    hidden, target = torch.ones(1, 2, 2), torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+    for mask in (torch.tensor([[1, 0]]), torch.tensor([[1, 1]])):
+        assert activation_error(hidden, target, mask, relative=True).isfinite()
 
 
 def test_activation_error_of_a_text_without_tokens():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from machines import CPU
+from made.retain import NO_RETAIN
 
 from atu import methods
-from atu.alignment.loop import AlignmentData
+from atu.alignment.loop import AlignmentData, cache_hidden_states
 from atu.errors import ConfigError, MethodError
 from atu.inference import probing
 from atu.methods.atu import predicted_cosine
@@ -30,7 +31,7 @@ from atu.unlearning import trajectory
 from atu.unlearning.engine import UnlearnInputs, make_context, run_method
 from atu.unlearning.trajectory import ANSWER_TOKENS, Observer, select_probes
 
-NLL = Retain(nll=1.0, kl=0.0, states=0.0, layer=None)
+NLL = Retain(**NO_RETAIN | {"nll": 1.0})
 IDS = torch.tensor([[1, 5, 6, 7, 8]])
 
 
@@ -589,6 +590,35 @@ class TestAtu:
             seen.append(layer)
         assert seen == [1, 2] and frozen(1) and frozen(2)
 
+    def test_one_pass_gives_the_states_of_all_layers(
+        self, monkeypatch, context, inputs, two_layers
+    ):
+        """When the first batch asks for them; a run that resumes behind the first layer's stage
+        computes the second's alone."""
+        made, _ = context("atu", given=dataclasses.replace(inputs, align=two_layers))
+        data = AlignmentData.load(inputs.embed.file("embeddings.safetensors"))
+        alone = {layer: cache_hidden_states(made.model, data, layer) for layer in (1, 2)}
+        passes, states_of, cache = [], [], unlearning.cache_states_at
+
+        def counted(model, data, layers):
+            passes.append(layers)
+            return cache(model, data, layers)
+
+        def step(predictor, data, states, *rest):
+            states_of.append(states)
+            return None, None
+
+        monkeypatch.setattr(unlearning, "cache_states_at", counted)
+        monkeypatch.setattr(unlearning, "alignment_step", step)
+        list(made.realign(1))
+        assert passes == []
+        for layer, states in zip((1, 2), states_of, strict=True):
+            assert all(map(torch.equal, states(), alone[layer]))
+        assert passes == [[1, 2]]
+        list(made.realign(1))
+        assert all(map(torch.equal, states_of[3](), alone[2]))
+        assert passes == [[1, 2], [2]]
+
     @pytest.mark.parametrize("missing", ["embed", "align"])
     def test_the_predictor_is_needed(self, settings, inputs, missing):
         given = dataclasses.replace(inputs, **{missing: None})
@@ -776,9 +806,21 @@ class TestContext:
         with pytest.raises(ConfigError, match="loss = 'ga': trains on questions, and no forget"):
             context("ga")
 
+    def test_texts_about_neighbours_are_drawn_as_often_as_asked(self, chain, context, monkeypatch):
+        """At least half of every batch, of four texts two; refused where no text names one."""
+        near = set(chain.prepared.cell["neighbours"])
+        made, _ = context("ga", retain=Retain(**NO_RETAIN | {"nll": 1.0, "neighbours": 0.5}))
+        for _ in range(9):
+            named = [near & {*made.rows["retain"][i]["names"]} for i in next(made.retain).numbers]
+            assert len(named) == 4 and all(named[:2])
+        monkeypatch.setitem(chain.prepared.cell, "neighbours", ["Nobody"])
+        with pytest.raises(ConfigError, match=r"retain.neighbours = 0\.5: none of the \d+ retain"):
+            context("ga", retain=Retain(**NO_RETAIN | {"nll": 1.0, "neighbours": 0.5}))
+        context("ga", retain=Retain(**NO_RETAIN | {"nll": 1.0}))
+
     @pytest.mark.parametrize(("kl", "expected"), [(0.0, False), (1.0, True)])
     def test_the_original_is_kept_beside_where_it_is_needed(self, context, kl, expected):
-        made, _ = context("ga", retain=Retain(nll=1.0, kl=kl, states=0.0, layer=None))
+        made, _ = context("ga", retain=Retain(**NO_RETAIN | {"nll": 1.0, "kl": kl}))
         assert (made.reference is not None) is expected
         if expected:
             assert not any(p.requires_grad for p in made.reference.parameters())
@@ -791,6 +833,7 @@ class TestContext:
         assert list(made.predictors) == [1, 2]
         data = AlignmentData.load(chain.embed.file("embeddings.safetensors"))
         assert torch.equal(made.concept, data.concept)
+        assert torch.equal(made.answers, data.answers)
         plain, _ = context("ga", given=given)
         assert (plain.predictors, plain.concept, plain.realign) == ({}, None, None)
 
