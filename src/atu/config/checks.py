@@ -29,7 +29,7 @@ def cross_check(params: Params) -> None:
     Raises:
         ConfigError: names key, value and repair.
     """
-    _check_grid(params)
+    check_grid(params)
     _check_sources(params)
     for name in params.grid.models:
         _check_model(params, name)
@@ -46,7 +46,12 @@ def cross_check(params: Params) -> None:
     _check_benchmarks(params)
 
 
-def _check_grid(params: Params) -> None:
+def check_grid(params: Params) -> None:
+    """The entries that the grid names exist, and stand for what they are read as. It reads no file.
+
+    Raises:
+        ConfigError: names key, value and repair.
+    """
     known = {
         "models": params.pretrain.models,
         "methods": params.unlearn.methods,

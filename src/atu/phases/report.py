@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -16,6 +15,7 @@ from atu.config.params import Params, given_methods, guarded_methods, oracle_met
 from atu.config.roles import ORACLE, ORIGINAL
 from atu.errors import ArtifactError, visible
 from atu.metrics.bootstrap import Estimate
+from atu.metrics.registry import METRIC_ID
 from atu.reporting import figures, tables
 from atu.reporting.cost import cost_table, flat_cost
 from atu.reporting.evidence import Beside, evidence_of
@@ -37,7 +37,6 @@ FIGURES = (
 EXAMPLES = 8
 AUDIT = "audit.json"
 """The verdicts, with every number behind them."""
-METRIC_ID = re.compile(r"\w+@[a-z]+-\d+")
 GUARDED = "leaves the weights as they are: whoever has them can take the guard away"
 KNOWN = "pretrain/exact_match_known_question/held_out"
 """What a model that was trained here knows; a pinned one was not asked."""
