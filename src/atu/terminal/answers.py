@@ -47,7 +47,7 @@ def answers(results: Path, wanted: Wanted, limit: int) -> Answers:
 
     Raises:
         ArtifactError: nothing is finished there, or a file is not as its manifest says.
-        ConfigError: there is no such method, target, seed, role or form; names those that there are.
+        ConfigError: there is no such method, target, seed, role or form; names those there are.
     """
     finished = finished_cells(results, "rephrase")
     if not finished:
@@ -114,22 +114,22 @@ def print_answers(found: Answers) -> None:
         seen = ", a wording of the forget corpus" if probe["seen"] else ""
         where = f"{probe['target']}, seed {probe['seed']}, {probe['model']}"
         console.print(Text(one_line(f"{probe['id']} ({probe['form']}{seen}; {where})"), "bold"))
-        console.print(Padding(_lines(probe), (0, 0, 1, 2)))
+        console.print(Padding(_lines(probe), (0, 0, 0, 2), expand=False))
+        console.print()
     console.print(f"{len(found.probes)} of {found.count} probes of the report split.")
 
 
 def _lines(probe: Mapping[str, Any]) -> Table:
-    """The question and all answers, beside whom they are from and before their scores."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column()
-    grid.add_column(overflow="fold", ratio=1)
-    grid.add_column(justify="right")
-    texts = [("question", probe["query"], "")]
-    texts += [("options", "; ".join(probe["options"]), "")] if probe["options"] else []
-    texts.append(("gold", probe["gold"], ""))
+    """The question and all answers, beside whom they are from and their scores."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for justify in ("left", "right", "left"):
+        grid.add_column(justify=justify, overflow="fold")  # type: ignore[arg-type]
+    texts = [("question", "", probe["query"])]
+    texts += [("options", "", "; ".join(probe["options"]))] if probe["options"] else []
+    texts.append(("gold", "", probe["gold"]))
     for name, answer in probe["answers"].items():
-        score = "not scored" if answer["score"] is None else f"{answer['score']:.2f}"
-        texts.append((name, answer["output"], score))
-    for head, text, score in texts:
-        grid.add_row(Text(head), Text(one_line(text)), Text(score))
+        score = "-" if answer["score"] is None else f"{answer['score']:.2f}"
+        texts.append((name, score, answer["output"]))
+    for head, score, text in texts:
+        grid.add_row(Text(head), Text(score), Text(one_line(text)))
     return grid

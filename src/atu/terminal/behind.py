@@ -51,12 +51,14 @@ def behind(
     Raises:
         ArtifactError: a file is not as its manifest says.
     """
-    phase, name, split = key.split("/")
-    parts = name.split(".")
+    phase, _, rest = key.partition("/")
+    name, _, split = rest.rpartition("/")
     found: Rows | None = None
     if phase == "report":
         read = [finished[d] for d in job.manifest["inputs"].values() if d in finished]
-        found = _reported(job, parts, [a for a in read if a.manifest["phase"] == "rephrase"])
+        found = _reported(
+            job, name.split("."), [a for a in read if a.manifest["phase"] == "rephrase"]
+        )
     elif phase in _CHOOSE:
         found = _CHOOSE[phase](job, name, split)
     if found is None or found[2].is_empty():

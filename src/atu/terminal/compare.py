@@ -103,7 +103,7 @@ def print_comparison(found: Comparison) -> None:
     console = open_console()
     console.print(
         f"\nItem by item; {100 * found.confidence:g} % intervals that draw {clusters} with "
-        f"replacement. A verdict is of {found.first}, where the interval excludes 0."
+        f"replacement. {found.first} is better or worse where the interval excludes 0."
     )
     if found.cells < found.planned:
         console.print(
@@ -114,7 +114,7 @@ def print_comparison(found: Comparison) -> None:
 
 def _cells(value: Estimate, verdict: str) -> list[str]:
     if not value.valid:
-        return ["INVALID", "", f"{value.n_scored} of {value.n}", verdict]
+        return ["INVALID", "", f"{value.n_scored} of {value.n}", ""]
     return [
         f"{value.mean:+.2f}", f"[{value.low:+.2f}, {value.high:+.2f}]", str(value.n), verdict
     ]  # fmt: skip

@@ -116,7 +116,11 @@ def _find(
     names = list(dict.fromkeys(key for _, key in found or keys))
     if not found:
         near = get_close_matches(metric, names, LISTED, 0.3) or names
-        raise ConfigError("METRIC", metric, f"no number is so called; there are {_some(near)}")
+        raise ConfigError(
+            "METRIC",
+            metric,
+            f"no number is so called, and an INVALID one is not written; there are {_some(near)}",
+        )
     if len(names) > 1:
         raise ConfigError("METRIC", metric, f"is a part of several; name one: {_some(names)}")
     raise ConfigError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,11 @@ def headline(results: Path) -> Headline:
     report = Artifact.open(results / "report" / MANIFEST, "report")
     table = pl.read_csv(report.file(TABLE), infer_schema_length=None)
     flat = table.to_dicts()
-    columns = [name for name in table.columns if f"{name}_low" in table.columns]
+    there = [name for name in table.columns if f"{name}_low" in table.columns]
+    columns = [
+        *(name for name in COLUMNS if name in there),
+        *(n for n in there if n not in COLUMNS),
+    ]
     tasks = [n for n in task_names(flat[0]) if n not in (*columns, *LEFT_OUT)]
     rows = [
         {key: row[key] for key in ("model", "method", *tasks)}
@@ -52,9 +57,9 @@ def headline(results: Path) -> Headline:
         | {"collapsed": bool(row["collapsed"])}
         for row in flat
     ]
-    there = {sha256(path) for path in results.glob(f"**/{MANIFEST}")}
+    digests = {sha256(path) for path in results.glob(f"**/{MANIFEST}")}
     inputs = report.manifest["inputs"].values()
-    changed = sum(digest not in there for digest in inputs)
+    changed = sum(digest not in digests for digest in inputs)
     confidence = report.manifest["params"]["confidence"]
     return Headline(rows, columns, tasks, confidence, changed, len(inputs))
 
@@ -70,7 +75,7 @@ def print_headline(shown: Headline) -> None:
     """Per method the mean of every column, with its interval below."""
     several = len({row["model"] for row in shown.rows}) > 1
     heads = ["method"]
-    heads += [_head(COLUMNS.get(k, k), f"n {_count(shown.rows, k)}") for k in shown.columns]
+    heads += [_head(COLUMNS.get(k, k), f"n {shown.rows[0][k].n}") for k in shown.columns]
     heads += [_head(TASK_TITLES.get(name, name)) for name in shown.tasks]
     lines = []
     for row in shown.rows:
@@ -97,12 +102,6 @@ def _head(title: str, *more: str) -> str:
     return "\n".join([*title.split(" "), *more])
 
 
-def _count(rows: Sequence[Mapping[str, Any]], key: str) -> str:
-    """The number of items, the same for all methods unless one lacks some."""
-    counts = sorted({row[key].n for row in rows})
-    return "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-
-
 def two_lines(estimate: Estimate) -> str:
     """The mean, and below it its interval without leading zeros; or INVALID and how many items were
     scored.
@@ -110,4 +109,4 @@ def two_lines(estimate: Estimate) -> str:
     if not estimate.valid:
         return f"INVALID\n{estimate.n_scored} of {estimate.n}"
     mean, *bounds = interval(estimate).split(" ", 1)
-    return "\n".join([mean, *(text.replace("0.", ".") for text in bounds)])
+    return "\n".join([mean, *(re.sub(r"\b0\.", ".", text) for text in bounds)])

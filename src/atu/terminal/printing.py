@@ -23,6 +23,9 @@ COLOURS = {
 }  # fmt: skip
 """Words that stand out on a terminal."""
 
+ENDLESS = 100_000
+"""Columns of a terminal in which nothing is folded."""
+
 
 def open_console() -> Console:
     """As wide as the terminal, 80 columns where there is none; in colour only on one. Texts are
@@ -49,9 +52,11 @@ def fitting(heads: Sequence[str], rows: Sequence[Sequence[str]], console: Consol
     column. Cells keep their lines; a first column that leaves no room for another is folded.
     """
     tables, chosen = [], [0]
+    endless = console.options.update(max_width=ENDLESS)
     for column in range(1, len(heads)):
         wider = _table(heads, rows, [*chosen, column])
-        if len(chosen) > 1 and console.measure(wider).maximum > console.width:
+        width = console.measure(wider, options=endless).maximum
+        if len(chosen) > 1 and width > console.width:
             tables.append(chosen)
             chosen = [0]
         chosen.append(column)
@@ -88,7 +93,8 @@ def print_entry(console: Console, head: str, below: str = "") -> None:
     """A line that is never broken, so that it can be copied, and a text that is, below it."""
     console.print(styled(head), soft_wrap=True)
     if below:
-        console.print(Padding(Text(one_line(below), overflow="fold"), (0, 0, 0, 4)))
+        text = Text(one_line(below), overflow="fold")
+        console.print(Padding(text, (0, 0, 0, 4), expand=False))
 
 
 def print_json(value: Any) -> None:
