@@ -164,12 +164,13 @@ def collected(params: Params, results: Path) -> dict[Path, list[Path]]:
         for cell in grid_cells(params)
         for path in cell_manifests(params, results, cell).values()
     ]
+    folders = sorted(job_folders(params, results))
     single = {
-        phase: sorted(
+        phase: [
             folder / MANIFEST
-            for folder in job_folders(params, results)
+            for folder in folders
             if results / phase in folder.parents and folder != results / phase / "shared"
-        )
+        ]
         for phase in ("prepare", "search")
     }
     searches = results / "search" / "shared"

@@ -103,10 +103,11 @@ def _head(title: str, *more: str) -> str:
 
 
 def two_lines(estimate: Estimate) -> str:
-    """The mean, and below it its interval without leading zeros; or INVALID and how many items were
-    scored.
+    """The mean, and below it its interval, short, so that the table fits 80 columns: `.27–1.00`; or
+    INVALID and how many items were scored.
     """
     if not estimate.valid:
         return f"INVALID\n{estimate.n_scored} of {estimate.n}"
-    mean, *bounds = interval(estimate).split(" ", 1)
-    return "\n".join([mean, *(re.sub(r"\b0\.", ".", text) for text in bounds)])
+    mean, *bounds = re.findall(r"-?[\d.]+", interval(estimate))
+    short = "–".join(re.sub(r"\b0\.", ".", bound) for bound in bounds)
+    return f"{mean}\n{short}".rstrip()

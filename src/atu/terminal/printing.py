@@ -42,9 +42,13 @@ def one_line(text: str) -> str:
 
 
 def styled(text: str) -> Text:
-    """Anybody's text, in the colour of the word with which it begins."""
+    """Lines of ours, which may hold anybody's words, in the colour of the first word."""
     word = text.split("\n")[0].split(" ")[0]
-    return Text("\n".join(map(one_line, text.split("\n"))), style=COLOURS.get(word, ""))
+    return Text(_lines(text), style=COLOURS.get(word, ""))
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 def fitting(heads: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> list[Table]:
@@ -67,15 +71,10 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequenc
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
         justify: Any = "right" if column else "left"
-        table.add_column(Text(one_line_each(heads[column])), justify=justify, overflow="fold")
+        table.add_column(Text(_lines(heads[column])), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(styled(row[column]) for column in columns))
     return table
-
-
-def one_line_each(text: str) -> str:
-    """A text of our own lines, each of which may hold anybody's words."""
-    return "\n".join(map(one_line, text.split("\n")))
 
 
 def print_tables(

@@ -3,8 +3,9 @@
 A manifest says what a job was made from: its parameters, which are compared with those of the
 parameter file, and the sha256 of the manifests it read, which are compared with those that stand
 there now. No graph is needed for that, but it knows nothing of sources: of these Snakemake's record
-has the checksums. So this agrees with `snakemake --dry-run`, which takes half a minute, but for
-what no file says: an edited rule, another conda environment.
+has the checksums. `snakemake --dry-run` takes many times as long and says the same, with two
+exceptions. What no file says is not seen here: an edited rule, another conda environment. And
+Snakemake plans nothing behind an `ancient` input that it makes again (snakemake#4166).
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class _Judge:
         self.made = {a.digest: f for f, a in self.opened.items() if isinstance(a, Artifact)}
         self.collected = collected(params, results)
         self.known: dict[Path, JobState] = {}
-        self.sums: dict[str, str] = {}
+        self.sums: dict[str, str | None] = {}
 
     def state(self, folder: Path) -> JobState:
         """The state of one job."""
@@ -169,16 +170,16 @@ class _Judge:
 
     def _conditional(self, found: Artifact) -> dict[str, bool]:
         """The inputs that a job of this phase has or has not: whether this one has."""
-        cell, grid = found.manifest["cell"], self.params.grid.methods
-        phase, method = found.manifest["phase"], cell.get("method")
+        phase, *path = self._name(found.folder).split("/")
+        if phase not in ("unlearn", "utility", "privacy"):
+            return {}
+        _, _, method, _ = path
         if phase == "unlearn":
             return {"search": self.params.searched(method)}
         if phase == "utility":
-            return {"before": ORIGINAL in grid and method != ORIGINAL}
-        if phase == "privacy":
-            is_oracle = role_of(self.params.unlearn.methods[method].loss) == ORACLE
-            return {"reference": oracle_method(self.params) is not None and not is_oracle}
-        return {}
+            return {"before": ORIGINAL in self.params.grid.methods and method != ORIGINAL}
+        is_oracle = role_of(self.params.unlearn.methods[method].loss) == ORACLE
+        return {"reference": oracle_method(self.params) is not None and not is_oracle}
 
     def _earlier(self, found: Artifact, sums: dict[str, str]) -> Iterator[str]:
         """The jobs that it reads and that are made again first."""
@@ -210,12 +211,11 @@ class _Judge:
         """Whether a source, a lock or a user's file is another than it was; manifests are compared
         by what manifests say.
         """
-        file = self.records.root / path
-        if self.results in file.parents:
-            return False
         if path not in self.sums:
-            self.sums[path] = sha256(file) if file.is_file() else ""
-        return self.sums[path] != text
+            file = self.records.root / path
+            now = sha256(file) if file.is_file() else ""
+            self.sums[path] = None if self.results in file.parents else now
+        return self.sums[path] not in (None, text)
 
     def _open(self, folder: Path) -> Artifact | ArtifactError | None:
         manifest = folder / MANIFEST

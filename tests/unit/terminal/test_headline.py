@@ -33,7 +33,7 @@ def test_every_method_has_its_line(reported, capsys, monkeypatch):
     assert ["none", "1.00", "1.00", "1.00", "1.00", "1.00", "0.90"] in lines
     assert ["ga", "0.00", "0.50", "0.50", "1.00", "1.00", "0.90"] in lines
     assert lines[lines.index(["ga", "0.00", "0.50", "0.50", "1.00", "1.00", "0.90"]) + 1] == [
-        "[.00,", "1.00]", "[.00,", "1.00]",
+        ".00–1.00", ".00–1.00",
     ]  # fmt: skip
     assert "95 % bootstrap intervals" in " ".join(lines[-2] + lines[-1])
 
@@ -53,7 +53,7 @@ def test_a_collapsed_method_and_an_invalid_number_say_so(reported, capsys, monke
 
 def test_too_narrow_a_terminal_has_the_columns_below_each_other(reported, capsys, monkeypatch):
     """In two tables, with the methods before each of them."""
-    lines = shown(reported(), capsys, monkeypatch, width=40)
+    lines = shown(reported(), capsys, monkeypatch, width=36)
     for first in ("method", "none", "oracle", "ga"):
         assert sum(line[:1] == [first] for line in lines) == 2
     assert ["ga", "0.00", "0.50", "0.50"] in lines and ["ga", "1.00", "1.00", "0.90"] in lines
@@ -104,8 +104,8 @@ def test_an_estimate_is_read_as_it_was_written():
 @pytest.mark.parametrize(
     ("estimate", "lines"),
     [
-        (Estimate(0.5, 0.25, 1.0, 4), "0.50\n[.25, 1.00]"),
-        (Estimate(0.5, -0.25, 10.05, 4), "0.50\n[-.25, 10.05]"),
+        (Estimate(0.5, 0.25, 1.0, 4), "0.50\n.25–1.00"),
+        (Estimate(0.5, -0.25, 10.05, 4), "0.50\n-.25–10.05"),
         (Estimate(1.0, 1.0, 1.0, 4), "1.00"),
         (Estimate(0.5, 0.0, 1.0, 4, 3), "INVALID\n3 of 4"),
     ],
