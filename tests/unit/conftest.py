@@ -296,6 +296,25 @@ def make_cell(store, make_items, make_privacy, make_attack):
 
 
 @pytest.fixture
+def world(tmp_path, make_cell):
+    """A function that writes a cell where the pipeline has it, in an experiment's folder `world`,
+    which it gives."""
+
+    def make(method, seed=0, *, target="Ada", **options):
+        results = tmp_path / "results" / "world"
+        for name, job in make_cell(method, seed, target=target, where="written", **options).items():
+            phase, *below = name.split("/")
+            parts = [target, str(seed)] if phase == "align" else [target, method, str(seed), *below]
+            place = results.joinpath(phase, "m", *parts)
+            if not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                job.folder.rename(place)
+        return results
+
+    return make
+
+
+@pytest.fixture
 def report_section():
     """Few resamples; GA is compared with the others."""
     return Report(compare="ga", bootstrap=50, confidence=0.95, seed=0)

@@ -11,7 +11,7 @@ import sys
 import traceback
 from typing import NoReturn
 
-from atu.cli import jobs, tools  # noqa: F401  (they register their commands)
+from atu.cli import jobs, look, tools  # noqa: F401  (they register their commands)
 from atu.cli.options import app
 from atu.distributed import launch, processes
 from atu.errors import AtuError, ResourceError, StoppedError, visible

@@ -20,6 +20,15 @@ Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads; par
 Model = Annotated[str, typer.Option("--model", help="A key of pretrain.models.")]
 Method = Annotated[str, typer.Option("--method", help="A key of unlearn.methods.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder of the experiment's results.")]
+FoundResults = Annotated[
+    Path | None,
+    typer.Option(
+        "--results",
+        help="Folder of the experiment's results; results/<experiment> without it.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Processes = Annotated[
     int,
     typer.Option(

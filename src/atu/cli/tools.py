@@ -11,6 +11,7 @@ import typer
 
 from atu.cli.options import (
     DEFAULT_PARAMS,
+    FoundResults,
     ParamsFile,
     Results,
     app,
@@ -259,12 +260,7 @@ def experiment(name: str, params: ParamsFile = DEFAULT_PARAMS) -> None:
 
 
 @app.command()
-def memory(
-    params: ParamsFile = DEFAULT_PARAMS,
-    results: Annotated[
-        Path | None, typer.Option(help="Of finished jobs; results/<experiment> without it.")
-    ] = None,
-) -> None:
+def memory(params: ParamsFile = DEFAULT_PARAMS, results: FoundResults = None) -> None:
     """Print what every kind of job of the grid must hold, what finished ones held at most, and what
     does not fit here.
     """

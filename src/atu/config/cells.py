@@ -80,16 +80,22 @@ def require_writable(results: Path) -> None:
         raise ConfigError("results", str(results), f"{place} cannot be written; change its mode")
 
 
-def open_cells(params: Params, results: Path) -> list[dict[str, Artifact]]:
-    """Every cell's `align` (where the grid needs it), `unlearn`, `rephrase`, `utility` and
-    `privacy` folders, and those of its attacks as `attack/<name>`.
+def cell_manifests(params: Params, results: Path, cell: Cell) -> dict[str, Path]:
+    """A cell's `align` (where the grid needs it), `unlearn`, `rephrase`, `utility` and `privacy`
+    manifests, and those of its attacks as `attack/<name>`.
     """
     phases = (*(["align"] if needs_alignment(params) else []), *CELL_PHASES)
+    return {phase: manifest_path(results, phase, cell) for phase in phases} | {
+        f"attack/{name}": attack_manifest(results, cell, name) for name in params.grid.attacks
+    }
+
+
+def open_cells(params: Params, results: Path) -> list[dict[str, Artifact]]:
+    """The folders of `cell_manifests`, of every cell."""
     return [
-        {phase: Artifact.open(manifest_path(results, phase, cell), phase) for phase in phases}
-        | {
-            f"attack/{name}": Artifact.open(attack_manifest(results, cell, name), "attack")
-            for name in params.grid.attacks
+        {
+            name: Artifact.open(path, name.partition("/")[0])
+            for name, path in cell_manifests(params, results, cell).items()
         }
         for cell in grid_cells(params)
     ]
@@ -111,32 +117,34 @@ def damaged_models(params: Params, results: Path) -> list[Path]:
     return manifests
 
 
-def open_models(params: Params, results: Path) -> list[Artifact]:
-    """The pretrained full models and the oracles."""
+def model_manifests(params: Params, results: Path) -> list[Path]:
+    """Those of the pretrained full models and the oracles."""
     variants = ["full"]
     if oracle_method(params) is not None:
         variants += [f"oracle-{target.slug}" for target in params.grid.requests()]
     return [
-        Artifact.open(pretrained_manifest(results, model, variant), "pretrain")
+        pretrained_manifest(results, model, variant)
         for model in params.grid.models
         for variant in variants
     ]
+
+
+def open_models(params: Params, results: Path) -> list[Artifact]:
+    """The pretrained full models and the oracles."""
+    return [Artifact.open(path, "pretrain") for path in model_manifests(params, results)]
 
 
 def job_folders(params: Params, results: Path) -> set[Path]:
     """The folders of all jobs that the grid needs: those of a clean run."""
     grid, searched = params.grid, [name for name in params.grid.methods if params.searched(name)]
     sought = Target((params.search.target,)).slug
-    folders = {results / phase / "shared" for phase in ("prepare", "embed", "search")}
+    folders = {results / phase / "shared" for phase in ("prepare", "search")}
     folders |= {results / "report", results / "track"}
+    folders |= {path.parent for path in model_manifests(params, results)}
     for cell in grid_cells(params):
-        aligned = ("embed", "align") if needs_alignment(params) else ()
-        phases = ("prepare", *aligned, *CELL_PHASES)
+        phases = ("prepare", "embed") if needs_alignment(params) else ("prepare",)
         folders |= {manifest_path(results, phase, cell).parent for phase in phases}
-        folders |= {attack_manifest(results, cell, name).parent for name in grid.attacks}
-        folders.add(pretrained_manifest(results, cell.model).parent)
-        if oracle_method(params) is not None:
-            folders.add(pretrained_manifest(results, cell.model, f"oracle-{cell.slug}").parent)
+        folders |= {path.parent for path in cell_manifests(params, results, cell).values()}
     if searched:
         folders.add(results / "prepare" / sought)
     for model in grid.models:
@@ -144,4 +152,32 @@ def job_folders(params: Params, results: Path) -> set[Path]:
         if any(methods.get(params.unlearn.methods[m].loss).needs_predictor for m in searched):
             folders.add(results / "embed" / model / sought)
             folders.add(results / "align" / model / sought / str(params.search.seed))
+    if any(results / "embed" in folder.parents for folder in folders):
+        folders.add(results / "embed" / "shared")
     return folders
+
+
+def collected(params: Params, results: Path) -> dict[Path, list[Path]]:
+    """The folders that read whatever the grid has of some jobs, with the manifests of these."""
+    cells = [
+        path
+        for cell in grid_cells(params)
+        for path in cell_manifests(params, results, cell).values()
+    ]
+    folders = sorted(job_folders(params, results))
+    single = {
+        phase: [
+            folder / MANIFEST
+            for folder in folders
+            if results / phase in folder.parents and folder != results / phase / "shared"
+        ]
+        for phase in ("prepare", "search")
+    }
+    searches = results / "search" / "shared"
+    report = [*model_manifests(params, results), searches / MANIFEST, *cells]
+    return {
+        results / "embed" / "shared": single["prepare"],
+        searches: single["search"],
+        results / "report": report,
+        results / "track": [results / "report" / MANIFEST, *cells],
+    }

@@ -31,7 +31,7 @@ def cross_check(params: Params) -> None:
     Raises:
         ConfigError: names key, value and repair.
     """
-    _check_grid(params)
+    check_grid(params)
     _check_sources(params)
     layers = {name: _layers(params, name) for name in params.grid.models}
     for name, count in layers.items():
@@ -51,7 +51,12 @@ def cross_check(params: Params) -> None:
     _check_benchmarks(params)
 
 
-def _check_grid(params: Params) -> None:
+def check_grid(params: Params) -> None:
+    """The entries that the grid names exist, and stand for what they are read as. It reads no file.
+
+    Raises:
+        ConfigError: names key, value and repair.
+    """
     known = {
         "models": params.pretrain.models,
         "methods": params.unlearn.methods,

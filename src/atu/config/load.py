@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from atu.config.overlays import merged, placed, read_layers
 from atu.config.params import Params
@@ -19,6 +19,7 @@ from atu.config.sections import (
     Built,
     Choices,
     Pinned,
+    Slug,
     Span,
 )
 from atu.errors import ConfigError
@@ -46,6 +47,40 @@ def load_params(path: str | Path = "params.yaml", *, across: bool = True) -> Par
         return check_values(values, across=across)
     except ConfigError as error:
         raise placed(error, layers) from None
+
+
+def experiment_name(path: str | Path) -> str:
+    """The name of a parameter file's experiment, without a check of anything else.
+
+    Raises:
+        ConfigError: the file cannot be read, or names none.
+    """
+    layers = read_layers(Path(path))
+    name = merged(layers).get("experiment")
+    try:
+        return TypeAdapter(Slug).validate_python(name)
+    except ValidationError:
+        raise placed(
+            ConfigError("experiment", name, "must be a name of letters, digits, `_` and `-`"),
+            layers,
+        ) from None
+
+
+def load_grid(path: str | Path) -> Params:
+    """As `load_params`, for who runs no job: nothing is demanded of models and benchmarks, whose
+    files need not be here, and transformers is not imported.
+
+    Raises:
+        ConfigError: names file, key, value and repair.
+    """
+    from atu.config.checks import check_grid
+
+    params = load_params(path, across=False)
+    try:
+        check_grid(params)
+    except ConfigError as error:
+        raise placed(error, read_layers(Path(path))) from None
+    return params
 
 
 def check_values(raw: Any, file: str | None = None, *, across: bool = True) -> Params:

@@ -26,6 +26,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 VERSION = re.compile(r"^(faithful|fixed|paper|own)-[1-9]\d*$")
 NAME = re.compile(r"^[a-z][a-z0-9_]*$")
+METRIC_ID = re.compile(r"\w+@[a-z]+-\d+")
+"""An id, wherever it stands in a key of `metrics.json`."""
 OWN = "this project"
 """The source of this project's formulas."""
 EXPLAINED = ("chance", "selection", "oracle_distance")

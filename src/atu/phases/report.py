@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -18,6 +17,7 @@ from atu.errors import ArtifactError, visible
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.oracle_distance import oracle_distance
 from atu.metrics.selection import selection
+from atu.metrics.registry import METRIC_ID
 from atu.metrics.trust import ENOUGH, Trust
 from atu.metrics.trust import FILE as TRUST
 from atu.metrics.trust import write as write_trust
@@ -56,7 +56,6 @@ FIGURES = (
 EXAMPLES = 8
 AUDIT = "audit.json"
 """The verdicts, with every number behind them."""
-METRIC_ID = re.compile(r"\w+@[a-z]+-\d+")
 KNOWN = "pretrain/exact_match_known_question/held_out"
 """What a model that was trained here knows; a pinned one was not asked."""
 

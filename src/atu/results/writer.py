@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,40 @@ from pathlib import Path
 from typing import IO
 
 from atu.errors import ArtifactError
+
+WRITER = "process {} on {}"
+"""What the lock file says of the process that holds it, and of its machine."""
+_WRITER = re.compile(WRITER.format(r"(\d+)", "(.+)"))
+
+
+def writer_of(folder: Path) -> str | None:
+    """Who is writing `folder`, as its lock file says; None if nobody is.
+
+    The lock itself is left alone: trying it would keep out a job that begins now. Of another
+    machine's process nobody here knows whether it is alive: what the file says counts.
+    """
+    try:
+        text = _lock_path(folder).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = _WRITER.fullmatch(text)
+    if found is None or (found[2] == socket.gethostname() and not _alive(int(found[1]))):
+        return None
+    return text
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
 
 
 @contextmanager
@@ -30,14 +65,14 @@ def only_writer(folder: Path) -> Iterator[IO[str]]:
         ArtifactError: another process holds the lock.
         OSError: the lock file cannot be created.
     """
-    path = folder.parent / f".{folder.name}.lock"
+    path = _lock_path(folder)
     lock_file = _acquire(path)
     while lock_file is None:
         lock_file = _acquire(path)
     with lock_file:
         try:
             lock_file.truncate(0)
-            lock_file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock_file.write(WRITER.format(os.getpid(), socket.gethostname()))
             lock_file.flush()
             yield lock_file
         finally:

@@ -7,6 +7,7 @@ from atu.config.cells import (
     CELL_PHASES,
     Cell,
     attack_manifest,
+    collected,
     damaged_models,
     grid_cells,
     manifest_path,
@@ -199,3 +200,25 @@ def test_damaged_models_are_found(tmp_path, params):
     (paths[1].parent / "model/model.safetensors").unlink()
     (paths[2].parent / "model/model.safetensors").write_text("hallo")
     assert damaged_models(grid, tmp_path) == paths[1:3]
+
+
+def test_the_jobs_that_collect_name_what_they_read(params):
+    """Two methods, one attack: 2 cells of alignment, four phases and the attack; the full model and
+    the table of searches for the report, and the report for MLflow."""
+    grid = params(targets=["A"], methods=["none", "ga"], attacks=["lens"])
+    read = {
+        folder.relative_to(RESULTS).as_posix(): {
+            path.parent.relative_to(RESULTS).as_posix() for path in paths
+        }
+        for folder, paths in collected(grid, RESULTS).items()
+    }
+    cells = {"align/llama_tiny/A/0"} | {
+        f"{phase}/llama_tiny/A/{method}/0{'/lens' if phase == 'attack' else ''}"
+        for phase in (*CELL_PHASES, "attack")
+        for method in ("none", "ga")
+    }
+    assert read == {
+        "embed/shared": {"prepare/A"}, "search/shared": set(),
+        "report": cells | {"pretrain/llama_tiny/full", "search/shared"},
+        "track": cells | {"report"},
+    }  # fmt: skip

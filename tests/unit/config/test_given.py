@@ -131,4 +131,4 @@ def test_an_audit_aligns_only_for_what_reads_it(values, tmp_path, grid, aligned)
     params = Params.model_validate(values)
     assert needs_alignment(params) == aligned
     phases = {path.parts[0] for path in job_folders(params, Path())}
-    assert ("align" in phases) == aligned
+    assert ("align" in phases) == ("embed" in phases) == aligned

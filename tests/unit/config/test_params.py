@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from atu import attacks
-from atu.config.load import load_params
+from atu.config.load import experiment_name, load_grid, load_params
 from atu.config.params import PHASES, oracle_method
 from atu.config.schema import schema_text
 from atu.errors import ConfigError
@@ -774,3 +774,25 @@ def test_the_schema_knows_bounds_methods_and_closed_sections():
         "patternProperties"
     ].values()
     assert set(entries["discriminator"]["mapping"]) == set(attacks.registry())
+
+
+def test_what_is_done_can_be_asked_without_the_models_files(tmp_path):
+    """A model whose files are not here stops a run and no look at the grid."""
+    path = write(tmp_path, pretrain__models__llama_tiny__config={"model_type": "nowhere"})
+    with pytest.raises(ConfigError):
+        load_params(path)
+    assert load_grid(path).grid.models == ["llama_tiny"]
+
+
+def test_a_grid_that_names_what_is_not_there_is_refused_with_its_file(tmp_path):
+    path = write(tmp_path, grid__methods=["none", "oracle", "gaa"])
+    with pytest.raises(ConfigError, match=r"params\.yaml: grid\.methods = 'gaa': not in unlearn"):
+        load_grid(path)
+
+
+@pytest.mark.parametrize("name", ["../x", 7, ["x"]])
+def test_the_experiments_name_alone(tmp_path, name):
+    """Whatever else the file says; but a name that could leave the results is none."""
+    assert experiment_name(write(tmp_path, grid=["no grid"])) == "world"
+    with pytest.raises(ConfigError, match=r"params\.yaml: experiment = .*: must be a name of"):
+        experiment_name(write(tmp_path, experiment=name))

@@ -8,23 +8,6 @@ from atu.reporting.frames import results
 WORST = "rephrase/target.worst.exact_match@own-2/report"
 
 
-@pytest.fixture
-def world(tmp_path, make_cell):
-    """A function that writes a cell where the pipeline has it; the experiment's folder."""
-
-    def make(method, seed=0, **options):
-        make_cell(method, seed, **options)
-        for path in sorted((tmp_path / "written").glob("*/Ada/*/*")):
-            phase = path.relative_to(tmp_path / "written").parts[0]
-            place = tmp_path / "world" / phase / "m" / "Ada" / method / str(seed)
-            if path.parent.name == method and path.name == str(seed) and not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(place)
-        return tmp_path / "world"
-
-    return lambda *args, **options: make(*args, where="written", **options)
-
-
 def test_a_row_per_cell_in_order(world):
     world("none")
     world("ga", 1)

@@ -2,11 +2,12 @@
 
 import errno
 import os
+import socket
 
 import pytest
 
 from atu.errors import ArtifactError
-from atu.results.writer import only_writer
+from atu.results.writer import WRITER, only_writer, writer_of
 
 
 def test_a_second_writer_is_refused_by_name_of_the_first(tmp_path):
@@ -63,3 +64,29 @@ def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch, caps
     with only_writer(tmp_path / "align"):
         """Goes on."""
     assert "continues without a lock: No locks available" in capsys.readouterr().err
+
+
+def test_who_writes_a_folder(tmp_path):
+    """Its process, while it lives; looking takes no lock."""
+    folder = tmp_path / "align"
+    assert writer_of(folder) is None
+    with only_writer(folder):
+        assert writer_of(folder) == f"process {os.getpid()} on {socket.gethostname()}"
+    assert writer_of(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "who"),
+    [
+        (WRITER.format(2**31 - 1, socket.gethostname()), None),
+        (WRITER.format(10**30, socket.gethostname()), None),
+        (WRITER.format(7, "elsewhere"), "process 7 on elsewhere"),
+        ("", None),
+        ("something else", None),
+    ],
+    ids=["dead", "no number of a process", "another machine", "empty", "not ours"],
+)
+def test_a_lock_file_that_was_left_behind(tmp_path, text, who):
+    """Of another machine's process nobody here knows whether it lives."""
+    (tmp_path / ".align.lock").write_text(text, encoding="utf-8")
+    assert writer_of(tmp_path / "align") == who

@@ -1,0 +1,1 @@
+"""What the terminal shows of an experiment: what is done, what came out, and where it is from."""
