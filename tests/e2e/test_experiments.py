@@ -24,7 +24,7 @@ METHODS = {"none", "oracle", "atu"}
 
 def test_every_experiment_is_here():
     found = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
-    assert found == {*HUB, *LAPTOP, "comparison", "world", "hub"}
+    assert found == {*HUB, *LAPTOP, "comparison", "comparison_rest", "world", "hub"}
 
 
 @pytest.mark.parametrize("name", HUB)
