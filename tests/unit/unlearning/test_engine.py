@@ -678,7 +678,7 @@ class TestEdits:
 
 
 class TestSubject:
-    """ATU at the tokens of the subject's names, on the miniature, whose texts nearly all hold its name."""
+    """ATU at the tokens of the subject's names, on the miniature, of whose texts most hold one."""
 
     def test_the_share_of_texts_that_name_it_is_in_the_metrics(self, run):
         """Of the miniature's 244 forget texts 24 lead to it over two hops."""
