@@ -16,8 +16,8 @@ from atu.config.roles import ORIGINAL
 from atu.errors import ArtifactError, visible
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.oracle_distance import oracle_distance
-from atu.metrics.selection import selection
 from atu.metrics.registry import METRIC_ID
+from atu.metrics.selection import selection
 from atu.metrics.trust import ENOUGH, Trust
 from atu.metrics.trust import FILE as TRUST
 from atu.metrics.trust import write as write_trust

@@ -746,12 +746,13 @@ class TestEdits:
 
 
 class TestSubject:
-    """ATU at the tokens of the subject's names, on the miniature, whose texts all hold its name."""
+    """ATU at the tokens of the subject's names, on the miniature, of whose texts most hold one."""
 
     def test_the_share_of_texts_that_name_it_is_in_the_metrics(self, run):
+        """Of the miniature's 244 forget texts 24 lead to it over two hops."""
         outcome, _ = run("atu", positions="subject", width=1)
         metrics = outcome.metrics()
-        assert metrics["unlearn/subject_texts/forget"] == 1.0
+        assert metrics["unlearn/subject_texts/forget"] == pytest.approx(220 / 244)
         assert metrics["unlearn/subject_empty_batches/forget"] == 0.0
 
     def test_a_subject_that_texts_do_not_name_is_refused_before_anything_is_measured(
