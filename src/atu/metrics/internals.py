@@ -80,8 +80,9 @@ def reciprocal_rank(predicted: np.ndarray, names: np.ndarray, gold: int) -> floa
 def unlearning_depth(
     reference: Sequence[float], drops: Sequence[float], threshold: float
 ) -> float | None:
-    """1 where every layer lost an answer as far as a model that never knew it, 0 where none lost
-    any; None where no layer holds it.
+    """How far an answer is gone inside: 1 as in a model that never knew it, 0 if no layer lost it.
+
+    None where no layer holds it.
 
     Per layer, by how much the original's mean log-probability of the answer's tokens falls when
     the layer's states are another model's, in nats: `reference` with the model that never knew,

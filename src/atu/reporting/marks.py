@@ -21,7 +21,8 @@ def asked_keys(measure: str) -> dict[str, str]:
     names = {
         "target": "question",
         "worst_form": "worst",
-        **{name: name for name in ("question", "worst", "worst_adversarial", "paired")},
+        **{name: name for name in ("question", "worst", "worst_adversarial")},
+        **{name: name for name in ("alias", "two_hop", "paired")},
     }
     keys = {column: f"rephrase/target.{name}.{measure}" for column, name in names.items()}
     return keys | {"ort": f"rephrase/target.worst_ort.{PROBABILITY}"}

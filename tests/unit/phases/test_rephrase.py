@@ -18,7 +18,7 @@ from atu.phases.rephrase import (
     score_items,
     summarise,
 )
-from atu.probes.prompts import FORMS, ORT, WHOLE, part_of
+from atu.probes.prompts import ASIDE, FORMS, ORT, WHOLE, part_of
 from atu.results.artifacts import MANIFEST
 from atu.results.items import BLIND, OFFICIAL, PROBABILITY, SCORE, with_wordings, worst_forms
 from atu.results.tables import PROBES, read_frame, read_table
@@ -248,14 +248,16 @@ def test_worst_forms(make_item):
 
 def test_the_worst_of_two_wordings(make_item):
     """Ada/food: 0, 0 and 1 as pairs 0, 1, 1: 2/3. Ada/pet has one wording and a seen one: it is
-    left out and counted. Ada/job: 1 and 1. So the mean is 5/6 of two facts."""
+    left out and counted. Ada/job: 1 and 1. So the mean is 5/6 of two facts. Another name of the
+    subject counts nowhere, but has a number of its own."""
     rows = [
         make_item("Ada/food"), make_item("Ada/food", "cloze"),
         make_item("Ada/food", "role_play", hit=1.0), make_item("Ada/pet", hit=1.0),
         make_item("Ada/pet", seen=True, hit=1.0), make_item("Ada/job", hit=1.0),
         make_item("Ada/job", "cloze", hit=1.0),
     ]  # fmt: skip
-    two = [row | {"worst_of": 2, "id": str(i)} for i, row in enumerate(rows)]
+    two = [make_item("Ada/pet", "alias", hit=1.0, worst_of=ASIDE)]
+    two += [row | {"worst_of": 2, "id": str(i)} for i, row in enumerate(rows)]
     both = frame(*two, *(row | {"split": "select", "fact": "x"} for row in two))
     assert worst_forms(frame(*two).filter(~pl.col("seen"))) == {
         "Ada/food": pytest.approx(2 / 3),
@@ -267,7 +269,7 @@ def test_the_worst_of_two_wordings(make_item):
     assert f"worst_adversarial_of_2.{EXACT_MATCH}.worst_form@own-2" not in found
     assert (found["worst_adversarial_of_2.n"], found["worst_adversarial_of_2.too_few"]) == (0, 1)
     assert [found[f"wordings_{name}"] for name in ("min", "median", "max")] == [1, 2, 3]
-    assert found[f"worst.{EXACT_MATCH}"] == 1.0
+    assert found[f"worst.{EXACT_MATCH}"] == found[f"alias.{EXACT_MATCH}"] == 1.0
     wordings = with_wordings(frame(*two)).select("fact", "wordings").unique()
     assert dict(wordings.rows()) == {"Ada/food": 3, "Ada/pet": 1, "Ada/job": 2}
 

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from atu.metrics.bootstrap import Estimate, verdict
+from atu.probes.prompts import ASIDE
 from atu.reporting.items import (
     clusters,
     difference,
@@ -232,8 +233,8 @@ def test_a_fact_with_a_form_that_was_not_scored_has_no_worst_form(make_item, rep
 
 
 def test_a_fact_with_too_few_wordings_is_left_out(make_item, report_section):
-    """Of two: Ada/pet 0 and 1, so 1; Ada/food has one wording; of Ada/job one of two is unscored.
-    The note says so."""
+    """Of two: Ada/pet 0 and 1, so 1; Ada/food has one wording, and one that stands aside; of
+    Ada/job one of two is unscored. The note says so."""
     rows = [
         make_item("Ada/pet", "question", hit=0.0),
         make_item("Ada/pet", "cloze", hit=1.0),
@@ -241,13 +242,15 @@ def test_a_fact_with_too_few_wordings_is_left_out(make_item, report_section):
         make_item("Ada/job", "question", hit=None),
         make_item("Ada/job", "cloze", hit=1.0),
     ]
-    items = pl.DataFrame([row | {"target": "Ada", "seed": 0, "worst_of": 2} for row in rows])
+    aside = make_item("Ada/food", "alias", hit=1.0, worst_of=ASIDE)
+    rows = [aside, *(row | {"worst_of": 2} for row in rows)]
+    items = pl.DataFrame([row | {"target": "Ada", "seed": 0} for row in rows])
     assert worst(items).select("fact", SCORE).rows() == [("Ada/job", None), ("Ada/pet", 1.0)]
     assert worst_note(items) == (
         "Worst form: per fact, the expected worst of 2 of its wordings; of 3 facts, asked in 1 to "
         "2 wordings each (median 2), 1 have fewer and are left out."
     )
-    all_forms = items.with_columns(worst_of=pl.lit(None, pl.Int64))
+    all_forms = items[1:].with_columns(worst_of=pl.lit(None, pl.Int64))
     assert worst_note(all_forms) == (
         "Worst form: per fact, the form in which it leaks most; 3 facts, asked in 1 to 2 wordings "
         "each (median 2)."

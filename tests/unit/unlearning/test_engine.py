@@ -20,7 +20,7 @@ from atu.models.llm import decoder_layers, load_lm, parameters_below
 from atu.models.trainable import BelowHook, Layers, Lora
 from atu.phases import align
 from atu.probes.chance import chances
-from atu.probes.prompts import WHOLE
+from atu.probes.prompts import ASIDE, WHOLE
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.tables import read_table
 from atu.training.batches import BatchStream, collate
@@ -204,6 +204,13 @@ class TestProbes:
             assert len(others) == len(set(others)) and set(others) == expected
         forms = {p["form"] for p in chosen}
         assert forms >= {"cloze", "choice", "spelling", "two_hop", "paired", "reverse"}
+
+    def test_what_stands_aside_is_not_asked_on_the_way(self, chain, monkeypatch):
+        """Neither as a plain question nor in another form: no point of a trajectory counts it."""
+        rows = read_table(chain.prepared.file("probes.parquet"))
+        aside = [row | {"worst_of": ASIDE} for row in rows if row["role"] == "target"]
+        monkeypatch.setattr(trajectory, "read_table", lambda _: aside)
+        assert select_probes(chain.prepared, 3) == []
 
 
 def probe(role, fact, form="question", answer="owl", part=WHOLE, chance=0.0):
