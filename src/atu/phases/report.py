@@ -240,7 +240,7 @@ def _write_tables(job: Job, results: Tables) -> None:
     results.points.write_csv(job.path("trajectories.csv"))
     text = tables.markdown_table(results.rows, results.utility, results.notes)
     below = [results.worst] if worst_of(results.items) else []
-    below += rankings(results.rows)
+    below += rankings(results.rows, results.utility)
     pages = {
         "table": text + "".join(f"\n{line}\n" for line in below),
         "attacker": markdown_attacker(results.attacker, results.attacker_columns),
@@ -318,7 +318,7 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables)
         summary_titles=SUMMARY,
         privacy_titles={k: t for k, t in TITLES.items() if k in results.privacy[0]},
         results=results,
-        rankings=rankings(results.rows),
+        rankings=rankings(results.rows, results.utility),
         retain=REQUEST_COLUMNS,
         blind=int(results.items[BLIND].sum()),
         asked=len(results.items),
