@@ -53,7 +53,7 @@ STAGES = {
     "track": Dependencies((*EVALUATED, "report"), ("grid",)),
 }
 FIGURES = ("forget_retain", "leakage_by_form", "robustness", "trajectories")
-TRAJECTORY = [f"exact_match_{role}" for role in ("target", "neighbour", "other")]
+TRAJECTORY = [f"score_{role}" for role in ("target", "neighbour", "other")]
 
 
 def dvc_text() -> str:

@@ -268,7 +268,7 @@ def _write_tables(job: Job, results: Tables) -> None:
     results.points.write_csv(job.path("trajectories.csv"))
     text = tables.markdown_table(results.rows, results.utility, results.notes)
     below = [results.worst] if worst_of(results.items) else []
-    below += rankings(results.rows)
+    below += rankings(results.rows, results.utility)
     keys = [s.key for s in results.shown]
     robust = tables.markdown_robustness(results.robustness, results.shown)
     privacy = tables.markdown_transposed(results.privacy, results.privacy_titles, tables.interval)
@@ -348,7 +348,7 @@ def _write_page(job: Job, params: Params, inputs: ReportInputs, results: Tables)
         shown_perplexity=tables.shown_perplexity,
         summary_titles=SUMMARY,
         results=results,
-        rankings=rankings(results.rows),
+        rankings=rankings(results.rows, results.utility),
         retain=REQUEST_COLUMNS,
         enough=ENOUGH,
         blind=int(results.items[BLIND].sum()),

@@ -83,39 +83,54 @@ def _parts(
 def _distance(mine: Parts, theirs: Parts, section: Report) -> Distance:
     """The mean over cells; not valid unless every item of every cell was scored."""
     cells = sorted({cell for part in theirs.values() for cell in part["target", "seed"].rows()})
-    several = len({target for target, _ in cells}) > 1
-    points, resamples = [], []
-    for target, seed in cells:
-        here = (pl.col("target") == target) & (pl.col("seed") == seed)
-        sides = [
-            {name: part.filter(here) for name, part in side.items()} for side in (mine, theirs)
-        ]
-        if any(part.is_empty() or part[SCORE].has_nulls() for s in sides for part in s.values()):
-            continue
-        means = ({name: part[SCORE].to_numpy().mean() for name, part in s.items()} for s in sides)
-        points.append(float(oracle_distance(*means)))
-        if not several:
-            drawn = ({n: _drawn(n, part, section) for n, part in s.items()} for s in sides)
-            resamples.append(oracle_distance(*drawn))
-    if not points or len(points) < len(cells):
-        return Distance(_invalid(len(cells), len(points)), np.empty(0))
-    if several:
+    found = [_sides(mine, theirs, *cell) for cell in cells]
+    sides = [pair for pair in found if pair is not None]
+    if not cells or len(sides) < len(cells):
+        return Distance(_invalid(len(cells), len(sides)), np.empty(0))
+    points = [float(oracle_distance(*map(_means, pair))) for pair in sides]
+    targets = [target for target, _ in cells]
+    if len(set(targets)) > 1:
         rng = generator(section.seed, "distance")
-        drawn_means = resampled_means(points, [t for t, _ in cells], rng, section.bootstrap)
+        resampled = resampled_means(points, targets, rng, section.bootstrap)
     else:
-        drawn_means = np.mean(resamples, axis=0)
+        drawn = [[_drawn(side, section) for side in pair] for pair in sides]
+        resampled = np.mean([oracle_distance(*pair) for pair in drawn], axis=0)
     mean = float(np.mean(points))
-    low, high = percentiles(drawn_means, section.confidence)
+    low, high = percentiles(resampled, section.confidence)
     # The absolute value of a noisy number is too large: resamples of no distance are all above 0.
-    return Distance(Estimate(mean, min(low, mean), max(high, mean), len(cells)), drawn_means)
+    return Distance(Estimate(mean, min(low, mean), max(high, mean), len(cells)), resampled)
 
 
-def _drawn(name: str, part: pl.DataFrame, section: Report) -> NDArray[np.float64]:
-    """A mean score in every resample of its facts; the target's are drawn together in both of its
-    scores.
+def _sides(mine: Parts, theirs: Parts, target: str, seed: int) -> tuple[Parts, Parts] | None:
+    """What was asked in one cell, of the method and of the oracle; None where an item was not
+    scored.
     """
-    rng = generator(section.seed, "distance", GROUPS.get(name, name))
-    return resampled_means(part[SCORE].to_list(), part["fact"].to_list(), rng, section.bootstrap)
+    here = (pl.col("target") == target) & (pl.col("seed") == seed)
+    first, second = (
+        {name: part.filter(here) for name, part in side.items()} for side in (mine, theirs)
+    )
+    asked = [name for name in first if len(first[name]) or len(second[name])]
+    parts = [side[name] for side in (first, second) for name in asked]
+    if any(part.is_empty() or part[SCORE].has_nulls() for part in parts):
+        return None
+    return {name: first[name] for name in asked}, {name: second[name] for name in asked}
+
+
+def _means(parts: Parts) -> dict[str, NDArray[np.float64]]:
+    return {name: part[SCORE].to_numpy().mean() for name, part in parts.items()}
+
+
+def _drawn(parts: Parts, section: Report) -> dict[str, NDArray[np.float64]]:
+    """Every mean score in every resample of its facts; the target's are drawn together in both of
+    its scores.
+    """
+
+    def resampled(name: str, part: pl.DataFrame) -> NDArray[np.float64]:
+        rng = generator(section.seed, "distance", GROUPS.get(name, name))
+        scores, facts = part[SCORE].to_list(), part["fact"].to_list()
+        return resampled_means(scores, facts, rng, section.bootstrap)
+
+    return {name: resampled(name, part) for name, part in parts.items()}
 
 
 def _invalid(n: int, scored: int) -> Estimate:

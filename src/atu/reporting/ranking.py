@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -60,22 +60,30 @@ def chance_levels(items: pl.DataFrame) -> dict[str, float]:
     }
 
 
-def rankings(rows: Sequence[Row]) -> list[str]:
+def rankings(rows: Sequence[Row], utility: Mapping[tuple[str, str], Row]) -> list[str]:
     """The methods of every model in order, a line for each: by `selection` on the `report` split,
-    and by distance to the oracle, where there is one.
+    and by distance to the oracle, where there is one. What is COLLAPSED comes last: its silence is
+    no forgetting.
     """
     lines = []
     several = len({row["model"] for row in rows}) > 1
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model and row["method"] not in SPECIAL]
+        ruined = {r["method"] for r in own if utility[model, r["method"]]["collapsed"]}
         where = f" ({model})" if several else ""
-        chosen = {r["method"]: r[SELECTION] for r in own if r.get(SELECTION) is not None}
+        chosen = {r["method"]: r[SELECTION] for r in own if r[SELECTION] is not None}
         far = {r["method"]: r[DISTANCE].mean for r in own if DISTANCE in r and r[DISTANCE].valid}
         if chosen:
-            order = sorted(chosen, key=lambda name: -chosen[name])
-            told = ", ".join(f"{name} {chosen[name]:.2f}" for name in order)
+            told = _told(chosen, ruined, -1)
             lines.append(f"By selection on the report split{where}, high is good: {told}.")
         if far:
-            told = ", ".join(f"{name} {far[name]:.2f}" for name in sorted(far, key=far.__getitem__))
+            told = _told(far, ruined, 1)
             lines.append(f"By distance to the oracle{where}, low is good: {told}.")
     return lines
+
+
+def _told(numbers: Mapping[str, float], ruined: Collection[str], sign: int) -> str:
+    order = sorted(numbers, key=lambda name: (name in ruined, sign * numbers[name]))
+    return ", ".join(
+        f"{name} {numbers[name]:.2f}" + (" (COLLAPSED)" if name in ruined else "") for name in order
+    )

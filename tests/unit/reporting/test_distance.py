@@ -100,6 +100,15 @@ def test_an_item_that_was_not_scored_leaves_no_distance(cells, measure, report_s
     assert not found["ga"].minus(found["none"], report_section).valid
 
 
+def test_what_a_target_is_not_asked_is_no_part_of_its_cell(cells, measure):
+    """Nobody is asked about neighbours: (.25 + 0 + .35) / 3. Where GA alone is not, it is not
+    known."""
+    nobody = measure(cells, change=lambda items: items.filter(pl.col("role") != "neighbour"))
+    assert nobody["ga"].estimate.mean == pytest.approx(0.2)
+    lost = (pl.col("role") == "neighbour") & (pl.col("method") == "ga")
+    assert not measure(cells, change=lambda items: items.filter(~lost))["ga"].estimate.valid
+
+
 def test_an_invalid_task_is_nobodys_part(make_cell, measure, ga_leaks):
     """The oracle's generation was cut: general facts alone are utility, .5: (.25 + .5 + .5) / 4."""
     cut = {"generate": 0.1, "generate_truncated": 9.0, "generate_invalid": 1.0}

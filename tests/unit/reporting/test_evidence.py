@@ -1,0 +1,67 @@
+"""What a verdict is derived from, gathered from made cells."""
+
+import pytest
+
+from atu.reporting.attacker import MEMBERSHIP
+from atu.reporting.evidence import Beside, evidence_of
+from atu.reporting.items import load_attacks, load_documents, load_items
+from atu.reporting.privacy import privacy_table
+from atu.reporting.tables import utility_means
+from atu.reporting.verdict import verdict_of
+
+TARGET = {(f"Ada/{what}", form) for what in ("pet", "food") for form in ("question", "cloze")}
+
+
+@pytest.fixture
+def gather(make_cell, make_params):
+    """A function that gives GA's evidence: GA answers `ga` and its generation scores .4, the oracle
+    answers `oracle`; `memory` is how far GA's scores of its own texts lie above strangers'."""
+
+    def gathered(ga, oracle=frozenset(), methods=("none", "oracle", "ga"), memory=0.0):
+        own = {
+            "none": {},
+            "oracle": {"leaks": oracle},
+            "ga": {"leaks": ga, "memory": memory, "scores": {"generate": 0.4}},
+        }
+        cells = [make_cell(method, **own[method]) for method in methods]
+        params = make_params()
+        utility, privacy = ([cell[name] for cell in cells] for name in ("utility", "privacy"))
+        items = load_items([cell["rephrase"] for cell in cells])
+        beside = Beside(
+            "m", methods, items, load_attacks([]), load_documents(utility), params.report
+        )
+        rows = privacy_table(privacy, params.report, methods)
+        return evidence_of(beside, "ga", utility_means(utility), rows, params.attack, [])
+
+    return gathered
+
+
+def test_less_than_the_oracle_is_over_suppressed(gather):
+    """The oracle answers all about Ada, GA nothing. Where both answer all, both know the same."""
+    evidence = gather(set(), TARGET)
+    assert evidence.plain.finding == evidence.worst.finding == "over-suppressed"
+    plain, most = verdict_of(evidence).removed
+    assert "plain questions 0.00" in plain and "worst form 0.00" in most
+    same = gather(TARGET, TARGET)
+    assert {line.finding for line in (same.plain, same.worst, *same.forms)} == {"as the reference"}
+
+
+def test_tasks_are_compared_document_by_document(gather):
+    """Generation .4 of .9, the choice .8 of .8."""
+    losses = {loss.key: loss for loss in gather(set()).losses}
+    assert losses["utility.generate"].difference.mean == pytest.approx(-0.5)
+    assert losses["utility.generate"].lost and not losses["utility.choice"].lost
+    assert {"kept.neighbour", "kept.other", "kept.general"} < set(losses)
+    alone = {loss.key: loss for loss in gather(set(), methods=("oracle", "ga")).losses}
+    assert alone["utility.generate"].lost is None
+
+
+def test_membership_is_read_beside_the_oracle(gather):
+    """The texts of both score .5 above strangers' for the oracle and not at all for GA: its AUC of
+    .5 is below 1. PrivLeak, 0 here, is no reason."""
+    evidence = gather(set())
+    line = evidence.membership
+    assert (line.key, line.reference.mean, line.estimate.mean) == (MEMBERSHIP, 1.0, 0.5)
+    assert evidence.priv_leak == 0.0
+    without = gather(set(), methods=("none", "ga"))
+    assert (without.membership, without.priv_leak, without.forget_quality) == (None, None, None)
