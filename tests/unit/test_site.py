@@ -1,4 +1,4 @@
-"""The site of docs/: every page is in its navigation, and a link that leads nowhere ends the build."""
+"""The site of docs/: every page is in the navigation, and a broken link fails the build."""
 
 import importlib.util
 import re
