@@ -8,6 +8,7 @@ as it is, and MkDocs fails on it.
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
 from collections.abc import Iterator
@@ -25,8 +26,14 @@ PAGES = {"README.md": "index.md", "CHANGELOG.md": "changes.md"}
 """Files of the repository that are pages of the site."""
 FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[([^\[\]]+)\]\(([^()\s]+)\)")
-INDENT = re.compile(r"^ {2,3}(?=\S)", re.MULTILINE)
-"""What GitHub takes for the inside of a list item; MkDocs wants four spaces."""
+GITHUB = {
+    re.compile(r"(\n\n(?: {2}.*\n)+)(?=[-*] |\d+\. )"): r"\1\n",
+    re.compile(r"^ {2,3}(?=\S)", re.MULTILINE): "    ",
+}
+"""Where GitHub asks for less than MkDocs: an empty line between a list item of several blocks and
+the next item; four spaces before what is inside a list item."""
+STRAY = re.compile(r"<p>(?:(?!</p>).)*\n *(?:[-*] |\d+\. |\|)", re.DOTALL)
+log = logging.getLogger("mkdocs.hooks.site_pages")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -46,6 +53,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     sources = {name: source for source, name in PAGES.items()}
     source = sources.get(page.file.src_uri, DOCS + page.file.src_uri)
     return rewritten(markdown, source, dict(titles(config.nav)), config.repo_url)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Warn, which ends a strict build, of a list or a table that came out as plain text."""
+    if found := STRAY.search(html):
+        log.warning("%s: a list or table in a paragraph: %s", page.file.src_uri, found[0][-200:])
+    return html
 
 
 def titles(nav: Any) -> Iterator[tuple[str, str]]:
@@ -81,7 +95,10 @@ def rewritten(markdown: str, source: str, named: dict[str, str], repo_url: str |
             return f"[{label}]({repo_url.rstrip('/')}/blob/HEAD/{path})"
         return f"`{path}`" if called else f"{label} (`{path}`)"
 
+    def text(part: str) -> str:
+        for github, site in GITHUB.items():
+            part = github.sub(site, part)
+        return LINK.sub(link, part)
+
     parts = FENCE.split(markdown)
-    return "".join(
-        part if FENCE.match(part) else INDENT.sub("    ", LINK.sub(link, part)) for part in parts
-    )
+    return "".join(part if FENCE.match(part) else text(part) for part in parts)

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -43,6 +44,7 @@ def test_the_api_page_has_every_name_of_the_package():
         ("docs/log.md", "[x](nowhere.md), [y](#below)", "[x](nowhere.md), [y](#below)"),
         ("docs/log.md", "[p](https://a.org/Makefile)", "[p](https://a.org/Makefile)"),
         ("docs/log.md", "- a\n\n  | b |\n\n1. c\n   d", "- a\n\n    | b |\n\n1. c\n    d"),
+        ("docs/log.md", "- a\n\n  b\n  c\n- d", "- a\n\n    b\n    c\n\n- d"),
         ("docs/log.md", "```\n  [dvc.md](dvc.md)\n```", "```\n  [dvc.md](dvc.md)\n```"),
     ],
 )
@@ -54,6 +56,20 @@ def test_a_page_as_the_site_needs_it(source, markdown, expected):
 def test_files_outside_docs_are_links_where_the_repository_has_an_address():
     found = site_pages.rewritten("[make](../Makefile)", "docs/log.md", {}, "https://a.org/atu/")
     assert found == "[make](https://a.org/atu/blob/HEAD/Makefile)"
+
+
+@pytest.mark.parametrize(
+    ("html", "warned"),
+    [
+        ("<p>a list:\n- one</p>", True),
+        ("<p>a table:\n| one |</p>", True),
+        ("<p>one\ntwo</p>\n<ul>\n<li>- 3. |</li>\n</ul>", False),
+    ],
+)
+def test_a_list_that_came_out_as_text_is_warned_of(caplog, html, warned):
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="a.md"))
+    assert site_pages.on_page_content(html, page, None, None) == html
+    assert bool(caplog.records) == warned
 
 
 @pytest.mark.parametrize(
