@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 DOCS = "docs/"
-PAGES = {"README.md": "index.md", "CHANGELOG.md": "changes.md"}
+PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
 """Files of the repository that are pages of the site."""
 FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[([^\[\]]+)\]\(([^()\s]+)\)")

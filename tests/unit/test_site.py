@@ -20,11 +20,21 @@ site_pages = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(site_pages)
 
 
+def config():
+    return yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+
+
 def test_every_page_is_in_the_navigation_once():
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
-    nav = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["nav"]
-    listed = [page for page, _ in site_pages.titles(nav)]
-    assert sorted(listed) == sorted(pages | {"index.md", "changes.md"})
+    listed = [page for page, _ in site_pages.titles(config()["nav"])]
+    assert sorted(listed) == sorted(pages | {"index.md", "changelog.md"})
+
+
+def test_a_reader_fetches_nothing():
+    """Red without a polyfill of this name: the plug-in `offline` would add one from elsewhere."""
+    assert config()["theme"]["font"] is False
+    (script,) = config()["extra"]["polyfills"]
+    assert "iframe-worker" in script and (ROOT / "docs" / script).is_file()
 
 
 def test_the_api_page_has_every_name_of_the_package():
@@ -90,10 +100,10 @@ def test_what_is_broken_ends_the_build(tmp_path, text, nav, broken):
         (docs / name).write_text(f"# A page\n\n{text}\n", encoding="utf-8")
     plain = {"hooks": [], "plugins": [], "extra_css": [], "watch": [], "theme": "mkdocs"}
     places = {"docs_dir": str(docs), "site_dir": str(tmp_path / "site"), "nav": nav}
-    config = load_config(str(CONFIG), **places, **plain)
+    settings = load_config(str(CONFIG), **places, **plain)
     if broken:
         with pytest.raises(Abort, match="strict mode"):
-            build(config)
+            build(settings)
     else:
-        build(config)
+        build(settings)
         assert (tmp_path / "site" / "a.html").exists()
