@@ -15,8 +15,9 @@ RESULTS = results/$$(sed -n 's/^experiment: *//p' $(PARAMS))
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
+export NO_MKDOCS_2_WARNING := true
 
-.PHONY: help install run dry-run test test-rest test-all fuzz lint format ui report record outside sync weights smollm2 experiment tables metrics dvc schema cancel clean
+.PHONY: help install run dry-run test test-rest test-all fuzz lint format docs ui report record outside sync weights smollm2 experiment tables metrics dvc schema cancel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -58,6 +59,9 @@ format: install  ## rewrite to the house style
 	ruff format .
 	ruff check --fix .
 	snakefmt Snakefile workflow
+
+docs: install  ## build the site of docs/ as site/index.html; a broken link is an error
+	mkdocs build
 
 ui: install  ## MLflow on http://127.0.0.1:5000; UI_PORT and UI_HOST say otherwise
 	@case "$$MLFLOW_TRACKING_URI" in http*) \

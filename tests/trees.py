@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 WARM = Path(__file__).with_name("warm.py")
-IGNORED = {".git", ".venv", "results", "logs", "mlflow", ".snakemake", "tests", "docs"}
+IGNORED = {".git", ".venv", "results", "logs", "mlflow", ".snakemake", "tests", "docs", "site"}
 """What is not of the tree's own: made in it, or not read by what it runs."""
 OF_DVC = {"cache", "tmp", "config.local"}
 

@@ -1,4 +1,4 @@
-"""The house of docs/architecture.md: few loose modules, and imports that run one way."""
+"""docs/architecture.md: few loose modules, and imports that run one way."""
 
 import ast
 import re

@@ -74,8 +74,9 @@ def unlearn(
 
     Args:
         concept: its name, or several names of it.
-        forget, retain: texts: a list of strings, of `(question, answer)` pairs or of objects with
-            `text` and `prompt`; a polars frame; or a `.parquet` or `.jsonl` file.
+        forget: texts: a list of strings, of `(question, answer)` pairs or of objects with `text`
+            and `prompt`; a polars frame; or a `.parquet` or `.jsonl` file.
+        retain: texts of other things, which it must still know, in any of these forms.
         questions: `(question, answer)` pairs or objects about the concept, and with a `role` of
             `neighbour`, `other` or `general` about other knowledge. They choose the point, so
             measure forgetting with other questions. By default those that the forget texts answer.
@@ -83,8 +84,8 @@ def unlearn(
         params: the settings; the working directory's `params.yaml` if None.
         work: a folder for the jobs, where finished ones are reused: align once, try many methods.
             None keeps nothing.
-        embed, align: values that replace those of these sections, for methods that need the
-            predictor.
+        embed: values that replace those of this section, for methods that need the predictor.
+        align: the same of this one.
         settings: values that replace those of the method's entry, such as `learning_rate`.
 
     Raises:

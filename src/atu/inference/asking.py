@@ -42,8 +42,9 @@ def ask(
         max_new_tokens: tokens of an answer at most.
         batch_size: questions at once; halved where memory does not hold them.
         stops: an answer also ends before the first of these; a base model may not end by itself.
-        options, details: what some forms need besides the question: `name`, `hint`, `example` and
-            `example_answer`, the `options`, or the `second` question of a pair.
+        options: what to choose from, in the forms that need it.
+        details: what else some forms need besides the question: `name`, `hint`, `example` and
+            `example_answer`, or the `second` question of a pair.
 
     Raises:
         ConfigError: a form, or what it needs, is missing or unknown.
