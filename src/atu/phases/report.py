@@ -135,7 +135,7 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
     robust = robustness_table(items, attacked, section, params.attack, attacks, methods)
     return Tables(
         methods=methods,
-        notes=method_notes(params),
+        notes=method_notes(params, methods),
         measure=items["measure"][0],
         worst=worst_note(items),
         columns=tables.asked_columns(items),
