@@ -5,6 +5,7 @@ There are no defaults in code: `params.yaml` says everything.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -111,8 +112,8 @@ def needs_alignment(params: Params) -> bool:
     return any(reading) or not given_methods(params)
 
 
-def method_notes(params: Params) -> dict[str, str]:
-    """What a reader must know of the grid's methods before their numbers, by name."""
+def method_notes(params: Params, names: Iterable[str]) -> dict[str, str]:
+    """What a reader must know of these methods before their numbers, by name."""
     entries = params.unlearn.methods
-    found = {m: methods.get(entries[m].loss).notes(entries[m]) for m in params.grid.methods}
+    found = {name: methods.get(entries[name].loss).notes(entries[name]) for name in names}
     return {name: "; ".join(notes) for name, notes in found.items() if notes}

@@ -180,7 +180,7 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
     evaluated = [*single.rephrase, *single.privacy, *single.attack]
     return Tables(
         methods=methods,
-        notes=method_notes(params),
+        notes=method_notes(params, methods),
         measure=measure,
         worst=worst_note(items),
         columns={key: titles[key] for key in columns},
