@@ -80,14 +80,13 @@ def reciprocal_rank(predicted: np.ndarray, names: np.ndarray, gold: int) -> floa
 def unlearning_depth(
     reference: Sequence[float], drops: Sequence[float], threshold: float
 ) -> float | None:
-    """How far an answer is gone inside: 1 as in a model that never knew it, 0 if no layer lost it.
+    """How far, from 0 to 1, the layers that hold an answer have lost it; None where none holds it.
 
-    None where no layer holds it.
-
-    Per layer, by how much the original's mean log-probability of the answer's tokens falls when
-    the layer's states are another model's, in nats: `reference` with the model that never knew,
-    `drops` with the unlearned one. A layer holds the answer if its reference is above the
-    threshold. The score is the part of those references that the drops reach, none beyond its own.
+    1 is as far as in a model that never knew it. Given is, per layer, by how much the original's
+    mean log-probability of the answer's tokens falls when the layer's states are another model's,
+    in nats: `reference` with the model that never knew, `drops` with the unlearned one. A layer
+    holds the answer if its reference is above the threshold. The score is the part of those
+    references that the drops reach, none beyond its own.
 
     References (0.01, 1, 3), drops (5, 0.5, 4), threshold 0.05: (0.5 + 3) / (1 + 3) = 0.875.
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def readers(model: PreTrainedModel) -> list[nn.Module]:
+def state_readers(model: PreTrainedModel) -> list[nn.Module]:
     """The module that reads the hidden states of each index: the layers, and the final norm."""
     return [*decoder_layers(model), final_norm(model)]
 
@@ -35,7 +35,7 @@ def states_above(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tens
         states.append(args[0] if args else kwargs["hidden_states"])
 
     with contextlib.ExitStack() as hooks:
-        for module in readers(model)[1:]:
+        for module in state_readers(model)[1:]:
             handle = module.register_forward_pre_hook(keep, with_kwargs=True)
             hooks.callback(handle.remove)
         model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
@@ -60,7 +60,7 @@ def patched(
             return (hidden, *args[1:]), kwargs
         return args, kwargs | {"hidden_states": hidden}
 
-    handle = readers(model)[index].register_forward_pre_hook(put, with_kwargs=True)
+    handle = state_readers(model)[index].register_forward_pre_hook(put, with_kwargs=True)
     try:
         yield model
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from atu import attacks
 from atu.alignment.loop import AlignmentData, load_predictors
 from atu.attacks.base import Alignment, AttackContext, Row
 from atu.config.dependencies import dependencies
+from atu.config.roles import ORACLE
 from atu.config.sections import AttackSection
 from atu.errors import ConfigError, EvaluationError
 from atu.inference.batching import BatchSize
@@ -75,7 +76,7 @@ def run(
         name: folder
         for name, folder, needed in (
             ("original", original, attack.needs_original),
-            ("oracle", oracle, attack.needs_oracle),
+            (ORACLE, oracle, attack.needs_oracle),
         )
         if needed and folder is not None
     }
@@ -84,12 +85,13 @@ def run(
     cell = unlearn.cell | {"attack": name}
     with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs) as job:
         batch_size = BatchSize(section.batch_size)
+        opened: dict[str, Any] = {
+            role: open_lm(folder, compute, training=False)[0] for role, folder in beside.items()
+        }
         context = make_context(section, compute, settings, unlearn, prepare, batch_size)
-        context.alignment = alignment
-        for role, folder in beside.items():
-            setattr(context, role, open_lm(folder, compute, training=False)[0])
         answers = Answers(context.tokenizer, batch_size)
-        context.further = answers.take if attack.exact_weights else None
+        further = answers.take if attack.exact_weights else None
+        context = replace(context, alignment=alignment, further=further, **opened)
         result = attack.run(context)
         require_finite_weights(context.model)
         items = require_complete(name, context.probes, result.items)

@@ -17,7 +17,7 @@ from torch import nn
 
 from atu import attacks, methods
 from atu.config.params import oracle_method
-from atu.config.roles import ORIGINAL
+from atu.config.roles import ORACLE, ORIGINAL
 from atu.config.sections import Pinned
 from atu.methods.base import Method, wants_reference
 from atu.models.encoder import locate_encoder
@@ -125,7 +125,7 @@ def _attack(model: PreTrainedModel, job: PlannedJob) -> Parts:
     if attack.needs_original and ORIGINAL in job.params.grid.methods:
         parts["original"] = whole
     if attack.needs_oracle and oracle_method(job.params) is not None:
-        parts["oracle"] = whole
+        parts[ORACLE] = whole
     if attack.fine_tunes:
         parts |= {"copy": whole} | _training(model.parameters(), "adamw")
     if attack.needs_alignment:

@@ -1,5 +1,6 @@
 """Patching in numbers: the model itself loses nothing, the oracle everything."""
 
+import copy
 import math
 
 import pytest
@@ -62,6 +63,21 @@ def test_the_two_ends_of_the_scale(make_context, source):
     found = depth.run(context)
     assert found.items and {row["condition"] for row in found.items} == {PATCHED}
     assert {row["score"] for row in found.items} == {float(source == "oracle")}
+
+
+@pytest.mark.parametrize("edited", ["head", "last layer"])
+@torch.no_grad()
+def test_what_only_blocks_the_answer_erases_nothing_below(make_context, edited):
+    """Another head gives other answers from the same states: depth 0. Another last layer costs
+    something there alone."""
+    context = make_context("depth")
+    context.model = copy.deepcopy(context.original)
+    layer = context.model.model.layers[-1].mlp.down_proj
+    part = context.model.lm_head if edited == "head" else layer
+    part.weight.copy_(torch.randn(part.weight.shape))
+    found = trace(context, context.questions("target"))
+    assert all(one.drops[:-1] == [0.0, 0.0] for one in found)
+    assert all((one.drops[-1] == 0.0) == (edited == "head") for one in found)
 
 
 @torch.no_grad()

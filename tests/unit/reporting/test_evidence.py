@@ -2,6 +2,7 @@
 
 import pytest
 
+from atu.attacks.relearn import AFTER, BEFORE, TAUGHT
 from atu.reporting.attacker import MEMBERSHIP
 from atu.reporting.evidence import Beside, evidence_of
 from atu.reporting.items import load_attacks, load_documents, load_items
@@ -65,3 +66,25 @@ def test_membership_is_read_beside_the_oracle(gather):
     assert evidence.priv_leak == 0.0
     without = gather(set(), methods=("none", "ga"))
     assert (without.membership, without.priv_leak, without.forget_quality) == (None, None, None)
+
+
+@pytest.mark.parametrize(("taught", "weak"), [(1.0, False), (0.5, True)])
+def test_an_attack_that_taught_too_little_is_no_evidence(
+    make_cell, make_params, make_attack_row, taught, weak
+):
+    """Nothing comes back of the target and of the control: as the control, or unknown."""
+    rows = [
+        make_attack_row(condition, f"{who}/pet", score, role=role)
+        for role, who in (("target", "Ada"), ("control", "Zoe"))
+        for condition, score in ((BEFORE, 0.0), (AFTER, 0.0), (TAUGHT, taught))
+    ]
+    cells = [make_cell(method, attacks={"relearn": rows}) for method in ("none", "ga")]
+    utility, privacy = ([cell[phase] for cell in cells] for phase in ("utility", "privacy"))
+    attacked = load_attacks([cell["attack/relearn"] for cell in cells])
+    items, params = load_items([cell["rephrase"] for cell in cells]), make_params("relearn")
+    beside = Beside("m", ["none", "ga"], items, attacked, load_documents(utility), params.report)
+    rows = privacy_table(privacy, params.report, ["none", "ga"])
+    found = evidence_of(beside, "ga", utility_means(utility), rows, params.attack, ["relearn"])
+    (line,) = found.attacks
+    assert line.title == "relearned on other facts"
+    assert (line.weak, line.finding) == (weak, "unknown" if weak else "as the reference")
