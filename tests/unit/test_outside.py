@@ -132,5 +132,5 @@ def test_what_is_not_named_does_not_run(garden, mini_values):
 
 
 def test_what_is_not_installed_is_unknown(values):
-    with pytest.raises(ConfigError, match=r"flatten.*unknown; known are atu, "):
+    with pytest.raises(ConfigError, match=r"flatten.*unknown; known are altpo, atu, "):
         Params.model_validate(values)

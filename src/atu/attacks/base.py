@@ -164,9 +164,10 @@ def answer_items(
     probes: Sequence[Row],
     condition: str,
     prompts: Sequence[str] | None = None,
+    further: bool = True,
 ) -> list[Row]:
     """Greedy answers of `model` to the probes, or to `prompts` in their place, each by the probe's
-    own measure.
+    own measure; `further` says whether the context's further metrics read them too.
     """
     outputs = answer_probes(
         model,
@@ -177,7 +178,7 @@ def answer_items(
         label=condition,
         prompts=prompts,
     )
-    if context.further:
+    if further and context.further:
         context.further(model, probes, outputs, condition)
     return [
         item(

@@ -171,7 +171,7 @@ def fine_tuned(
     optimizers = make_optimizers("adamw", list(model.parameters()), settings.learning_rate)
     while True:
         done = len(tuned.trace.rows)
-        tuned.taught = answer_items(context, model, known, TAUGHT)
+        tuned.taught = answer_items(context, model, known, TAUGHT, further=False)
         score = mean_score(tuned.taught, TAUGHT, known[0]["role"])
         if done == settings.steps or score >= settings.until:
             return tuned

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from atu.config.cells import Cell, grid_cells, manifest_path
-from atu.config.params import Params
+from atu.config.params import Params, oracle_method
 from atu.config.roles import ORIGINAL
 from atu.errors import ArtifactError, ConfigError
 from atu.metrics.bootstrap import Estimate
 from atu.phases.report import ReportInputs, require_same_evaluation
+from atu.reporting.comparison import comparison_table
 from atu.reporting.items import load_items
-from atu.reporting.tables import COLUMNS, comparison_table
+from atu.reporting.tables import COLUMNS
 from atu.results.artifacts import Artifact
 from atu.terminal.printing import open_console, print_tables
 
@@ -58,7 +59,9 @@ def comparison(params: Params, results: Path, first: str, second: str) -> Compar
     opened = [Artifact.open(paths[m][keys], "rephrase") for m in (first, second) for keys in both]
     require_same_evaluation(ReportInputs(opened, [], [], [], [], [], [], []))
     section = params.report.model_copy(update={"compare": first})
-    rows = comparison_table(load_items(opened), section, (first, second))
+    rows = comparison_table(
+        load_items(opened), section, (first, second), oracle_method(params), distances={}
+    )
     targets = len({target for _, target, _ in both})
     return Comparison(
         first, second, rows, section.confidence, targets, len(both), len(paths[first])
@@ -103,7 +106,7 @@ def print_comparison(found: Comparison) -> None:
     console = open_console()
     console.print(
         f"\nItem by item; {100 * found.confidence:g} % intervals that draw {clusters} with "
-        f"replacement. {found.first} is better or worse where the interval excludes 0."
+        f"replacement. There is a difference where the interval excludes 0."
     )
     if found.cells < found.planned:
         console.print(

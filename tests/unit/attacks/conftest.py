@@ -182,7 +182,7 @@ def asked(monkeypatch):
     def spy(module, score):
         calls = []
 
-        def answers(context, model, probes, condition, prompts=None):
+        def answers(context, model, probes, condition, prompts=None, further=True):
             calls.append((condition, model, list(probes), prompts))
             return [
                 {"condition": condition, "metric": "exact_match@own-2", "output": ""}

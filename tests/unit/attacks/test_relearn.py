@@ -58,7 +58,7 @@ def teach(tokenizer, all_probes):
         settings = relearn.Settings("relearn", 2, 1.0, steps, steps, learning_rate, 16, 1.0)
         given = SimpleNamespace(
             model=model, tokenizer=tokenizer, settings=settings, seed=1, max_new_tokens=4,
-            batch_size=BatchSize(64),
+            batch_size=BatchSize(64), further=None,
         )  # fmt: skip
         return fine_tuned(given, rows, known[:1], "learn").model
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -270,7 +271,8 @@ def test_cost_is_a_table_of_every_method(atu, tmp_path, store):
     def finish(folder, phase, cell, steps, took, **more):
         costs = {"model_steps": steps, "predictor_steps": 0, "tokens": 10 * steps} | more
         metrics = {f"{phase}/{key}/all": value for key, value in costs.items()}
-        files = {"chosen.json": lambda path: path.write_text('{"values": {}}', encoding="utf-8")}
+        made = {"chosen.json": '{"values": {}}', "trials.jsonl": '{"selection": 0.5}\n'}
+        files = {name: partial(Path.write_text, data=text) for name, text in made.items()}
         given = {"files": files} if phase == "search" else {}
         path = store(folder, phase, cell, metrics=metrics, **given).folder / PROVENANCE
         record = json.loads(path.read_text(encoding="utf-8")) | {"seconds": took}

@@ -63,7 +63,7 @@ def test_results_are_those_of_the_parameter_file_unless_given(atu, world, tmp_pa
         asked = atu("answers", "--role", "target", "--method", "ga", "--limit", "1", *given)
         assert (asked.code, asked.out.count("gold")) == (0, 1)
         compared = atu("compare", "none", "ga", "--json", *given)
-        assert json.loads(compared.out)["rows"][0]["target_verdict"] == "worse"
+        assert json.loads(compared.out)["rows"][0]["target_verdict"] == "leaks more"
         explained = atu("explain", "tokens/all", "--run", "ga", "--json", *given)
         assert json.loads(explained.out)["value"] == 40
 

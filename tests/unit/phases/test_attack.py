@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from atu import attacks
 from atu.attacks.base import Attack, Result, item
+from atu.attacks.relearn import TAUGHT
 from atu.config.cells import Cell, attack_manifest
 from atu.errors import ConfigError, EvaluationError
 from atu.metrics.answers import exact_match
@@ -302,11 +303,15 @@ def test_summarise():
 
 @pytest.mark.parametrize("name", ["relearn", "quantise"])
 def test_answers_before_and_after_are_those_of_the_items(attacked, name):
-    """To every question about the target under every condition, by other metrics too; nobody
-    else's."""
+    """To every question about the target before and after, by other metrics too; nobody else's. A
+    look at what relearning teaches is no such condition."""
     artifact = attacked(name)
     rows, answers = items(artifact), read_frame(artifact.file("answers.parquet"))
-    about = {(r["condition"], r["id"], r["output"]) for r in rows if r["role"] == "target"}
+    about = {
+        (r["condition"], r["id"], r["output"])
+        for r in rows
+        if r["role"] == "target" and r["condition"] != TAUGHT
+    }
     assert set(answers.select("condition", "id", "output").iter_rows()) == about
     assert set(answers["role"]) == {"target"} and answers.height == len(about)
 

@@ -50,7 +50,7 @@ def test_the_differences_are_the_reports(cells, params, capsys, monkeypatch):
     assert (found.cells, found.planned, found.targets) == (2, 2, 1)
     lines = shown(found, capsys, monkeypatch)
     words = [line.split() for line in lines]
-    assert ["target", "questions", "+1.00", "[+1.00,", "+1.00]", "4", "worse"] in words
+    assert ["target", "questions", "+1.00", "[+1.00,", "+1.00]", "4", "leaks", "more"] in words
     assert ["neighbours", "+0.50", "[+0.00,", "+1.00]", "4", "no", "difference"] in words
     assert "draw facts, as there is one target" in " ".join(lines)
 

@@ -40,12 +40,12 @@ def rephrased(store, make_items, ga_leaks):
         (f"target.worst.{MEASURE}", 0.5, 2, True),
         (f"neighbour.question.{MEASURE}", 0.5, 2, True),
         ("target.question.n", 2.0, 2, False),
-        ("target.empty_answers", 0.0, 10, False),
+        ("target.empty_answers", 0.0, 14, False),
     ],
 )
 def test_the_answers_behind_a_number(rephrased, name, value, count, is_mean):
-    """Two facts of each form; of the worst form a row per fact; ten questions about the target.
-    That a number is the mean of its items is computed, not claimed."""
+    """Two facts of each form; of the worst form a row per fact; fourteen questions about the
+    target. That a number is the mean of its items is computed, not claimed."""
     key = f"rephrase/{name}/report"
     assert rephrased.metrics()[key] == value
     found = behind(rephrased, key, value, {})

@@ -27,14 +27,12 @@ def test_every_method_has_its_line(reported, capsys, monkeypatch):
     assert lines[:4] == [
         ["target,"],
         ["target", "worst", "other", "general"],
-        ["questions", "form", "neighbours", "people", "facts"],
-        ["method", "n", "2", "n", "2", "n", "2", "n", "2", "n", "2", "generation"],
+        ["questions", "form", "neighbours", "people", "facts", "distance"],
+        ["method", "n", "2", "n", "2", "n", "2", "n", "2", "n", "2", "n", "1", "generation"],
     ]  # fmt: skip
-    assert ["none", "1.00", "1.00", "1.00", "1.00", "1.00", "0.90"] in lines
-    assert ["ga", "0.00", "0.50", "0.50", "1.00", "1.00", "0.90"] in lines
-    assert lines[lines.index(["ga", "0.00", "0.50", "0.50", "1.00", "1.00", "0.90"]) + 1] == [
-        ".00–1.00", ".00–1.00",
-    ]  # fmt: skip
+    assert ["none", "1.00", "1.00", "1.00", "1.00", "1.00", "0.31", "0.90"] in lines
+    ga = lines.index(["ga", "0.00", "0.50", "0.50", "1.00", "1.00", "0.00", "0.90"])
+    assert lines[ga + 1] == [".00–1.00", ".00–1.00"]
     assert "95 % bootstrap intervals" in " ".join(lines[-2] + lines[-1])
 
 
@@ -46,17 +44,17 @@ def test_a_collapsed_method_and_an_invalid_number_say_so(reported, capsys, monke
     results = reported(scores={"collapsed": 1.0, **LOST}, extra=[item])
     lines = shown(results, capsys, monkeypatch)
     row = next(n for n, line in enumerate(lines) if line[:1] == ["ga"])
-    assert lines[row] == ["ga", "INVALID", "INVALID", "0.50", "1.00", "1.00", "INVALID"]
+    assert lines[row] == ["ga", "INVALID", "INVALID", "0.50", "1.00", "1.00", "INVALID", "INVALID"]
     assert lines[row + 1][:7] == ["COLLAPSED", "2", "of", "3", "2", "of", "3"]
     assert [line for line in lines if "COLLAPSED" in line] == [lines[row + 1]]
 
 
 def test_too_narrow_a_terminal_has_the_columns_below_each_other(reported, capsys, monkeypatch):
-    """In two tables, with the methods before each of them."""
+    """In three tables, with the methods before each of them."""
     lines = shown(reported(), capsys, monkeypatch, width=36)
     for first in ("method", "none", "oracle", "ga"):
-        assert sum(line[:1] == [first] for line in lines) == 2
-    assert ["ga", "0.00", "0.50", "0.50"] in lines and ["ga", "1.00", "1.00", "0.90"] in lines
+        assert sum(line[:1] == [first] for line in lines) == 3
+    assert ["ga", "0.00", "0.50", "0.50"] in lines and ["ga", "0.90"] in lines
 
 
 def test_a_column_that_is_not_known_here_is_shown_by_its_key(reported, capsys, monkeypatch):
