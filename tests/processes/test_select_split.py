@@ -266,7 +266,7 @@ def test_no_attack_depends_on_the_select_split(evaluated):
         {name: value for name, value in found.items() if name.startswith("attack ")}
         for found in evaluated
     )
-    assert len(plain) == 5 and all(plain.values())
+    assert len(plain) == 6 and all(plain.values())
     assert all(name.endswith("/report") for metrics in plain.values() for name in metrics)
     assert {k: same(v) for k, v in altered.items()} == plain
 
