@@ -96,6 +96,7 @@ def note(settings: Settings) -> str:
         "thresholds below zero": min(settings.thresholds, default=0.0) < 0,
         **{RETAINED[name]: True for name in settings.retain.weights()},
         "the subject's tokens alone": settings.positions == "subject",
+        "the hinge at answers": settings.answers > 0,
         "disruption masking": settings.wrapper == "disruption_masking",
         "AdamW": settings.optimizer == "adamw",
     }

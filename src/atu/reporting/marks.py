@@ -18,12 +18,8 @@ SIGN = "‡"
 
 def asked_keys(measure: str) -> dict[str, str]:
     """Of columns from the phase `rephrase`, the number that each shows."""
-    names = {
-        "target": "question",
-        "worst_form": "worst",
-        **{name: name for name in ("question", "worst", "worst_adversarial")},
-        **{name: name for name in ("alias", "two_hop", "paired")},
-    }
+    same = ("question", "worst", "worst_adversarial", "alias", "two_hop", "paired")
+    names = {"target": "question", "worst_form": "worst"} | {name: name for name in same}
     keys = {column: f"rephrase/target.{name}.{measure}" for column, name in names.items()}
     return keys | {"ort": f"rephrase/target.worst_ort.{PROBABILITY}"}
 

@@ -26,6 +26,7 @@ from atu.config.params import Params, oracle_method
 from atu.config.roles import ORIGINAL
 from atu.config.sections import AttackSection, Report
 from atu.errors import ConfigError
+from atu.metrics.bootstrap import percentiles
 from atu.metrics.faithfulness import faithfulness, knows
 from atu.metrics.memorisation import tofu_model_utility
 from atu.metrics.recovery import (
@@ -224,9 +225,7 @@ def interval(
     weights = (drawn[:, :, None] == np.arange(clusters)).sum(axis=1)[:, member]
     wins = np.array([[faithfulness([a], [b], way) for b in low] for a in high])
     areas = np.einsum("di,ij,dj->d", weights, wins, weights) / weights.sum(axis=1) ** 2
-    tail = (1 - section.confidence) / 2
-    bounds = np.quantile(areas, [tail, 1 - tail])
-    return faithfulness(high, low, way), float(bounds[0]), float(bounds[1])
+    return faithfulness(high, low, way), *percentiles(areas, section.confidence)
 
 
 def ratios(

@@ -106,7 +106,7 @@ def print_comparison(found: Comparison) -> None:
     console = open_console()
     console.print(
         f"\nItem by item; {100 * found.confidence:g} % intervals that draw {clusters} with "
-        f"replacement. There is a difference where the interval excludes 0."
+        "replacement. There is a difference where the interval excludes 0."
     )
     if found.cells < found.planned:
         console.print(

@@ -12,14 +12,12 @@ from typing import Any
 import polars as pl
 
 from atu.metrics.bootstrap import Estimate
-from atu.reporting.tables import COLUMNS, TASK_TITLES, interval, task_names
+from atu.reporting.tables import CHOICE, COLUMNS, TASK_TITLES, interval, task_names
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import sha256
 from atu.terminal.printing import open_console, print_tables
 
 TABLE = "table.csv"
-LEFT_OUT = ("choice",)
-"""Tasks that the README's table leaves out too: a choice says little of a collapse."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def headline(results: Path) -> Headline:
         *(name for name in COLUMNS if name in there),
         *(n for n in there if n not in COLUMNS),
     ]
-    tasks = [n for n in task_names(flat[0]) if n not in (*columns, *LEFT_OUT)]
+    tasks = [n for n in task_names(flat[0]) if n not in (*columns, CHOICE)]
     rows = [
         {key: row[key] for key in ("model", "method", *tasks)}
         | {name: read_estimate(row, name) for name in columns}
