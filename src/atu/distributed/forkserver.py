@@ -45,6 +45,8 @@ FREE = {"_", "PWD", "OLDPWD", "SHLVL", "TMP", "TMPDIR", "TEMP", "TEMPDIR"}
 """Environment variables that no library reads during import: jobs may differ in them."""
 PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 """Signals that a client forwards to its job."""
+FORWARD_WITHIN = 1.0
+"""Seconds after which a signal is passed on at the latest."""
 PATIENCE = 10.0
 """Seconds within which a client must send its request."""
 WIDTH = 8
@@ -103,6 +105,9 @@ def _attend(server: socket.socket, job: int) -> int:
         signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     with contextlib.suppress(OSError):
+        # A signal that comes just before a wait does not end it; Python handles it afterwards.
+        while not select.select([server], [], [], FORWARD_WITHIN)[0]:
+            pass
         reply = _read(server, WIDTH)
         if reply:
             status = int.from_bytes(reply, "big", signed=True)

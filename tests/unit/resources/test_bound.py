@@ -296,7 +296,8 @@ def test_gradient_norms(job, near, byte_tokenizer):
 
 def test_relearning(job, near, mini_params, byte_tokenizer, monkeypatch):
     """A copy is trained, the model stays; asking what was taught needs less."""
-    monkeypatch.setattr(relearn, "answer_items", lambda *_: [item(PROBE, relearn.TAUGHT, "m", 0.0)])
+    untaught = [item(PROBE, relearn.TAUGHT, "m", 0.0)]
+    monkeypatch.setattr(relearn, "answer_items", lambda *_, further: untaught)
     settings = replace(mini_params.attack.attacks["relearn"], batch_size=1)
     rows = [{"text": "abc", "prompt": ""}]
 
