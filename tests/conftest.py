@@ -115,6 +115,15 @@ def byte_tokenizer():
 
 
 @pytest.fixture(scope="session")
+def browser():
+    """A real browser (`browser.Browser`); skipped where there is none."""
+    from browser import started
+
+    with started() as there:
+        yield there
+
+
+@pytest.fixture(scope="session")
 def new_database(tmp_path_factory):
     """An MLflow database in which nothing is yet, to copy: making one takes seconds."""
     from mlflow import MlflowClient
