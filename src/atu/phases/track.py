@@ -10,7 +10,7 @@ from typing import Any
 from atu.config.dependencies import ENTRIES, dependencies
 from atu.config.sections import Track
 from atu.errors import ArtifactError, visible
-from atu.phases.report import FIGURES
+from atu.reporting.names import FIGURES
 from atu.results.artifacts import Artifact
 from atu.results.files import write_json
 from atu.results.jobs import write_folder

@@ -5,8 +5,8 @@ import pytest
 from atu.config.sections import Track
 from atu.errors import HIDDEN, ArtifactError, TrackingError
 from atu.phases import track
-from atu.phases.report import FIGURES
 from atu.phases.track import make_record, report_record
+from atu.reporting.names import FIGURES
 from atu.reporting.privacy import REFERENCE_AUC
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.writer import only_writer
