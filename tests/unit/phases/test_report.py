@@ -112,7 +112,8 @@ def test_files(reported, make_inputs):
             *FIGURES, "attacker.csv", "attacker.md", "comparison.csv", "cost.csv", "forms.csv",
             "metrics.json", "privacy.csv", "searches.csv",
             "privacy.md", "cells.csv", "headline.json", "headline.md", "report.html",
-            "requests.csv", "robustness.csv", "robustness.md", "robustness_summary.csv", "table.csv", "table.md", "trajectories.csv",
+            "requests.csv", "robustness.csv", "robustness.md",
+            "robustness_summary.csv", "table.csv", "table.md", "trajectories.csv",
             "verdicts.json",
         ]
     )  # fmt: skip
