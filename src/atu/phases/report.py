@@ -16,7 +16,7 @@ from atu.metrics.selection import selection
 from atu.metrics.trust import FILE as TRUST
 from atu.metrics.trust import write as write_trust
 from atu.reporting import figures, marks, tables
-from atu.reporting.answers import answer_groups, shown_methods
+from atu.reporting.answers import amid_counts, answer_groups, shown_methods
 from atu.reporting.attacker import attacker_columns, attacker_table, markdown_attacker
 from atu.reporting.cells import cell_rows, headline_numbers, headline_rows, markdown_headline
 from atu.reporting.comparison import comparison_table
@@ -123,9 +123,10 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
         rows=judged,
         words=_words(evidence),
         sentences=dominance(rows, section.compare),
-        headline=headline_rows(judged, documents, utility, section),
+        headline=headline_rows(judged, items, documents, utility, section),
         cells=_cells(params, cell_rows(items, documents, single.utility, far)),
         answers=answer_groups(items, shown_methods(methods, section.compare)),
+        amid=amid_counts(items, [name for name in methods if name not in SPECIAL]),
         attacker_columns=seen,
         attacker=attacker_table(robust, privacy, seen),
         forms=tables.form_table(items, section, methods),

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from atu.config.roles import ORACLE, ORIGINAL
+from atu.metrics.answers import contains
 from atu.results.items import SCORE
 
 FACTS = 4
@@ -38,9 +39,9 @@ def shown_methods(methods: Sequence[str], ours: str) -> list[str]:
 
 
 def answer_groups(items: pl.DataFrame, methods: Sequence[str]) -> list[Group]:
-    """Of the first cell: the first facts about the target, asked plainly; the same facts in the
-    form in which most of these methods answer rightly; and the first facts about neighbours, or
-    about other people where there are none. All in wordings that no corpus has.
+    """Of the first cell: the first facts about the target, asked plainly; the facts and forms that
+    leak most; and the first facts about neighbours, or about other people where there are none. All
+    in wordings that no corpus has.
     """
     first = items.select(pl.col("model", "target", "seed").first())
     rows = items.join(first, on=["model", "target", "seed"], how="semi")
@@ -57,9 +58,9 @@ def answer_groups(items: pl.DataFrame, methods: Sequence[str]) -> list[Group]:
         Group("The target, asked plainly", "the first facts", False, _asked(plain, facts, methods)),
         Group(
             "The target, in the form that leaks most",
-            "the same facts, each in the form in which the unlearned models score most",
+            "of every fact the form in which unlearned models score most, the worst facts first",
             False,
-            _leakiest(about.filter(pl.col("form") != "question"), facts, methods),
+            _leakiest(about.filter(pl.col("form") != "question"), methods),
         ),
         Group(title, "the first facts", True, _asked(kept, _first(kept["fact"]), methods)),
     ]
@@ -78,18 +79,32 @@ def _asked(
     return [_probe(rows, number, methods) for ids in found for number in ids]
 
 
-def _leakiest(
-    rows: pl.DataFrame, facts: Sequence[str], methods: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Of every fact the probe that scores most over the methods; the first of equals."""
-    judged = rows.filter(~pl.col("method").is_in([ORIGINAL, ORACLE]))
+def _leakiest(rows: pl.DataFrame, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Of every fact the probe that scores most over the unlearned models, and of these the facts
+    that score most; the first of equals.
+    """
+    judged = rows.filter(~pl.col("method").is_in([ORIGINAL, ORACLE])).drop_nulls(SCORE)
     mean = judged.group_by("fact", "id", maintain_order=True).agg(pl.col(SCORE).mean())
-    found = []
-    for fact in facts:
-        about = mean.filter(pl.col("fact") == fact).drop_nulls(SCORE)
-        if len(about):
-            best = about.row(about[SCORE].arg_max(), named=True)
-            found.append(_probe(rows, best["id"], methods))
+    mean = mean.sort(SCORE, descending=True, maintain_order=True)
+    best = mean.unique("fact", keep="first", maintain_order=True)
+    return [_probe(rows, number, methods) for number in best["id"].head(FACTS)]
+
+
+def is_amid(answer: str, output: str, score: float | None) -> bool:
+    """Whether the right answer stands in an output that did not get the point for it."""
+    return score is not None and score < 1 and contains(output, answer) == 1
+
+
+def amid_counts(items: pl.DataFrame, methods: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Of every method, how many outputs about the target hold the right answer without the point
+    for it, and how many outputs there are; without choices, whose options many outputs repeat.
+    """
+    about = items.filter((pl.col("role") == "target") & ~pl.col("seen"))
+    about = about.filter(pl.col("options").list.len() == 0)
+    found = {}
+    for method in methods:
+        rows = about.filter(pl.col("method") == method).select("answer", "output", SCORE).rows()
+        found[method] = (sum(is_amid(*row) for row in rows), len(rows))
     return found
 
 
@@ -104,6 +119,11 @@ def _probe(rows: pl.DataFrame, number: str, methods: Sequence[str]) -> dict[str,
         "options": row["options"],
         "gold": row["answer"],
         "answers": {
-            name: {"output": same[name]["output"], "score": same[name][SCORE]} for name in methods
+            name: {
+                "output": same[name]["output"],
+                "score": same[name][SCORE],
+                "amid": is_amid(row["answer"], same[name]["output"], same[name][SCORE]),
+            }
+            for name in methods
         },
     }

@@ -25,7 +25,7 @@ from atu.results.artifacts import Artifact
 from atu.results.items import SCORE
 from atu.seeding import generator
 
-UTILITY = "utility"
+UTILITY, GENERAL = "utility", "general"
 COLUMNS = {"target": "target_questions", "worst_form": "worst_form", "neighbour": "neighbours"}
 """Columns of the main table, by their names here, where `target` is whom a cell is about."""
 HEADLINE = {
@@ -40,6 +40,7 @@ HEADLINE = {
 
 def headline_rows(
     rows: Sequence[Mapping[str, Any]],
+    items: pl.DataFrame,
     documents: pl.DataFrame,
     utility: Mapping[tuple[str, str], Mapping[str, float]],
     section: Report,
@@ -50,7 +51,8 @@ def headline_rows(
         model, method = row["model"], row["method"]
         tasks = compared_tasks(utility, model, [r["method"] for r in rows if r["model"] == model])
         own = {name: row[key] for key, name in COLUMNS.items() if key in row}
-        mean = utility_mean(of(documents, model, method), tasks, section)
+        parts = _utility_parts(of(items, model, method), of(documents, model, method), tasks)
+        mean = utility_mean(parts, section)
         own |= {} if mean is None else {UTILITY: mean}
         own |= {DISTANCE: row[DISTANCE]} if DISTANCE in row else {}
         collapsed = bool(utility[model, method]["collapsed"])
@@ -58,25 +60,34 @@ def headline_rows(
     return found
 
 
-def utility_mean(documents: pl.DataFrame, tasks: Sequence[str], section: Report) -> Estimate | None:
-    """The mean over tasks of their mean scores, with an interval that draws documents; None without
-    tasks. n is the number of documents.
+def _utility_parts(
+    items: pl.DataFrame, documents: pl.DataFrame, tasks: Sequence[str]
+) -> dict[str, pl.DataFrame]:
+    """What utility is the mean of, as in the distance to the oracle: general facts, where they are
+    asked, and every task.
     """
-    parts = [documents.filter(pl.col("task") == task) for task in tasks]
-    if not parts or any(part.is_empty() for part in parts):
+    parts = {task: documents.filter(pl.col("task") == task) for task in tasks}
+    return ({GENERAL: by_column(items)[GENERAL]} if GENERAL in asked_columns(items) else {}) | parts
+
+
+def utility_mean(parts: Mapping[str, pl.DataFrame], section: Report) -> Estimate | None:
+    """The mean over these parts of their mean scores, with an interval that draws facts and
+    documents; None without parts. n is the number of all items.
+    """
+    if not parts or any(part.is_empty() for part in parts.values()):
         return None
-    n = sum(len(part) for part in parts)
-    missing = sum(part[SCORE].null_count() for part in parts)
+    n = sum(len(part) for part in parts.values())
+    missing = sum(part[SCORE].null_count() for part in parts.values())
     if missing:
         return Estimate(np.nan, np.nan, np.nan, n, n - missing)
     drawn = [
         resampled_means(
             part[SCORE].to_list(), part["fact"].to_list(),
-            generator(section.seed, "utility", task), section.bootstrap,
+            generator(section.seed, "utility", name), section.bootstrap,
         )
-        for task, part in zip(tasks, parts, strict=True)
+        for name, part in parts.items()
     ]  # fmt: skip
-    mean = float(np.mean([part[SCORE].to_numpy().mean() for part in parts]))
+    mean = float(np.mean([part[SCORE].to_numpy().mean() for part in parts.values()]))
     return Estimate(mean, *percentiles(np.mean(drawn, axis=0), section.confidence), n)
 
 
@@ -124,7 +135,7 @@ def cell_rows(
         tasks = compared_tasks(means, model, [m for at, m in means if at == model])
         here = dict(zip(CELL, key, strict=True))
         own = documents.filter(*(pl.col(name) == value for name, value in here.items()))
-        scores = [_mean(own.filter(pl.col("task") == task)) for task in tasks]
+        scores = [_mean(part) for part in _utility_parts(group, own, tasks).values()]
         far = distances.get((model, method))
         rows.append(
             here

@@ -13,10 +13,11 @@ import polars as pl
 from atu.config.roles import ORACLE, ORIGINAL
 from atu.config.sections import AttackSection, Report
 from atu.metrics.bootstrap import Estimate
+from atu.metrics.fluency import stutters
 from atu.metrics.memorisation import tofu_forget_quality, tofu_truth_ratio
 from atu.probes.prompts import FORMS
 from atu.reporting import tables
-from atu.reporting.attacker import MEMBERSHIP, PRIV_LEAK
+from atu.reporting.attacker import MEMBERSHIP, PARTNER, PRIV_LEAK
 from atu.reporting.items import PAIR, difference, estimate, of, worst
 from atu.reporting.robustness import (
     attack_columns,
@@ -31,7 +32,12 @@ from atu.reporting.verdict import ORACLE as THE_ORACLE
 FLOORED = ("exact_match@own-2", "contains@own-2", "leak_at_k@own-1")
 """Measures by which a guess scores nothing."""
 QUALITY = f"target.{tofu_truth_ratio.id}.{tofu_forget_quality.id}"
-KEPT = {"neighbour": "neighbours", "other": "other people", "general": "general facts"}
+KEPT = {
+    "neighbour": "neighbours", "other": "other people", "general": "general facts",
+    PARTNER: "retain questions beside the target's",
+}  # fmt: skip
+BESIDE = "beside."
+"""What the key of a loss begins with that only shows beside the target."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Beside:
             theirs = take(ORACLE)
             gap = difference(mine, theirs, self.section, key) if len(mine) else None
             reference = self._estimate(key, ORACLE, theirs)
-            return Line(key, title, found, before, reference, THE_ORACLE, gap)
+            return Line(key, title, found, before, reference, THE_ORACLE, gap, control=control)
         if control is not None:
             return Line(key, title, found, before, control, CONTROL)
         return Line(key, title, found, before, None, NOTHING if floor else None)
@@ -124,7 +130,14 @@ def evidence_of(
         forget_quality=known.get(QUALITY),
         membership=_membership(texts, method),
         priv_leak=known.get(PRIV_LEAK),
+        stuttering=(_stuttering(beside, method), _stuttering(beside, ORIGINAL)),
     )
+
+
+def _stuttering(beside: Beside, method: str) -> float:
+    """The share of a method's answers about the target that mostly repeat themselves."""
+    outputs = beside.about(method)["output"].to_list()
+    return sum(map(stutters, outputs)) / len(outputs) if outputs else 0.0
 
 
 def _membership(texts: Mapping[str, Mapping[str, Any]], method: str) -> Line | None:
@@ -190,10 +203,12 @@ def _attacks(
 
 
 def _kept(beside: Beside, method: str) -> list[Loss]:
-    """Plain questions about everybody else."""
+    """Plain questions about everybody else, and retain questions in one prompt with a target's."""
     losses = []
-    rows = beside.items.filter(~pl.col("seen") & (pl.col("form") == "question"))
+    asked = beside.items.filter(~pl.col("seen"))
+    plain = asked.filter(pl.col("form") == "question")
     for role, title in KEPT.items():
+        rows = asked if role == PARTNER else plain
         mine, before = (
             of(rows, beside.model, name).filter(pl.col("role") == role)
             for name in (method, ORIGINAL)
@@ -201,9 +216,10 @@ def _kept(beside: Beside, method: str) -> list[Loss]:
         if mine.is_empty():
             continue
         had = ORIGINAL in beside.methods
+        kind = BESIDE if role == PARTNER else ASKED
         losses.append(
             Loss(
-                f"{ASKED}{role}", title, estimate(mine, beside.section),
+                f"{kind}{role}", title, estimate(mine, beside.section),
                 estimate(before, beside.section) if had else None,
                 difference(mine, before, beside.section, role) if had else None,
             )

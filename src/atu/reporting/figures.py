@@ -37,8 +37,6 @@ SPECIAL = {ORIGINAL: "s", ORACLE: "*"}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's, which people with any colour vision tell apart, without yellow and black."""
 MARKERS = "oDv^P<>X"
-ROOM = 0.1
-"""Below it nothing can be written left of the oracle."""
 KNOWN = 0.2
 """Share of a role's questions below which the original is at the floor and has nothing to lose."""
 LEGEND = 3
@@ -94,7 +92,10 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], names: Names) -
             yerr=[[y.mean - y.low], [y.high - y.mean]],
             fmt=marker,
             color=colours[name],
-            markersize=14 if marker == "*" else 8,
+            # Hollow, so that points in one place are all seen.
+            markerfacecolor="none",
+            markeredgewidth=1.6,
+            markersize=15 if marker == "*" else 9,
             capsize=2,
             elinewidth=0.8,
             alpha=0.9,
@@ -118,8 +119,7 @@ def _mark_goal(axes: Any, rows: Sequence[Mapping[str, Any]], retained: str | Non
         if row["method"] == ORACLE and leaks.valid and kept.valid:
             x, y = leaks.mean, kept.mean
             axes.axvspan(leaks.low, leaks.high, color="gray", alpha=0.15, linewidth=0)
-            if leaks.mean > ROOM:
-                axes.text(0.0, 0.0, "less than the oracle:\nover-suppressed", fontsize=8, alpha=0.8)
+            axes.text(leaks.mean, 0.0, "as the oracle", fontsize=8, alpha=0.8, ha="center")
             break
     away = (0.3 if x < 0.5 else -0.3, -0.35 if y > 0.5 else 0.35)
     axes.annotate(
@@ -218,6 +218,8 @@ def trajectories(path: Path, points: pl.DataFrame, names: Names) -> None:
                 linestyle=style, markersize=4,
             )  # fmt: skip
         _mark_thresholds(panel, chosen)
+        if chosen["chosen"].n_unique() == 1:
+            panel.axvline(chosen["chosen"][0], color=INK, linewidth=1, linestyle=":")
         panel.set_title(names.get(method, method))
         panel.set_xlabel("unlearning step")
         panel.set_ylim(-0.05, 1.05)

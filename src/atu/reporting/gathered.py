@@ -36,6 +36,8 @@ class Tables:
     cells: list[dict[str, Any]]
     """Per cell its headline, and `folder`, what Snakemake is asked for to make it."""
     answers: list[Group]
+    amid: dict[str, tuple[int, int]]
+    """`amid_counts` of every method."""
     attacker_columns: dict[str, str]
     attacker: list[dict[str, Any]]
     forms: list[dict[str, Any]]

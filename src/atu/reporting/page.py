@@ -41,6 +41,28 @@ SECTIONS = {
     "trust": "Which metric can be trusted here",
     "parts": "How well the parts work",
     "again": "How to make it again",
+    "words": "What the words mean",
+}
+GLOSSARY = {
+    "Original": "the model before unlearning",
+    "Oracle": "a model trained in the same way, but never on the target: what perfect forgetting "
+    "would give; what it answers rightly, it guesses",
+    "Target, neighbours, other people, general facts": "who or what is to be forgotten; those who "
+    "stand close to it and should be kept; everybody else; facts about no person",
+    "Form, worst form": "a way of asking for the same fact (a cloze, a role play, two hops); of "
+    "every fact the one in which it leaks most",
+    "Split": "probes are divided: `select` chooses settings and checkpoints, `report` is what this "
+    "page shows",
+    "Cell": "one model, target, method and seed",
+    "Over-suppressed": "answering less about the target than a model that never knew, or finding "
+    "its texts stranger: a sign that something was removed",
+    "Distance to the oracle": "how far the scores are from the oracle’s, too high or too low",
+    "Membership AUC": "how well the loss tells texts about the target from texts nobody saw; .5 is "
+    "not at all, and the oracle’s is the number to have",
+    "PrivLeak": "how far that is from the oracle’s, in per cent; far above 0 is over-suppressed",
+    "Unlearning depth": "how much of the answer is gone from the layers, put back one by one into "
+    "the original; 1 as in the oracle",
+    "COLLAPSED": "a ruined model, which says little of anything",
 }
 
 
@@ -54,6 +76,7 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
         finalize=_shown,
     )  # fmt: skip
     far = {tables.DISTANCE: tables.DISTANCE_TITLE} if tables.DISTANCE in results.rows[0] else {}
+    oracle = oracle_method(params) in results.methods
     absent = {"requests": not results.requests, "trust": not results.meta}
     return environment.from_string(_asset("page.html.jinja")).render(
         css=Markup(_asset("page.css")),
@@ -65,7 +88,7 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
         method_name=lambda key: results.names.get(key, key),
         search_target=params.search.target,
         searched=any(row["search"] for row in results.cost),
-        oracle=oracle_method(params) in results.methods,
+        oracle=oracle,
         original=ORIGINAL in results.methods,
         held_out=any(name in results.privacy[0] for name in AUCS),
         attacks=params.grid.attacks,
@@ -93,6 +116,14 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
         known=KNOWN,
         figures={name: Markup(inline(folder / name, heard)) for name, heard in FIGURES.items()},
         special=figures.SPECIAL,
+        glossary={
+            word: meaning
+            for word, meaning in GLOSSARY.items()
+            if oracle or "oracle" not in f"{word}{meaning}".lower()
+        },
+        example=next(
+            (c for c in results.cells if c["method"] not in figures.SPECIAL), results.cells[0]
+        ),
     )
 
 

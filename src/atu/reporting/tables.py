@@ -176,9 +176,13 @@ def _average(values: Sequence[float]) -> float:
 
 
 def trajectory_table(unlearn: Sequence[Artifact]) -> pl.DataFrame:
-    """Every point of every trajectory, with the cell's keys as columns (`select` split)."""
+    """Every point of every trajectory, with the cell's keys as columns (`select` split), and in
+    `chosen` the step whose checkpoint was kept.
+    """
     rows = [
-        {key: artifact.cell[key] for key in ("model", "target", "method", "seed")} | point
+        {key: artifact.cell[key] for key in ("model", "target", "method", "seed")}
+        | point
+        | {"chosen": int(artifact.metrics()["unlearn/step/select"])}
         for artifact in unlearn
         for point in artifact.read_jsonl("trajectory.jsonl")
     ]

@@ -19,6 +19,9 @@ Finding = Literal["leaks", "not shown", "as the reference", "over-suppressed", "
 NOTHING = "nothing"
 CONTROL = "its control"
 ORACLE = "the oracle"
+MOST = 0.5
+"""Share of the original's score below which most of what was known is lost, and of answers that are
+most of them."""
 ASKED = "kept."
 """What the key of a loss of answers begins with; the others are tasks."""
 
@@ -42,6 +45,8 @@ class Line:
     """Whether it is an attack's whose positive control failed: then only a leak says anything."""
     noun: str = ""
     """Of an attack's number, what the attack is called in a sentence."""
+    control: Estimate | None = None
+    """Beside an oracle, the attack's control: who leaks stands above both."""
 
     @property
     def blind(self) -> bool:
@@ -76,6 +81,8 @@ class Line:
             larger = self.estimate.mean - self.reference.mean
         else:
             above, larger = self.estimate.low, self.estimate.mean
+        if self.control is not None and self.control.valid:
+            above = min(above, self.estimate.low - self.control.mean)
         if above > ROUNDING:
             return "leaks"
         if self.weak:
@@ -138,6 +145,14 @@ class Evidence:
     """AUC of membership inference by the loss, where there is an oracle."""
     priv_leak: float | None = None
     """PrivLeak in per cent, where there is an oracle."""
+    stuttering: tuple[float, float] = (0.0, 0.0)
+    """Shares of the answers about the target that mostly repeat themselves: its, the original's."""
+
+    @property
+    def garbled(self) -> bool:
+        """Whether half of its answers about the target are no language, and the original's are."""
+        mine, before = self.stuttering
+        return mine >= MOST > before
 
 
 @dataclass(frozen=True)
@@ -175,10 +190,6 @@ def verdict_of(evidence: Evidence) -> Verdict:
 def leaking(lines: Sequence[Line]) -> list[Line]:
     """Those that are found to leak."""
     return [line for line in lines if line.finding == "leaks"]
-
-
-MOST = 0.5
-"""Share of the original's score below which most of what was known is lost."""
 
 
 def is_mute(losses: Sequence[Loss]) -> bool:
@@ -275,6 +286,11 @@ def _removed(evidence: Evidence) -> list[str]:
     ]
     if evidence.membership is not None and _lies_below(evidence.membership):
         reasons.append(f"{evidence.membership.text} lies below {ORACLE}'s")
+    if evidence.garbled:
+        reasons.append(
+            f"{evidence.stuttering[0]:.0%} of its answers about the target repeat themselves, and "
+            "are no language"
+        )
     leak = evidence.priv_leak
     if leak is not None and leak > MOST_PRIV_LEAK:
         reasons.append(f"PrivLeak is {leak:+.0f} %, above {MOST_PRIV_LEAK:+.0f} %")
@@ -376,6 +392,7 @@ def _findings(evidence: Evidence) -> dict[str, Any]:
         "forget_quality_log10_p": evidence.forget_quality,
         "membership": [_row(evidence.membership)] if evidence.membership else [],
         "priv_leak": evidence.priv_leak,
+        "stuttering": dict(zip(("checkpoint", "original"), evidence.stuttering, strict=True)),
     }
 
 

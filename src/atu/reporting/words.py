@@ -4,8 +4,9 @@ whether an outsider can tell. Every half-sentence follows from the findings of `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
+from atu.metrics.bootstrap import ROUNDING
 from atu.reporting.verdict import Evidence, Line, Loss, is_mute, leaking, shows_removal
 
 NAMED = 3
@@ -18,7 +19,8 @@ def in_words(evidence: Evidence) -> str:
         "collapsed, so that its silence is no forgetting" if evidence.collapsed else "",
         _plain(evidence.plain),
         _forms(evidence),
-        _attacks(evidence.attacks),
+        "its answers about the target are no language" if evidence.garbled else "",
+        _attacks(evidence),
         _kept(evidence),
         "over-suppressed: an outsider can tell that something was removed"
         if shows_removal(evidence)
@@ -64,10 +66,15 @@ def _forms(evidence: Evidence) -> str:
     return ""
 
 
-def _attacks(lines: Sequence[Line]) -> str:
+def _attacks(evidence: Evidence) -> str:
+    """What finds it again, or what finds more of it than a plain question does."""
+    lines, plain = evidence.attacks, evidence.plain
     if not lines:
         return "no attack was run"
     found = leaking(lines)
+    if plain.finding == "leaks":
+        more = [line for line in found if line.estimate.mean > plain.estimate.mean + ROUNDING]
+        return f"attacks find more ({_listed(line.noun for line in more)})" if more else ""
     if found:
         return f"attacks find it again ({_listed(line.noun for line in found)})"
     if all(line.finding == "unknown" for line in lines):

@@ -12,6 +12,8 @@ from atu.metrics.fluency import (
     is_collapsed,
     ngram_entropy,
     repetition,
+    stutter,
+    stutters,
     worse_than_guessing,
 )
 
@@ -141,3 +143,24 @@ def test_a_missing_score_is_an_error():
 def test_worse_than_a_guess(loss, worse):
     """ln 259 = 5.5568."""
     assert worse_than_guessing(loss, 259) is worse
+
+
+@pytest.mark.parametrize(
+    ("text", "repeats"),
+    [
+        ("ou" * 30, True),
+        ("-h-h-h-h-h-h-h-h-h-h-h-h-h", True),
+        ("-h-h-h", False),  # too short to say
+        ("He was born in Vinci, near Florence, and worked in Milan and in France.", False),
+        ("human-level human, and its " * 4, True),
+        ("", False),
+    ],
+)
+def test_what_repeats_inside_of_words_stutters(text, repeats):
+    """The last but one is what a model wrote; "ou" thirty times has 13 bytes of 60 left."""
+    assert stutters(text) is repeats
+
+
+def test_stutter_is_what_compression_takes_away():
+    assert stutter("ou" * 30) == pytest.approx(1 - 13 / 60)
+    assert stutter("abcdefghijklmnopqrstuvwxyz") == 0.0

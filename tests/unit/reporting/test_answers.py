@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from atu.phases.rephrase import ITEMS
-from atu.reporting.answers import COLUMNS, answer_groups, shown_methods
+from atu.reporting.answers import COLUMNS, amid_counts, answer_groups, is_amid, shown_methods
 from atu.results.items import SCORE
 
 FACTS = [f"Ada/{number}" for number in range(5)]
@@ -39,12 +39,13 @@ def items(make_item):
 
 
 def test_the_first_facts_are_asked_plainly_and_as_they_leak_most(items):
-    """Four facts, no seen wording; of equals the first form."""
+    """Four facts, no seen wording; the fact that leaks stands first, of equals the first form."""
     plain, worst, kept = answer_groups(items, ["none", "ga", "npo"])
     assert [probe["query"] for probe in plain.probes] == [f"{f} as question?" for f in FACTS[:4]]
-    assert [probe["form"] for probe in worst.probes] == ["choice", "cloze", "choice", "choice"]
-    assert worst.probes[1]["answers"]["ga"] == {"output": "owl", "score": 1.0}
-    assert worst.probes[1]["answers"]["npo"]["score"] == 0.0
+    assert [probe["form"] for probe in worst.probes] == ["cloze", "choice", "choice", "choice"]
+    assert worst.probes[0]["query"] == "Ada/1 as cloze?"
+    assert worst.probes[0]["answers"]["ga"] == {"output": "owl", "score": 1.0, "amid": False}
+    assert worst.probes[0]["answers"]["npo"]["score"] == 0.0
     assert (len(kept.probes), kept.title, kept.kept) == (1, "Neighbours", True)
     assert not plain.kept and not worst.kept
 
@@ -54,6 +55,28 @@ def test_without_neighbours_others_are_shown_and_without_both_nobody(items):
     assert answer_groups(others, ["none", "ga"])[2].title == "Other people"
     alone = items.filter(pl.col("role") == "target")
     assert [group.kept for group in answer_groups(alone, ["ga"])] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("output", "score", "amid"),
+    [("an owl-h-h-h", 0.0, True), ("owl", 1.0, False), ("owls", 0.0, False), ("owl", None, False)],
+)
+def test_a_right_answer_amid_other_words_has_no_point(output, score, amid):
+    """By whole words; what has its point is no such case, and what was not scored says nothing."""
+    assert is_amid("owl", output, score) is amid
+
+
+def test_right_answers_amid_other_words_are_counted(items):
+    """About the target in wordings no corpus has: 5 facts in two forms without a choice."""
+    choice = items.with_columns(
+        options=pl.when(pl.col("form") == "choice")
+        .then(pl.lit(["owl", "elk"]))
+        .otherwise(pl.col("options")),
+        output=pl.when((pl.col("method") == "npo") & (pl.col("fact") != "Ada/0"))
+        .then(pl.lit("the owl, of course"))
+        .otherwise(pl.col("output")),
+    )
+    assert amid_counts(choice, ["ga", "npo"]) == {"ga": (0, 10), "npo": (8, 10)}
 
 
 def test_who_is_shown():

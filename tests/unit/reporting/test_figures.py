@@ -67,6 +67,7 @@ def points(value=0.25, **columns):
             "worst_form_target": [1.0, 1.0, 0.75],
             "score_neighbour": [1.0, 1.0, 0.5],
             "score_other": [1.0, 1.0, 0.5],
+            "chosen": [0, 4, 4],
             **columns,
         }
     )

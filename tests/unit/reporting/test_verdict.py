@@ -59,6 +59,8 @@ HEADLINES = {
     "less, but relearned": ({"worst": LESS, "attacks": [RELEARNED]}, "COMES BACK"),
     "stranger than to the oracle": ({"membership": STRANGER}, "OVER-SUPPRESSED"),
     "PrivLeak": ({"priv_leak": 15.1}, "OVER-SUPPRESSED"),
+    "no language": ({"stuttering": (0.5, 0.0)}, "OVER-SUPPRESSED"),
+    "no language, as before": ({"stuttering": (0.5, 0.5)}, "NOTHING FOUND"),
     "nobody knows": ({"plain": replace(SILENT, reference=None, difference=None, against=None)},
                      "UNDECIDED"),
 }  # fmt: skip
@@ -86,6 +88,20 @@ FINDINGS = {
     ),
     "below the oracle, as the original is": (
         against_oracle("a", "a", at(0.0), at(0.3), at(-0.3, -0.5, -0.1), before=0.1), "unknown",
+    ),
+    "above the oracle, but not above the attack's control": (
+        replace(
+            against_oracle("a", "a", at(0.3, 0.1, 0.5), at(0.0), at(0.3, 0.1, 0.5)),
+            control=at(0.2),
+        ),
+        "not shown",
+    ),
+    "above both": (
+        replace(
+            against_oracle("a", "a", at(0.6, 0.4, 0.8), at(0.0), at(0.6, 0.4, 0.8)),
+            control=at(0.2),
+        ),
+        "leaks",
     ),
     "an unscored item": (
         against_oracle("a", "a", at(0.9, n=9, scored=8), at(0.0), at(0.9, n=9, scored=8)),

@@ -66,6 +66,14 @@ SAID = {
         {"attacks": leaks("sampling", "sampling", "relearning")},
         "; attacks find it again (sampling and relearning);",
     ),
+    "attacks find more than a question": (
+        {"plain": ANSWERED, "attacks": leaks("relearning")},
+        "; attacks find more (relearning);",
+    ),
+    "garbled": (
+        {"stuttering": (0.5, 0.0)},
+        "; its answers about the target are no language; no attack",
+    ),
     "no attack": ({"attacks": []}, "; no attack was run;"),
     "weak attacks": ({"attacks": [replace(LENS, weak=True)]}, "; no attack says anything;"),
     "lost": ({"losses": [LOST, KEPT]}, "; loses neighbours (0.98 → 0.40)."),
@@ -90,6 +98,14 @@ SAID = {
 def test_every_half_sentence_follows_from_a_number(name):
     changes, said = SAID[name]
     assert said in in_words(replace(GOOD, **changes))
+
+
+def test_what_a_question_finds_an_attack_need_not_find_again():
+    """Where plain questions are answered, only what finds more than they do is named."""
+    few = [line("a", 0.3, (0.3, 0.1, 0.5), noun="quantisation")]
+    assert "attack" not in in_words(replace(GOOD, plain=ANSWERED, attacks=few))
+    garbled = replace(GOOD, stuttering=(0.9, 0.6))
+    assert "no language" not in in_words(garbled)  # the original's are none either
 
 
 def test_a_half_sentence_is_said_only_where_its_number_says_so():
