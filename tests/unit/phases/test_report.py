@@ -280,7 +280,7 @@ def test_the_first_table_has_the_few_numbers_and_every_cell_its_own(judged):
         "worst_form": 0.5, "neighbours": 0.5, "utility": 0.95, "distance": 0.125, "collapsed": 0,
         "name": "Gradient ascent", "folder": "results/x/rephrase/m/Ada/ga/0/manifest.json",
     }  # fmt: skip
-    assert f"snakemake --cores 2 {cells[0]['folder']}" in page(judged)
+    assert f"snakemake --cores 2 {cells[2]['folder']}" in page(judged)
 
 
 def test_what_there_is_not_is_not_explained(reported, make_inputs):
