@@ -329,9 +329,9 @@ def report(out: Out, results: Results, params: ParamsFile = DEFAULT_PARAMS) -> N
 def track(out: Out, results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Mirror every cell of the grid to MLflow (MLFLOW_TRACKING_URI, else mlflow/mlflow.db)."""
     from atu.config.cells import open_cells
-    from atu.config.load import load_params
+    from atu.config.load import load_grid
 
-    loaded = load_params(params)
+    loaded = load_grid(params)
     quiet_libraries()
     from atu.phases import track as phase
 
