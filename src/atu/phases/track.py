@@ -165,9 +165,7 @@ def make_record(cell: dict[str, Artifact], headline: Mapping[str, float]) -> Run
         params |= dict(flatten(comparable(artifact.manifest), f"{phase}."))
     metrics = {k: v for artifact in cell.values() for k, v in artifact.metrics().items() if told(k)}
     # Every cell of a seed has its alignment; a method that reads it shows how that went.
-    traced = [
-        p for p in ("align", "unlearn") if p == "unlearn" or p in cell["unlearn"].manifest["inputs"]
-    ]
+    traced = ["align", "unlearn"] if "align" in cell["unlearn"].manifest["inputs"] else ["unlearn"]
     return RunRecord(
         cell="/".join(str(keys[key]) for key in KEYS),
         name=keys["method"],

@@ -1,14 +1,16 @@
 """Filling a run: its points and parameters, its files, its table of answers.
 
 MLflow's client makes an object of every point that it writes into a database, and takes a quarter
-of a millisecond for each, of which a run has thousands. A database therefore gets the rows of a run
-at once, through MLflow's own tables. A server gets them through the client.
+of a millisecond for each, of which a run has thousands. A database therefore gets the rows of many
+runs at once, through MLflow's own tables. A server gets them through the client.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +32,45 @@ COLUMNS = {
 }  # fmt: skip
 """The table's columns and those of items. MLflow lays runs side by side by the first column, and
 shows what the second says."""
+POINT = ("key", "timestamp", "step", "run_uuid", "value", "is_nan")
+PARAM = ("key", "value", "run_uuid")
+"""Columns of MLflow's tables."""
+Content = tuple[Any, list[tuple[str, int, float]], dict[str, str]]
+"""A run, its points and its parameters."""
 
 
-def fill(client: Any, run: Any, record: RunRecord) -> None:
-    """Write everything; the run becomes FINISHED only when it is complete.
+def fill(client: Any, runs: Sequence[tuple[Any, RunRecord]]) -> None:
+    """Write everything of these runs; one becomes FINISHED only when it is complete.
 
     The timestamp of every point is the run's start, so that logging a point again changes nothing:
     the store keeps equal points once.
     """
+    contents = []
+    for run, record in runs:
+        _keep(run, record)
+        points = [(metric_name(key), 0, value) for key, value in record.metrics.items()]
+        points += [(metric_name(key), step, value) for key, step, value in record.curves]
+        params = {key: value[:VALUE] for key, value in record.params.items()}
+        contents.append((run, points, params))
+    if is_database(tracking_uri()):
+        _insert(client, contents)
+    else:
+        for content in contents:
+            _log(client, *content)
+
+
+def _keep(run: Any, record: RunRecord) -> None:
+    """The files; the client itself would ask the store where they go, once for every run."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    place = get_artifact_repository(run.info.artifact_uri, tracking_uri=tracking_uri())
     for path in record.files:
-        client.log_artifact(run.info.run_id, str(path))
+        place.log_artifact(str(path))
     if record.items:
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / ANSWERS
             table.write_text(json.dumps(answers(record.items)), encoding="utf-8")
-            client.log_artifact(run.info.run_id, str(table))
-    points = [(metric_name(key), 0, value) for key, value in record.metrics.items()]
-    points += [(metric_name(key), step, value) for key, step, value in record.curves]
-    params = {key: value[:VALUE] for key, value in record.params.items()}
-    write = _insert if is_database(tracking_uri()) else _log
-    write(client, run, points, params)
+            place.log_artifact(str(table))
 
 
 def answers(items: Path) -> dict[str, Any]:
@@ -77,30 +98,40 @@ def _log(
     client.set_terminated(run_id, end_time=now)
 
 
-def _insert(
-    client: Any, run: Any, points: list[tuple[str, int, float]], params: dict[str, str]
-) -> None:
-    """Into the tables, in one transaction: of a run that was broken off there is nothing."""
+def _insert(client: Any, contents: list[Content]) -> None:
+    """Into the tables, in one transaction: of runs that were broken off there is nothing.
+
+    Points are sorted as their table's key is, so that those of many runs change few pages of a
+    large database.
+    """
     import sqlalchemy
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlParam, SqlRun
 
-    store, own = client._tracking_client.store, {"run_uuid": run.info.run_id}
-    now = run.info.start_time
-    equal_once = dict.fromkeys((k, step, *store.sanitize_metric_value(v)) for k, step, v in points)
-    rows = [
-        own | {"key": key, "step": step, "is_nan": is_nan, "value": value, "timestamp": now}
-        for key, step, is_nan, value in equal_once
-    ]
-    last: dict[str, dict[str, Any]] = {}
-    for row in rows:  # MLflow lists a run's metrics in the order of this table
-        before = last.setdefault(row["key"], row)
-        if (row["step"], row["value"]) > (before["step"], before["value"]):
-            last[row["key"]] = row
-    given = [own | {"key": key, "value": value} for key, value in params.items()]
-    written = ((SqlMetric, rows), (SqlLatestMetric, [*last.values()]), (SqlParam, given))
-    ended = {"status": "FINISHED", "end_time": now}
+    store = client._tracking_client.store
+    points, latest, params, ended = set(), [], [], []
+    for run, given, own in contents:
+        run_id, now = run.info.run_id, run.info.start_time
+        last: dict[str, tuple[int, float, bool]] = {}
+        for key, step, value in given:
+            is_nan, number = store.sanitize_metric_value(value)
+            points.add((key, now, step, run_id, number, is_nan))
+            last[key] = max(last.get(key, (0, -math.inf, False)), (step, number, is_nan))
+        latest += [(key, now, step, run_id, *of) for key, (step, *of) in last.items()]
+        params += [(key, value, run_id) for key, value in own.items()]
+        ended.append({"run": run_id, "now": now})
+    ending = sqlalchemy.update(SqlRun.__table__).where(
+        SqlRun.__table__.c.run_uuid == sqlalchemy.bindparam("run")
+    )
     with store.ManagedSessionMaker(read_only=False) as session:
-        for table, values in written:
-            if values:
-                session.execute(sqlalchemy.insert(table), values)
-        session.execute(sqlalchemy.update(SqlRun).filter_by(**own).values(ended))
+        _rows(session, SqlMetric, POINT, sorted(points))
+        _rows(session, SqlLatestMetric, POINT, latest)  # MLflow lists metrics as they come here
+        _rows(session, SqlParam, PARAM, params)
+        session.execute(
+            ending.values(status="FINISHED", end_time=sqlalchemy.bindparam("now")), ended
+        )
+
+
+def _rows(session: Any, table: Any, columns: Sequence[str], rows: list[tuple[Any, ...]]) -> None:
+    if rows:
+        values = [dict(zip(columns, row, strict=True)) for row in rows]
+        session.execute(table.__table__.insert(), values)

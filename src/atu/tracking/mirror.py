@@ -9,7 +9,7 @@ MLflow and can be restored.
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from atu.tracking.records import RunRecord
 CELL_TAG, DIGEST_TAG, RESULTS_TAG = "atu.cell", "atu.digest", "atu.results"
 PAGE = 1000
 """Runs per page of a listing."""
+AT_ONCE = 50
+"""Runs that are written together."""
 
 
 def mirror(
@@ -45,31 +47,27 @@ def mirror(
     Raises:
         TrackingError: the store fails, or the experiment mirrors another results folder.
     """
-    cells = {record.cell for record in records}
     counts = {"made": 0, "completed": 0, "kept": 0, "retired": 0}
     with connected() as client:
         experiment_id = _experiment(client, experiment, results, tags)
-        runs_of = _runs_by_cell(client, experiment_id)
-        complete = set()
+        before = _runs_by_cell(client, experiment_id)
+        chosen = []
         for record in reversed(records):
-            run = _best(runs_of.get(record.cell, []), record.digest)
+            run = _best(before.get(record.cell, []), record.digest)
             if run is None:
                 counts["made"] += 1
                 run = _create_run(client, experiment_id, record)
             else:
                 counts["kept" if _finished(run) else "completed"] += 1
                 _relabel(client, run, record)
-            if not _finished(run):
-                fill(client, run, record)
-            complete.add(run.info.run_id)
+            chosen.append((run, record))
+        empty = [(run, record) for run, record in chosen if not _finished(run)]
+        for at in range(0, len(empty), AT_ONCE):
+            fill(client, empty[at : at + AT_ONCE])
         # A request that was sent twice has made a run that the first listing lacks.
-        for found in (runs_of, _runs_by_cell(client, experiment_id, "status = 'RUNNING'")):
-            for cell, runs in found.items():
-                counts["retired"] += cell not in cells
-                for run in runs:
-                    if run.info.run_id not in complete:
-                        client.delete_run(run.info.run_id)
-                        complete.add(run.info.run_id)
+        found = [before, _runs_by_cell(client, experiment_id, "status = 'RUNNING'")]
+        _delete_others(client, {run.info.run_id for run, _ in chosen}, found)
+        counts["retired"] = len(before.keys() - {record.cell for record in records})
     return counts
 
 
@@ -120,6 +118,12 @@ def _runs_by_cell(client: Any, experiment_id: str, where: str = "") -> dict[str,
         page = runs.token
         if not page:
             return by_cell
+
+
+def _delete_others(client: Any, kept: set[str], found: Sequence[Mapping[str, list[Any]]]) -> None:
+    listed = {run.info.run_id for by_cell in found for runs in by_cell.values() for run in runs}
+    for run_id in listed - kept:
+        client.delete_run(run_id)
 
 
 def _finished(run: Any) -> bool:

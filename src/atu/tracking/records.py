@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class RunRecord:
         """sha256 of the content. File paths do not count, only names and bytes; nor do the labels,
         which depend on the other runs, and which a finished run may change.
         """
-        content = {key: value for key, value in asdict(self).items() if key not in LABELS}
+        content = {key: value for key, value in vars(self).items() if key not in LABELS}
         content["files"] = [(path.name, sha256(path)) for path in self.files]
         content["items"] = sha256(self.items) if self.items else None
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

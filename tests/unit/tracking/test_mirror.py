@@ -220,14 +220,17 @@ def test_a_run_that_was_broken_off_is_completed(client, experiment, monkeypatch,
 def test_of_a_run_that_was_broken_off_a_database_has_nothing(
     client, experiment, monkeypatch, mirror
 ):
-    """All rows come in one transaction, of which the last statement ends the run."""
+    """All rows come in one transaction: when the parameters fail, the points are gone too."""
     name, runs = experiment
+    real = filling._rows
 
-    def gone(*_):
-        raise ConnectionError("gone")
+    def breaking(session, table, *rows):
+        if table.__tablename__ == "params":
+            raise ConnectionError("gone")
+        real(session, table, *rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr("sqlalchemy.update", gone)
+        patch.setattr(filling, "_rows", breaking)
         with pytest.raises(TrackingError, match="gone"):
             mirror([record(curves=LONG)], name)
     (unfinished,) = runs().values()
@@ -269,6 +272,14 @@ def test_a_second_finished_run_of_a_cell_is_deleted(client, experiment, mirror):
     client.set_terminated(tracking._create_run(client, experiment_id, record()).info.run_id)
     assert mirror([record()], name) == {"kept": 1}
     assert len(runs()) == 1
+
+
+def test_more_runs_than_are_written_at_once(monkeypatch, experiment, mirror):
+    name, runs = experiment
+    monkeypatch.setattr(tracking, "AT_ONCE", 2)
+    mirror([record(f"m/Ada/{i}/0", metrics={"1": float(i)}) for i in range(5)], name)
+    assert {run.data.metrics["1"] for run in runs().values()} == {0.0, 1.0, 2.0, 3.0, 4.0}
+    assert {run.info.status for run in runs().values()} == {"FINISHED"}
 
 
 def test_labels_follow_without_a_new_run(experiment, mirror):
