@@ -22,6 +22,7 @@ from atu.results.jobs import write_folder
 from atu.tracking.connection import mask, tracking_uri
 from atu.tracking.mirror import mirror
 from atu.tracking.records import HEADLINE, TRAJECTORY, RunRecord, flatten, metric_name
+from atu.tracking.registry import Model
 from atu.tracking.view import view_tags
 
 PHASE = "track"
@@ -60,7 +61,8 @@ def run(
     with write_folder(out, PHASE, cell=report.cell, params=params, inputs=inputs) as job:
         require_reported(report, cells)
         records = make_records(report, cells)
-        done = mirror(records, section.experiment, results, view_of(records))
+        models = models_of(section, cells)
+        done = mirror(records, section.experiment, results, view_of(records), models)
         print(
             f"track: {done['made']} runs written, {done['completed']} completed, "
             f"{done['kept']} up to date, {done['retired']} retired at {mask(tracking_uri())}",
@@ -105,6 +107,29 @@ def make_records(report: Artifact, cells: list[dict[str, Artifact]]) -> list[Run
         colour = colours[key["method"]]
         records.append(replace(record, name=name, colour=colour, description=description))
     return records
+
+
+def models_of(section: Track, cells: Sequence[Mapping[str, Artifact]]) -> dict[str, Model]:
+    """The models to register, by cell.
+
+    Raises:
+        ArtifactError: weights are missing or differ from their manifest.
+    """
+    found = {}
+    for unlearn in (cell["unlearn"] for cell in cells):
+        method = unlearn.cell["method"]
+        if method in section.registered:
+            name = f"{section.experiment}.{unlearn.cell['model']}.{method}"
+            folder = unlearn.subfolder("model", code=True)
+            found[cell_name(unlearn.cell)] = Model(
+                name, folder, unlearn.digest, section.copy_weights
+            )
+    return found
+
+
+def cell_name(keys: Mapping[str, Any]) -> str:
+    """A cell as one text."""
+    return "/".join(visible(str(keys[key])) for key in KEYS)
 
 
 def several(keys: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -167,7 +192,7 @@ def make_record(cell: dict[str, Artifact], headline: Mapping[str, float]) -> Run
     # Every cell of a seed has its alignment; a method that reads it shows how that went.
     traced = ["align", "unlearn"] if "align" in cell["unlearn"].manifest["inputs"] else ["unlearn"]
     return RunRecord(
-        cell="/".join(str(keys[key]) for key in KEYS),
+        cell=cell_name(keys),
         name=keys["method"],
         params=params,
         metrics={HEADLINE[key]: value for key, value in headline.items()}

@@ -23,9 +23,10 @@ from atu.tracking.connection import (
     tracking_uri,
 )
 from atu.tracking.filling import TABLES, fill
-from atu.tracking.records import RunRecord
+from atu.tracking.records import CELL_TAG, RunRecord
+from atu.tracking.registry import Model, register
 
-CELL_TAG, DIGEST_TAG, RESULTS_TAG = "atu.cell", "atu.digest", "atu.results"
+DIGEST_TAG, RESULTS_TAG = "atu.digest", "atu.results"
 PAGE = 1000
 """Runs per page of a listing."""
 AT_ONCE = 50
@@ -33,7 +34,11 @@ AT_ONCE = 50
 
 
 def mirror(
-    records: list[RunRecord], experiment: str, results: Path, tags: Mapping[str, str] = {}
+    records: list[RunRecord],
+    experiment: str,
+    results: Path,
+    tags: Mapping[str, str] = {},
+    models: Mapping[str, Model] = {},
 ) -> dict[str, int]:
     """Update the store with `records`, those of the folder `results`.
 
@@ -43,6 +48,7 @@ def mirror(
 
     Args:
         tags: of the experiment, such as how MLflow shows it.
+        models: those to register, by cell; see `registry`.
 
     Raises:
         TrackingError: the store fails, or the experiment mirrors another results folder.
@@ -64,6 +70,9 @@ def mirror(
         empty = [(run, record) for run, record in chosen if not _finished(run)]
         for at in range(0, len(empty), AT_ONCE):
             fill(client, empty[at : at + AT_ONCE])
+        for run, record in chosen:
+            if record.cell in models:
+                register(client, run, record, models[record.cell])
         # A request that was sent twice has made a run that the first listing lacks.
         found = [before, _runs_by_cell(client, experiment_id, "status = 'RUNNING'")]
         _delete_others(client, {run.info.run_id for run, _ in chosen}, found)

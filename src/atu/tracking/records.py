@@ -14,6 +14,7 @@ from typing import Any
 from atu.errors import visible
 from atu.results.files import sha256
 
+CELL_TAG = "atu.cell"
 HEADLINE = {
     "target_questions": "1 target questions",
     "worst_form": "2 worst form",

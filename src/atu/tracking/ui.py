@@ -11,6 +11,7 @@ import os
 import webbrowser
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from atu.errors import TrackingError
 from atu.tracking.connection import artifacts, connected, is_database, mask, tracking_uri
@@ -44,7 +45,9 @@ def serve(experiment: str, host: str, port: int, opened: bool) -> None:
     elif number is None:
         raise TrackingError(f"MLflow at {mask(tracking_uri())}: no experiment {experiment!r}")
     else:
-        _say({mode: mask(tracking_uri()) + view_address(number, mode) for mode in MODES}, opened)
+        server = urlsplit(tracking_uri())
+        open_to_all = server._replace(netloc=server.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        _say({mode: open_to_all + view_address(number, mode) for mode in MODES}, opened)
 
 
 def _number(experiment: str) -> str | None:

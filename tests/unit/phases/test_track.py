@@ -11,6 +11,7 @@ from atu.phases.track import (
     VERDICTS,
     make_record,
     make_records,
+    models_of,
     report_record,
     told,
     view_of,
@@ -18,7 +19,9 @@ from atu.phases.track import (
 from atu.reporting.privacy import REFERENCE_AUC
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.writer import only_writer
+from atu.tracking.registry import Model
 
+TRACK = Track(experiment="world", registered=[], copy_weights=False)
 HEADLINES = """\
 model,target,method,seed,target_questions,worst_form,neighbours,utility,distance,collapsed
 m,Ada,none,0,1.0,1.0,0.875,0.5,,0
@@ -182,9 +185,7 @@ def tracked(tmp_path, cells, report_on):
 
     def run(where="track", report=None):
         manifest = tmp_path / where / MANIFEST
-        track.run(
-            manifest, Track(experiment="world"), report=report or report_on(*cells), cells=cells
-        )
+        track.run(manifest, TRACK, report=report or report_on(*cells), cells=cells)
         return Artifact.open(manifest, "track")
 
     return run
@@ -192,8 +193,8 @@ def tracked(tmp_path, cells, report_on):
 
 def test_every_cell_and_the_report_are_mirrored(mirrored, tracked, tmp_path):
     artifact = tracked()
-    ((records, experiment, results, view),) = mirrored
-    assert view == view_of(records)
+    ((records, experiment, results, view, models),) = mirrored
+    assert view == view_of(records) and models == {}
     assert (experiment, results) == ("world", tmp_path)
     assert [record.cell for record in records] == ["report", "m/Ada/none/0", "m/Ada/ga/0"]
     receipt = json.loads(artifact.file("runs.json").read_text(encoding="utf-8"))
@@ -300,3 +301,18 @@ def test_the_view_is_that_of_these_runs(cells, report_on, make_cell):
     assert [key for key, tag in tags.items() if "groupBy" in tag] == [
         "mlflow.sharedViewState.atu-headlines"
     ]
+
+
+def test_models_are_registered_by_name_and_only_when_asked(cells, store):
+    """One model per method, a version per cell; the whole folder is checked before."""
+    files = {"model/weights": lambda path: path.write_bytes(b"w")}
+    ga = store("weights", "unlearn", {"method": "ga"}, files=files)
+    cells[1]["unlearn"] = ga
+    asked = TRACK.model_copy(update={"registered": ["ga"]})
+    assert models_of(TRACK, cells) == {}
+    assert models_of(asked, cells) == {
+        "m/Ada/ga/0": Model("world.m.ga", ga.folder / "model", ga.digest, False)
+    }
+    (ga.folder / "model/weights").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match=r"altered.*make weights"):
+        models_of(asked, cells)
