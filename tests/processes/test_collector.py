@@ -20,7 +20,7 @@ from atu.config.cells import CELL_PHASES, grid_cells, manifest_path, open_cells
 from atu.config.params import Params
 from atu.errors import ArtifactError
 from atu.phases import track
-from atu.phases.report import FIGURES
+from atu.reporting.names import FIGURES
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.jobs import write_folder
 from atu.tracking.mirror import RunRecord, mirror

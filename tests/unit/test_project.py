@@ -77,12 +77,13 @@ def test_dvc_is_as_generated():
 
 
 def test_the_report_depends_on_the_columns_that_attacks_show():
-    """And on everything in its own package but what notebooks read; the page's template is no
-    module."""
+    """And on everything in its own package but what notebooks read; the page's template, style and
+    script are no modules."""
     sources = set(phase_sources("report"))
     every = {f"reporting/{path.name}" for path in (PACKAGE / "reporting").glob("*.py")}
     every -= {"reporting/frames.py"}
-    assert every | {"phases/report.html.jinja", "attacks/lens.py"} <= sources
+    every |= {f"reporting/page.{end}" for end in ("html.jinja", "css", "js")}
+    assert every | {"attacks/lens.py"} <= sources
 
 
 def test_every_rule_of_a_cluster_has_its_resources():
@@ -145,4 +146,4 @@ def test_what_is_particular_to_a_plugin_stands_in_its_file():
         literals = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
         if said := literals & names:
             found[place.as_posix()] = said
-    assert found == {"untrusted/targets.py": {"oracle"}, "reporting/figures.py": {"oracle"}}
+    assert found == {"untrusted/targets.py": {"oracle"}}

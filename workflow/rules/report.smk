@@ -24,22 +24,22 @@ rule report_one:
             category="Report",
         ),
         scatter=report(
-            RESULTS / "report/forget_retain.png",
+            RESULTS / "report/forget_retain.svg",
             caption="../report/forget_retain.rst",
             category="Figures",
         ),
         forms=report(
-            RESULTS / "report/leakage_by_form.png",
+            RESULTS / "report/leakage_by_form.svg",
             caption="../report/leakage_by_form.rst",
             category="Figures",
         ),
         robustness=report(
-            RESULTS / "report/robustness.png",
+            RESULTS / "report/robustness.svg",
             caption="../report/robustness.rst",
             category="Figures",
         ),
         trajectories=report(
-            RESULTS / "report/trajectories.png",
+            RESULTS / "report/trajectories.svg",
             caption="../report/trajectories.rst",
             category="Figures",
         ),

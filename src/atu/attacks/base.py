@@ -139,6 +139,9 @@ class Attack:
     exact_weights: bool = False
     """Whether it trains or rounds the weights, which must then be loaded in float32 whatever the
     precision."""
+    noun: str = ""
+    """What it is called in a sentence, as in "attacks find it again (...)"; the grid's name for it
+    where there is none."""
 
 
 def item(

@@ -109,9 +109,9 @@ def _answers(sentence: str, probe: Row) -> bool:
 def columns(settings: Settings) -> list[Column]:
     """The leak A - C, and B, which only shows that the model can read."""
     return [
-        Column("in context: answer-free minus unrelated", (HINTED,), minus=UNRELATED),
-        Column("in context: answer told", (ANSWERED,), control=True),
+        Column("hint without the answer, minus an unrelated one", (HINTED,), minus=UNRELATED),
+        Column("hint with the answer", (ANSWERED,), control=True),
     ]
 
 
-ATTACK = Attack(Settings, run, columns)
+ATTACK = Attack(Settings, run, columns, noun="hints in the prompt")

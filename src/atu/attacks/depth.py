@@ -191,7 +191,7 @@ def columns(_settings: Settings) -> list[Column]:
     """What is left, so that the line reads as all others do: 1 minus the depth."""
     return [
         Column(
-            "left inside: 1 minus unlearning depth",
+            "left inside (1 − unlearning depth)",
             (PATCHED,),
             inverted=True,
             without="needs the original and an oracle, and questions whose answers only the first "
@@ -200,4 +200,6 @@ def columns(_settings: Settings) -> list[Column]:
     ]
 
 
-ATTACK = Attack(Settings, run, columns, needs_original=True, needs_oracle=True)
+ATTACK = Attack(
+    Settings, run, columns, needs_original=True, needs_oracle=True, noun="reading its layers"
+)

@@ -138,17 +138,17 @@ def columns(settings: Settings) -> list[Column]:
     for layer in settings.layers:
         cosine, rank = f"layer {layer}: cosine", f"layer {layer}: name rank"
         shown += [
-            Column(f"fresh E, layer {layer}: 1/rank of name", (rank,)),
+            Column(f"fresh predictor, layer {layer}: the name (1/rank)", (rank,)),
             Column(
-                f"fresh E, layer {layer}: 1/rank, others",
+                f"fresh predictor, layer {layer}: others’ names (1/rank)",
                 (rank,),
                 "other",
                 control=True,
                 baseline=True,
             ),
-            Column(f"fresh E, layer {layer}: cosine", (cosine,)),
+            Column(f"fresh predictor, layer {layer}: cosine", (cosine,)),
             Column(
-                f"fresh E, layer {layer}: cosine, others",
+                f"fresh predictor, layer {layer}: cosine, others",
                 (cosine,),
                 "other",
                 control=True,
@@ -158,4 +158,4 @@ def columns(settings: Settings) -> list[Column]:
     return shown
 
 
-ATTACK = Attack(Settings, run, columns, needs_alignment=True)
+ATTACK = Attack(Settings, run, columns, needs_alignment=True, noun="a fresh predictor")

@@ -126,4 +126,4 @@ def columns(settings: Settings) -> list[Column]:
     ]
 
 
-ATTACK = Attack(Settings, run, columns)
+ATTACK = Attack(Settings, run, columns, noun="the logit lens")

@@ -58,4 +58,4 @@ def columns(settings: Settings) -> list[Column]:
     return [Column(f"quantised, {name}", (name,)) for name in settings.schemes]
 
 
-ATTACK = Attack(Settings, run, columns, exact_weights=True)
+ATTACK = Attack(Settings, run, columns, exact_weights=True, noun="quantisation")

@@ -195,15 +195,15 @@ def columns(settings: Settings) -> list[Column]:
     return [
         Column("relearned on other facts", (AFTER,), proof=proof),
         Column(
-            "the same, never known",
+            "relearned, facts never known",
             (AFTER,),
             role="control",
             control=True,
             baseline=True,
             proof=proof,
         ),
-        Column("taught facts", (TAUGHT,), control=True),
+        Column("relearned, the facts taught", (TAUGHT,), control=True),
     ]
 
 
-ATTACK = Attack(Settings, run, columns, fine_tunes=True, exact_weights=True)
+ATTACK = Attack(Settings, run, columns, fine_tunes=True, exact_weights=True, noun="relearning")

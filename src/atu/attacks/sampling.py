@@ -77,7 +77,7 @@ def _item_rows(probe: Row, scores: np.ndarray, settings: Settings) -> list[Row]:
 
 def columns(settings: Settings) -> list[Column]:
     """leak@k at every budget."""
-    return [Column(f"leak@{k}", (f"leak@{k}",)) for k in settings.ks]
+    return [Column(f"any of {k} samples (leak@{k})", (f"leak@{k}",)) for k in settings.ks]
 
 
-ATTACK = Attack(Settings, run, columns)
+ATTACK = Attack(Settings, run, columns, noun="sampling many answers")

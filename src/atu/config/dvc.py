@@ -67,7 +67,7 @@ def dvc_text() -> str:
     whole = {
         "stages": {phase: _stage(phase, stage) for phase, stage in STAGES.items()},
         "metrics": [f"{report}/metrics.json"],
-        "plots": [{"trajectories": curves}, *(f"{report}/{name}.png" for name in FIGURES)],
+        "plots": [{"trajectories": curves}, *(f"{report}/{name}.svg" for name in FIGURES)],
     }
     return HEAD + yaml.safe_dump(whole, sort_keys=False, width=200)
 

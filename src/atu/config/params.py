@@ -112,6 +112,18 @@ def needs_alignment(params: Params) -> bool:
     return any(reading) or not given_methods(params)
 
 
+def method_names(params: Params) -> dict[str, str]:
+    """What people call the entries of `unlearn.methods`: one named after its method as the method,
+    `<method>_<what>` as the method with what differs, and any other as it is.
+    """
+    found = {}
+    for name, entry in params.unlearn.methods.items():
+        title = methods.get(entry.loss).title or entry.loss
+        own = name.removeprefix(entry.loss)
+        found[name] = f"{title}{own.replace('_', ' ')}" if own != name else name
+    return found
+
+
 def method_notes(params: Params, names: Iterable[str]) -> dict[str, str]:
     """What a reader must know of these methods before their numbers, by name."""
     entries = params.unlearn.methods

@@ -100,5 +100,10 @@ def altpo_loss(context: Context, batch: Batch) -> Tensor:
 
 
 METHOD = Method(
-    Settings, forget_loss=altpo_loss, needs_reference=True, prompted=True, processes="all"
+    Settings,
+    title="AltPO",
+    forget_loss=altpo_loss,
+    needs_reference=True,
+    prompted=True,
+    processes="all",
 )

@@ -343,6 +343,7 @@ def stages(context: Context) -> Iterator[Stage]:
 
 METHOD = Method(
     Settings,
+    title="ATU",
     stages=stages,
     check=check,
     needs_predictor=True,

@@ -274,6 +274,8 @@ class Method:
     """
 
     settings: type
+    title: str = ""
+    """What people call it; its key where there is none."""
     forget_loss: ForgetLoss | None = None
     stages: Callable[[Context], Iterator[Stage]] | None = None
     check: Callable[[Context], None] | None = None

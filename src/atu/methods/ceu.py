@@ -57,4 +57,4 @@ def ceu_loss(context: Context, batch: Batch) -> Tensor:
     return distillation_loss(logits, suppressed(logits.detach(), labels), labels)
 
 
-METHOD = Method(Settings, forget_loss=ceu_loss, processes="all")
+METHOD = Method(Settings, title="CEU", forget_loss=ceu_loss, processes="all")

@@ -24,4 +24,4 @@ class Settings:
     source: Source
 
 
-METHOD = Method(Settings, given=True, processes="first")
+METHOD = Method(Settings, title="Checkpoint", given=True, processes="first")

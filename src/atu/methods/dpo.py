@@ -30,5 +30,10 @@ def dpo_loss(context: Context, batch: Batch) -> Tensor:
 
 
 METHOD = Method(
-    Settings, forget_loss=dpo_loss, needs_reference=True, prompted=True, processes="all"
+    Settings,
+    title="DPO",
+    forget_loss=dpo_loss,
+    needs_reference=True,
+    prompted=True,
+    processes="all",
 )

@@ -125,4 +125,4 @@ def stages(context: Context) -> Iterator[Stage]:
     yield done("noise")
 
 
-METHOD = Method(Settings, stages=stages, keeps_weights=True, processes="first")
+METHOD = Method(Settings, title="ECO", stages=stages, keeps_weights=True, processes="first")

@@ -95,4 +95,4 @@ def _probability(model: nn.Module, batch: Batch) -> Tensor:
     return mean_probability(logits, batch.labels)
 
 
-METHOD = Method(Settings, forget_loss=flat_loss, prompted=True, processes="all")
+METHOD = Method(Settings, title="FLAT", forget_loss=flat_loss, prompted=True, processes="all")

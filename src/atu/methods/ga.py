@@ -31,4 +31,4 @@ def ga_loss(context: Context, batch: Batch) -> Tensor:
     return -mean_nll(logits, batch.labels)
 
 
-METHOD = Method(Settings, forget_loss=ga_loss, processes="all")
+METHOD = Method(Settings, title="Gradient ascent", forget_loss=ga_loss, processes="all")

@@ -122,4 +122,6 @@ def stages(context: Context) -> Iterator[Stage]:
     yield done("instruction")
 
 
-METHOD = Method(Settings, stages=stages, keeps_weights=True, processes="first")
+METHOD = Method(
+    Settings, title="In-context unlearning", stages=stages, keeps_weights=True, processes="first"
+)

@@ -185,4 +185,4 @@ def stages(context: Context) -> Iterator[Stage]:
         )
 
 
-METHOD = Method(Settings, stages=stages, check=check, prompted=True)
+METHOD = Method(Settings, title="LUNAR", stages=stages, check=check, prompted=True)

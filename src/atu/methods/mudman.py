@@ -163,4 +163,4 @@ def stages(context: Context) -> Iterator[Stage]:
         done += steps
 
 
-METHOD = Method(Settings, stages=stages, copies=1)
+METHOD = Method(Settings, title="MUDMAN", stages=stages, copies=1)

@@ -17,4 +17,4 @@ class Settings:
     loss: Literal["none"]
 
 
-METHOD = Method(Settings, processes="first")
+METHOD = Method(Settings, title="Original", processes="first")

@@ -50,6 +50,7 @@ def npo_loss(context: Context, batch: Batch) -> Tensor:
 
 METHOD = Method(
     Settings,
+    title="NPO",
     forget_loss=npo_loss,
     needs_reference=True,
     processes="all",

@@ -17,4 +17,4 @@ class Settings:
     loss: Literal["oracle"]
 
 
-METHOD = Method(Settings, start="oracle", processes="first")
+METHOD = Method(Settings, title="Oracle", start="oracle", processes="first")

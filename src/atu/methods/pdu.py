@@ -110,4 +110,4 @@ def stages(context: Context) -> Iterator[Stage]:
         done += steps
 
 
-METHOD = Method(Settings, stages=stages)
+METHOD = Method(Settings, title="PDU", stages=stages)

@@ -126,6 +126,7 @@ def check(context: Context) -> None:
 
 METHOD = Method(
     Settings,
+    title="RMU",
     forget_loss=rmu_loss,
     check=check,
     needs_reference=True,

@@ -274,4 +274,4 @@ def stages(context: Context) -> Iterator[Stage]:
     yield done("edit")
 
 
-METHOD = Method(Settings, stages=stages, processes="first")
+METHOD = Method(Settings, title="ROCR", stages=stages, processes="first")

@@ -36,4 +36,6 @@ def rt_loss(context: Context, batch: Batch) -> Tensor:
     return mean_nll(logits, refusal.labels)
 
 
-METHOD = Method(Settings, forget_loss=rt_loss, prompted=True, processes="all")
+METHOD = Method(
+    Settings, title="Rejection tuning", forget_loss=rt_loss, prompted=True, processes="all"
+)

@@ -41,4 +41,4 @@ def satimp_loss(context: Context, batch: Batch) -> Tensor:
     )
 
 
-METHOD = Method(Settings, forget_loss=satimp_loss, processes="all")
+METHOD = Method(Settings, title="SatImp", forget_loss=satimp_loss, processes="all")

@@ -48,4 +48,4 @@ def simnpo_loss(context: Context, batch: Batch) -> Tensor:
     return simnpo_from_nll(nll, count, context.settings.beta, context.settings.gamma)
 
 
-METHOD = Method(Settings, forget_loss=simnpo_loss, processes="all")
+METHOD = Method(Settings, title="SimNPO", forget_loss=simnpo_loss, processes="all")

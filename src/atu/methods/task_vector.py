@@ -65,6 +65,7 @@ def stages(context: Context) -> Iterator[Stage]:
 
 METHOD = Method(
     Settings,
+    title="Task vector",
     stages=stages,
     copies=1,
     processes="all",

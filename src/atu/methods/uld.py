@@ -105,6 +105,7 @@ def stages(context: Context) -> Iterator[Stage]:
 
 METHOD = Method(
     Settings,
+    title="ULD",
     stages=stages,
     check=check,
     assistant=lambda settings: settings.layers,

@@ -86,4 +86,6 @@ def undial_loss(context: Context, batch: Batch) -> Tensor:
     return distillation_loss(context.model(**inputs).logits, targets, labels)
 
 
-METHOD = Method(Settings, forget_loss=undial_loss, needs_reference=True, processes="all")
+METHOD = Method(
+    Settings, title="UNDIAL", forget_loss=undial_loss, needs_reference=True, processes="all"
+)

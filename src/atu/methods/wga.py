@@ -34,4 +34,4 @@ def wga_loss(context: Context, batch: Batch) -> Tensor:
     return reweighted_ascent(logits, batch.labels, lambda p: p**context.settings.beta)
 
 
-METHOD = Method(Settings, forget_loss=wga_loss, processes="all")
+METHOD = Method(Settings, title="WGA", forget_loss=wga_loss, processes="all")

@@ -69,4 +69,11 @@ def stages(context: Context) -> Iterator[Stage]:
     yield from Method(Settings, forget_loss=partial(whp_loss, reinforced=copied)).plan(context)
 
 
-METHOD = Method(Settings, stages=stages, needs_reference=True, copies=1, processes="all")
+METHOD = Method(
+    Settings,
+    title="Who’s Harry Potter",
+    stages=stages,
+    needs_reference=True,
+    copies=1,
+    processes="all",
+)

@@ -13,9 +13,8 @@ from typing import Any
 from atu.config.dependencies import ENTRIES, dependencies
 from atu.config.sections import Track
 from atu.errors import ArtifactError, visible
-from atu.phases.report import FIGURES
 from atu.reporting.colours import method_colours
-from atu.reporting.names import method_name
+from atu.reporting.names import FIGURES
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json, write_json
 from atu.results.jobs import write_folder
@@ -40,11 +39,15 @@ def run(
     *,
     report: Artifact,
     cells: list[dict[str, Artifact]],
+    names: Mapping[str, str],
 ) -> None:
     """Write `runs.json`, the list of mirrored runs with their digests, after mirroring them.
 
     The receipt holds nothing of the store (no run ids, no times), so that it is the same wherever
     the runs went.
+
+    Args:
+        names: what people call the methods of the grid.
 
     Raises:
         ArtifactError: the report was made from other folders than these, a folder is replaced while
@@ -60,7 +63,7 @@ def run(
     params = dependencies(PHASE, section)
     with write_folder(out, PHASE, cell=report.cell, params=params, inputs=inputs) as job:
         require_reported(report, cells)
-        records = make_records(report, cells)
+        records = make_records(report, cells, names)
         models = models_of(section, cells)
         done = mirror(records, section.experiment, results, view_of(records), models)
         print(
@@ -88,7 +91,9 @@ def require_reported(report: Artifact, cells: list[dict[str, Artifact]]) -> None
                 )
 
 
-def make_records(report: Artifact, cells: list[dict[str, Artifact]]) -> list[RunRecord]:
+def make_records(
+    report: Artifact, cells: list[dict[str, Artifact]], names: Mapping[str, str]
+) -> list[RunRecord]:
     """The report's run, and one per cell. A cell's name starts with its method; what follows are
     those of its keys that differ between cells.
     """
@@ -102,7 +107,7 @@ def make_records(report: Artifact, cells: list[dict[str, Artifact]]) -> list[Run
     for key, cell in zip(keys, cells, strict=True):
         verdict = words.get(f"{key['model']}.{key['method']}", {}).get("words", "")
         record = make_record(cell, headline.get(tuple(str(key[k]) for k in KEYS), {}))
-        name = " · ".join([method_name(key["method"]), *(_said(k, key[k]) for k in differ)])
+        name = " · ".join([names[key["method"]], *(_said(k, key[k]) for k in differ)])
         description = "\n\n".join(filter(None, [visible(verdict), page]))
         colour = colours[key["method"]]
         records.append(replace(record, name=name, colour=colour, description=description))

@@ -57,20 +57,6 @@ def comparison_table(
     return rows
 
 
-def against_oracle(
-    items: pl.DataFrame, section: Report, methods: Sequence[str], oracle: str | None
-) -> dict[tuple[str, str], dict[str, Any]]:
-    """`paired_columns` of every model and method against the oracle; nothing without one."""
-    if oracle is None or oracle not in methods:
-        return {}
-    return {
-        (model, method): paired_columns(items, model, method, oracle, section, True)
-        for model in items["model"].unique().sort()
-        for method in methods
-        if method not in (oracle, ORIGINAL)
-    }
-
-
 def paired_columns(
     items: pl.DataFrame, model: str, first: str, second: str, section: Report, is_oracle: bool
 ) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -32,6 +32,8 @@ class Distance:
 
     estimate: Estimate
     resampled: NDArray[np.float64]
+    cells: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    """Of every target and seed."""
 
     def minus(self, other: Distance, section: Report) -> Estimate:
         """The difference of two distances, with its paired interval."""
@@ -98,7 +100,8 @@ def _distance(mine: Parts, theirs: Parts, section: Report) -> Distance:
     mean = float(np.mean(points))
     low, high = percentiles(resampled, section.confidence)
     # The absolute value of a noisy number is too large: resamples of no distance are all above 0.
-    return Distance(Estimate(mean, min(low, mean), max(high, mean), len(cells)), resampled)
+    estimate = Estimate(mean, min(low, mean), max(high, mean), len(cells))
+    return Distance(estimate, resampled, dict(zip(cells, points, strict=True)))
 
 
 def _sides(mine: Parts, theirs: Parts, target: str, seed: int) -> tuple[Parts, Parts] | None:

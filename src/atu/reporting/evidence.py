@@ -5,7 +5,7 @@ the attacks' controls.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -18,7 +18,13 @@ from atu.probes.prompts import FORMS
 from atu.reporting import tables
 from atu.reporting.attacker import MEMBERSHIP, PRIV_LEAK
 from atu.reporting.items import PAIR, difference, estimate, of, worst
-from atu.reporting.robustness import attack_columns, attack_items, column_items, is_weak
+from atu.reporting.robustness import (
+    attack_columns,
+    attack_items,
+    attack_noun,
+    column_items,
+    is_weak,
+)
 from atu.reporting.verdict import ASKED, CONTROL, NOTHING, Evidence, Line, Loss
 from atu.reporting.verdict import ORACLE as THE_ORACLE
 
@@ -39,6 +45,13 @@ class Beside:
     documents: pl.DataFrame
     """Of the utility tasks."""
     section: Report
+    _found: dict[tuple[str, str], Estimate] = field(default_factory=dict, repr=False)
+    """By key and method: every method's numbers stand beside the same original and oracle."""
+
+    def _estimate(self, key: str, method: str, items: pl.DataFrame) -> Estimate:
+        if (key, method) not in self._found:
+            self._found[key, method] = estimate(items, self.section)
+        return self._found[key, method]
 
     def line(
         self, key: str, title: str, method: str, take: Callable[[str], pl.DataFrame], floor: bool,
@@ -48,12 +61,13 @@ class Beside:
         guess scores 0.
         """
         mine = take(method)
-        before = estimate(take(ORIGINAL), self.section) if ORIGINAL in self.methods else None
-        found = estimate(mine, self.section)
+        original = ORIGINAL in self.methods
+        before = self._estimate(key, ORIGINAL, take(ORIGINAL)) if original else None
+        found = self._estimate(key, method, mine)
         if ORACLE in self.methods:
             theirs = take(ORACLE)
             gap = difference(mine, theirs, self.section, key) if len(mine) else None
-            reference = estimate(theirs, self.section)
+            reference = self._estimate(key, ORACLE, theirs)
             return Line(key, title, found, before, reference, THE_ORACLE, gap)
         if control is not None:
             return Line(key, title, found, before, control, CONTROL)
@@ -162,7 +176,8 @@ def _attacks(
             floor = all(metric in FLOORED for metric in metrics) or column.minus is not None
             line = beside.line(f"{name}.{number}", column.title, method, rows, floor, control)
             mine = attack_items(beside.attacked, beside.model, method, name)
-            lines.append(replace(line, weak=is_weak(mine, column)))
+            noun = attack_noun(attack, name)
+            lines.append(replace(line, weak=is_weak(mine, column), noun=noun))
     return lines
 
 

@@ -1,4 +1,6 @@
-"""The report's figures; equal tables give equal bytes."""
+"""The report's figures, as SVG whose ink is that of the page they stand in; equal tables give equal
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -17,32 +19,53 @@ from atu.metrics.selection import RETAINED
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+Names = Mapping[str, str]
+"""What people call a method, by its key."""
 NOTHING = Estimate(0.0, 0.0, 0.0, 1)
 """The y value of a benchmark without retained roles: methods then differ only in leakage."""
-SPECIAL = {ORIGINAL: ("original", "black", "s"), ORACLE: ("oracle", "dimgray", "*")}
-"""Rows that are not methods: label, colour and marker."""
-
-
+INK = "#010203"
+"""Stands for the colour of the text around a figure, dark or light."""
+STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "atu", "font.family": "sans-serif",
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    ),
+}  # fmt: skip
+SPECIAL = {ORIGINAL: "s", ORACLE: "*"}
+"""Markers of the rows that are not methods; they are drawn in ink."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's, which people with any colour vision tell apart, without yellow and black."""
+MARKERS = "oDv^P<>X"
+ROOM = 0.1
+"""Below it nothing can be written left of the oracle."""
 KNOWN = 0.2
 """Share of a role's questions below which the original is at the floor and has nothing to lose."""
-LEGEND_ROWS = 14
+LEGEND = 3
+"""Columns of the scatter's legend."""
 UPRIGHT = 9
-"""With more methods than this their names are rotated, so that columns can be narrow."""
+"""With more methods than this their names are rotated, so that columns can be narrow; with fewer a
+name has a line per word."""
+RETAINED_TITLES = {"neighbour": "neighbours", "other": "other people", "general": "general facts"}
 
 
 def _colours(methods: Sequence[str]) -> dict[str, Any]:
-    palette = plt.get_cmap("tab10")
     plain = [method for method in methods if method not in SPECIAL]
-    colours = {method: palette(i % 10) for i, method in enumerate(plain)}
-    return colours | {name: style[1] for name, style in SPECIAL.items()}
+    colours = dict(zip(plain, itertools.cycle(COLOURS), strict=False))
+    return colours | dict.fromkeys(SPECIAL, INK)
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=120, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(
+        path, format="svg", bbox_inches="tight", transparent=True,
+        metadata=dict.fromkeys(("Date", "Creator")),
+    )  # fmt: skip
     plt.close(figure)
+    text = path.read_text(encoding="utf-8").replace(INK, "currentColor")
+    path.write_text(text, encoding="utf-8")
 
 
-def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+@plt.rc_context(STYLE)
+def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], names: Names) -> None:
     """The target's worst form against retention of neighbours, one point per method.
 
     In plain questions nearly every method leaks nothing, so all points would be on one line. A
@@ -52,16 +75,17 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
     retained = _retained(rows)
     methods = [row["method"] for row in rows]
     colours = _colours(methods)
-    shapes = dict(zip(methods, itertools.cycle("oDv^P<>X"), strict=False))
-    figure, axes = plt.subplots(figsize=(7, 5))
+    shapes = dict(zip(methods, itertools.cycle(MARKERS), strict=False)) | SPECIAL
+    figure, axes = plt.subplots(figsize=(5, 3.6))
+    _mark_goal(axes, rows, retained)
     for row in rows:
         name = row["method"]
-        label, _, marker = SPECIAL.get(name, (name, None, shapes[name]))
+        label, marker = names.get(name, name), shapes[name]
         x = row["worst_form"]
         y = row[retained] if retained else NOTHING
         if not (x.valid and y.valid):
             label = f"{label}: INVALID"
-            axes.plot([], [], linestyle="", marker=marker, color="lightgray", label=label)
+            axes.plot([], [], linestyle="", marker=marker, color="gray", label=label)
             continue
         axes.errorbar(
             x.mean,
@@ -76,15 +100,33 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
             alpha=0.9,
             label=label,
         )
-    axes.set_xlabel("target: score in the worst form  (left is forgotten)")
-    axes.set_ylabel(f"{retained or 'no retained questions'}: score  (up is kept)")
+    kept = RETAINED_TITLES.get(retained or "", "no retained questions")
+    axes.set_xlabel("target, worst form: score   (right: it leaks)")
+    axes.set_ylabel(f"{kept}: score   (up: it is kept)")
     axes.set_xlim(-0.05, 1.05)
     axes.set_ylim(-0.05, 1.05)
     axes.grid(alpha=0.3)
-    axes.set_title(title)
-    columns = -(-len(rows) // LEGEND_ROWS)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, ncols=columns)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False, ncols=LEGEND)
     _save(figure, path)
+
+
+def _mark_goal(axes: Any, rows: Sequence[Mapping[str, Any]], retained: str | None) -> None:
+    """An arrow to where one should be: the oracle, or else the upper left corner."""
+    x, y = 0.0, 1.0
+    for row in rows:
+        leaks, kept = row["worst_form"], row[retained] if retained else NOTHING
+        if row["method"] == ORACLE and leaks.valid and kept.valid:
+            x, y = leaks.mean, kept.mean
+            axes.axvspan(leaks.low, leaks.high, color="gray", alpha=0.15, linewidth=0)
+            if leaks.mean > ROOM:
+                axes.text(0.0, 0.0, "less than the oracle:\nover-suppressed", fontsize=8, alpha=0.8)
+            break
+    away = (0.3 if x < 0.5 else -0.3, -0.35 if y > 0.5 else 0.35)
+    axes.annotate(
+        "better", xy=(x, y), xytext=(x + away[0], y + away[1]),
+        fontsize=9, ha="center", va="center",
+        arrowprops={"arrowstyle": "->", "color": INK, "alpha": 0.6, "shrinkB": 14},
+    )  # fmt: skip
 
 
 def _retained(rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -95,26 +137,28 @@ def _retained(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return next(known, next(iter(asked), None))
 
 
-def leakage_by_form(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Exact match about the target per method and form, as a heat map."""
+@plt.rc_context(STYLE)
+def leakage_by_form(path: Path, rows: Sequence[Mapping[str, Any]], names: Names) -> None:
+    """The score about the target per method and form, as a heat map."""
     methods = list(dict.fromkeys((row["model"], row["method"]) for row in rows))
     forms = list(dict.fromkeys(row["form"] for row in rows))
     values = {((row["model"], row["method"]), row["form"]): row["estimate"] for row in rows}
     grid = [[values[method, form] for method in methods] for form in forms]
     labels = [f"{row['shown']}  (n = {row['estimate'].n})" for row in rows[: len(forms)]]
-    _heat_map(path, grid, labels, [m for _, m in methods], title, "leakage")
+    _heat_map(path, grid, labels, [names.get(m, m) for _, m in methods])
 
 
+@plt.rc_context(STYLE)
 def robustness(
-    path: Path, rows: Sequence[Mapping[str, Any]], shown: Sequence[Any], title: str
+    path: Path, rows: Sequence[Mapping[str, Any]], shown: Sequence[Any], names: Names
 ) -> None:
-    """The robustness table as a heat map: one line per attempt, one column per method."""
+    """Lines of the robustness table as a heat map: one line per attempt, one column per method."""
     grid = [[row[column.key] for row in rows] for column in shown]
     labels = [
         ("control: " if column.control else "") + f"{column.marked}  (n = {cells[0].n})"
         for column, cells in zip(shown, grid, strict=True)
     ]
-    _heat_map(path, grid, labels, [row["method"] for row in rows], title, "score (leakage)")
+    _heat_map(path, grid, labels, [names.get(row["method"], row["method"]) for row in rows])
 
 
 def _heat_map(
@@ -122,37 +166,34 @@ def _heat_map(
     grid: Sequence[Sequence[Estimate]],
     labels: Sequence[str],
     methods: Sequence[str],
-    title: str,
-    unit: str,
 ) -> None:
     """Estimates as a heat map; a cell with unscored items is grey and says INVALID."""
     many = len(methods) > UPRIGHT
     width = 0.55 if many else 0.95
     figure, axes = plt.subplots(figsize=(3.2 + width * len(methods), 1.2 + 0.36 * len(labels)))
     means = [[cell.mean if cell.valid else float("nan") for cell in line] for line in grid]
-    palette = plt.get_cmap("Reds").with_extremes(bad="lightgray")
+    palette = plt.get_cmap("Oranges").with_extremes(bad="lightgray")
     image = axes.imshow(means, vmin=0, vmax=1, cmap=palette, aspect="auto")
     for i, line in enumerate(grid):
         for j, cell in enumerate(line):
             text = f"{cell.mean:.2f}" if cell.valid else "INVALID"
-            dark = cell.valid and cell.mean > 0.6
-            axes.text(
-                j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black"
-            )
+            dark = cell.valid and cell.mean > 0.7
+            colour = "white" if dark else "black"
+            axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    names = [SPECIAL.get(method, (method,))[0] for method in methods]
+    heads = [name if many else name.replace(" ", "\n") for name in methods]
     rotation: dict[str, Any] = (
         {"rotation": 60, "ha": "left", "rotation_mode": "anchor"} if many else {}
     )
-    axes.set_xticks(range(len(methods)), names, fontsize=9, **rotation)
+    axes.set_xticks(range(len(methods)), heads, fontsize=9, **rotation)
     axes.xaxis.tick_top()
-    axes.set_title(title, pad=64 if many else 24)
-    figure.colorbar(image, ax=axes, label=unit)
+    figure.colorbar(image, ax=axes, label="score (leakage)")
     _save(figure, path)
 
 
-def trajectories(path: Path, points: pl.DataFrame, title: str) -> None:
-    """Exact match on `select` probes over the steps of every method, one panel per method."""
+@plt.rc_context(STYLE)
+def trajectories(path: Path, points: pl.DataFrame, names: Names) -> None:
+    """The score on `select` probes over the steps of every method, one panel per method."""
     steps = points.group_by("method", maintain_order=True).agg(pl.col("step").max())
     methods = steps.filter(pl.col("step") > 0)["method"].to_list()
     if not methods:
@@ -163,10 +204,10 @@ def trajectories(path: Path, points: pl.DataFrame, title: str) -> None:
         lines, columns, figsize=(4 * columns, 2.9 * lines), sharey=True, squeeze=False
     )
     lines_of = {
-        "score_target": ("target", "tab:red", "o", "-"),
-        "worst_form_target": ("target, worst form", "tab:red", "s", "--"),
-        "score_neighbour": ("neighbours", "tab:blue", "^", "-"),
-        "score_other": ("other people", "tab:green", "v", "-"),
+        "score_target": ("target", COLOURS[1], "o", "-"),
+        "worst_form_target": ("target, worst form", COLOURS[1], "s", "--"),
+        "score_neighbour": ("neighbours", COLOURS[0], "^", "-"),
+        "score_other": ("other people", COLOURS[2], "v", "-"),
     }
     shown = {c: style for c, style in lines_of.items() if c in points.columns}
     for panel in panels.flat[len(methods) :]:
@@ -180,13 +221,12 @@ def trajectories(path: Path, points: pl.DataFrame, title: str) -> None:
                 linestyle=style, markersize=4,
             )  # fmt: skip
         _mark_thresholds(panel, chosen)
-        panel.set_title(method)
+        panel.set_title(names.get(method, method))
         panel.set_xlabel("unlearning step")
         panel.set_ylim(-0.05, 1.05)
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("score (select split)")
-    panels[0][0].legend(fontsize=7)
-    figure.suptitle(title)
+    panels[0][0].legend(fontsize=7, framealpha=0.5)
     figure.tight_layout()
     _save(figure, path)
 

@@ -1,4 +1,4 @@
-"""The sentences that stand first on the page: who is beaten, and what every method did."""
+"""The sentences that stand first on the page: who beats the method that is compared."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ from typing import Any
 
 from atu.config.roles import ORACLE, ORIGINAL
 from atu.reporting.comparison import COMPARED, compared
-from atu.reporting.tables import number
 
 Row = Mapping[str, Any]
 SPECIAL = (ORIGINAL, ORACLE)
 """Rows of the main table that are no methods."""
-WORDINGS = {
-    "target": "held-out questions about the target",
-    "worst_form": "in the worst form",
-    "neighbour": "neighbours",
-    "other": "other people",
-}
 
 
 def dominance(rows: Sequence[Row], ours: str) -> list[str]:
@@ -55,28 +48,3 @@ def called(row: Row, rows: Sequence[Row]) -> str:
     """The method, with its model where there are several."""
     several = len({r["model"] for r in rows}) > 1
     return f"{row['method']} ({row['model']})" if several else row["method"]
-
-
-def headline(rows: Sequence[Row], against: Mapping[tuple[str, str], Row]) -> list[str]:
-    """One sentence per model and method: did it forget, and what did it cost?
-
-    Args:
-        against: how each stands to the oracle (`comparison.against_oracle`).
-    """
-    sentences = []
-    for row in rows:
-        if row["method"] in SPECIAL:
-            continue
-        same = {r["method"]: r for r in rows if r["model"] == row["model"]}
-        before, oracle = same.get(ORIGINAL), same.get(ORACLE)
-        beside = against.get((row["model"], row["method"]), {})
-        parts = []
-        for key, text in WORDINGS.items():
-            if key in row:
-                was = f"{number(before[key])} → " if before else ""
-                part = f"{text} {was}{number(row[key])}"
-                if oracle and not COMPARED[key] and f"{key}_verdict" in beside:
-                    part += f" (oracle {number(oracle[key])}: {beside[f'{key}_verdict']})"
-                parts.append(part)
-        sentences.append(f"{called(row, rows)}: " + "; ".join(parts))
-    return sentences

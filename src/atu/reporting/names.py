@@ -1,47 +1,25 @@
-"""What people call things: the names that tables, charts and sentences show for keys.
-
-A key of `params.yaml` that has none here is shown as it is.
-"""
+"""What people call measures and figures; those of methods, attacks and forms stand with them."""
 
 from __future__ import annotations
 
-from atu.config.roles import ORACLE, ORIGINAL
-
-METHODS = {
-    ORIGINAL: "Original",
-    ORACLE: "Oracle",
-    "atu": "ATU",
-    "atu_paper": "ATU, as in the paper",
-    "ga": "Gradient ascent",
-    "graddiff": "GradDiff",
-    "npo": "NPO",
-    "npo_retain": "NPO with retain",
-    "npo_states": "NPO, states held",
-    "npo_states_0_2": "NPO, two layers held",
-    "npo_masked": "NPO, masked",
-    "kl_min": "KL minimisation",
-    "simnpo": "SimNPO",
-    "wga": "WGA",
-    "satimp": "SatImp",
-    "ceu": "CEU",
-    "dpo": "DPO",
-    "altpo": "AltPO",
-    "rt": "Rejection tuning",
-    "undial": "UNDIAL",
-    "flat": "FLAT",
-    "pdu": "PDU",
-    "mudman": "MUDMAN",
-    "whp": "Who’s Harry Potter",
-    "task_vector": "Task vector",
-    "rmu": "RMU",
-    "lunar": "LUNAR",
-    "rocr": "ROCR",
-    "uld": "ULD",
-    "icu": "In-context unlearning",
-    "eco": "ECO",
+MEASURES = {
+    "exact_match": "exact match",
+    "contains": "containing the right answer",
+    "rwku_rouge_l_recall": "ROUGE-L recall",
+    "tofu_rouge_l_recall": "ROUGE-L recall",
+    "muse_knowledge": "ROUGE-L recall, as MUSE has it",
 }
 
 
-def method_name(key: str) -> str:
-    """What people call a method of the grid."""
-    return METHODS.get(key, key)
+def measure_name(metric: str) -> str:
+    """What people call the metric that answers are scored by."""
+    return MEASURES.get(metric.partition("@")[0], metric)
+
+
+FIGURES = {
+    "forget_retain.svg": "What leaks of the target, and what is kept of others, per method",
+    "leakage_by_form.svg": "Score about the target per method and form of asking",
+    "robustness.svg": "Leakage per method and way of asking or attacking",
+    "trajectories.svg": "Scores over unlearning steps per method",
+}
+"""The report's figures, and what somebody hears who does not see them."""

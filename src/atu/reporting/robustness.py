@@ -6,8 +6,9 @@ before and what it should be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -30,6 +31,7 @@ from atu.metrics.recovery import (
 )
 from atu.probes.prompts import ADVERSARIAL, ORT
 from atu.reporting.items import PAIR, estimate, of, worst
+from atu.reporting.verdict import Evidence, leaking
 from atu.results.artifacts import Artifact
 from atu.results.items import PROBABILITY
 
@@ -80,6 +82,11 @@ def attack_columns(section: AttackSection, name: str) -> list[Column]:
     """The columns of one of the grid's attacks."""
     settings = section.attacks[name]
     return attacks.get(settings.attack).columns(settings)
+
+
+def attack_noun(section: AttackSection, name: str) -> str:
+    """What one of the grid's attacks is called in a sentence."""
+    return attacks.get(section.attacks[name].attack).noun or name
 
 
 def robustness_table(
@@ -183,6 +190,24 @@ def with_notes(
     return [replace(column, note=notes.get(column.key, "")) for column in shown]
 
 
+ALWAYS = ("question", "worst")
+"""Lines that always matter."""
+
+
+def matters(shown: Sequence[Shown], evidence: Iterable[Evidence]) -> set[str]:
+    """The keys of `ALWAYS`, of every line by which some method is found to leak, and of the
+    controls that stand right after such a line.
+    """
+    found = {*ALWAYS}
+    for each in evidence:
+        lines = leaking([*each.forms, *each.attacks])
+        found |= {line.key.removeprefix("form.") for line in lines}
+    for line, after in pairwise(shown):
+        if line.key in found and after.baseline:
+            found.add(after.key)
+    return found
+
+
 def attack_items(attacked: pl.DataFrame, model: str, method: str, name: str) -> pl.DataFrame:
     """The items of one attack on one row's cells."""
     return of(attacked, model, method).filter(pl.col("attack") == name)
@@ -196,7 +221,7 @@ SUMMARY = {
     recovery.id: "share of what was forgotten that relearning brings back",
     relearning_gain.id: "relearning beyond the never-known control",
     f"target.{relearning_steps.id}": "steps until the taught facts are answered",
-    f"control.{relearning_steps.id}": "the same, never known",
+    f"control.{relearning_steps.id}": "steps until facts never known are answered",
     meta_eval_robustness.id: "meta-evaluation robustness (relearning, int4)",
 }
 QUANTISED = "int4"

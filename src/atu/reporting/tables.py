@@ -185,28 +185,6 @@ def trajectory_table(unlearn: Sequence[Artifact]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def example_answers(
-    items: pl.DataFrame, methods: Sequence[str], count: int
-) -> list[dict[str, Any]]:
-    """A few held-out questions about the target with every method's answer."""
-    rows = items.filter((pl.col("role") == "target") & ~pl.col("seen"))
-    first = rows.select(pl.col("model", "target", "seed").first())
-    rows = rows.join(first, on=["model", "target", "seed"], how="semi")
-    chosen = rows.unique(["fact"], keep="first", maintain_order=True)["id"].to_list()[:count]
-    examples = []
-    for number in chosen:
-        same = rows.filter(pl.col("id") == number)
-        answers = dict(zip(same["method"].to_list(), same["output"].to_list(), strict=True))
-        examples.append(
-            {
-                "query": same["query"][0],
-                "answer": same["answer"][0],
-                "outputs": [(method, answers[method]) for method in methods],
-            }
-        )
-    return examples
-
-
 def markdown_table(
     rows: Sequence[Mapping[str, Any]],
     utility: Mapping[tuple[str, str], Mapping[str, float]],

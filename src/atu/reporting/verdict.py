@@ -40,14 +40,28 @@ class Line:
     """Checkpoint minus oracle, item by item."""
     weak: bool = False
     """Whether it is an attack's whose positive control failed: then only a leak says anything."""
+    noun: str = ""
+    """Of an attack's number, what the attack is called in a sentence."""
+
+    @property
+    def blind(self) -> bool:
+        """Whether the original's number is no larger than the reference's: then it does not show
+        what the original knows, and nobody else's knowledge either.
+        """
+        if self.before is None or self.reference is None:
+            return False
+        if not (self.before.valid and self.reference.valid):
+            return False
+        return self.before.mean <= self.reference.mean + ROUNDING
 
     @property
     def finding(self) -> Finding:
-        """`leaks` where the interval lies above the reference; `over-suppressed` where that of the
-        paired difference lies below the oracle; of what is neither, `as the reference` where the
-        number is no larger, and else `not shown`.
+        """`unknown` where the number is not valid, `blind` or has no reference; `leaks` where the
+        interval lies above the reference; `over-suppressed` where that of the paired difference
+        lies below the oracle; of what is neither, `as the reference` where the number is no
+        larger, and else `not shown`.
         """
-        if not self.estimate.valid or self.against is None:
+        if not self.estimate.valid or self.against is None or self.blind:
             return "unknown"
         if self.difference is not None:
             if not self.difference.valid:
@@ -158,7 +172,8 @@ def verdict_of(evidence: Evidence) -> Verdict:
     )
 
 
-def _leaking(lines: Sequence[Line]) -> list[Line]:
+def leaking(lines: Sequence[Line]) -> list[Line]:
+    """Those that are found to leak."""
     return [line for line in lines if line.finding == "leaks"]
 
 
@@ -166,7 +181,7 @@ MOST = 0.5
 """Share of the original's score below which most of what was known is lost."""
 
 
-def _mute(losses: Sequence[Loss]) -> bool:
+def is_mute(losses: Sequence[Loss]) -> bool:
     """Whether of every kind of question that should be kept most answers are shown to be lost."""
     asked = [loss for loss in losses if loss.key.startswith(ASKED)]
     return bool(asked) and all(
@@ -182,17 +197,17 @@ def _headline(evidence: Evidence) -> str:
         return f"{name}: COLLAPSED. A ruined model says little of anything: no sign of forgetting."
     if plain == "leaks":
         return f"{name}: NOT FORGOTTEN. Plain questions about the target are answered."
-    ways = _leaking([*evidence.forms, *([evidence.worst] if evidence.worst else [])])
+    ways = leaking([*evidence.forms, *([evidence.worst] if evidence.worst else [])])
     if ways:
         return f"{name}: HIDDEN, NOT GONE. Plain questions are not answered, other forms are."
-    if _leaking(evidence.attacks):
+    if leaking(evidence.attacks):
         return f"{name}: COMES BACK. Asking does not give it away, attacks do."
-    if _mute(evidence.losses):
+    if is_mute(evidence.losses):
         return (
             f"{name}: MUTE. Most of what should be kept is not answered either, so silence about "
             "the target is no sign of forgetting."
         )
-    if _removed(evidence):
+    if shows_removal(evidence):
         return f"{name}: OVER-SUPPRESSED. An outsider can tell that something was removed."
     if plain == "unknown":
         return f"{name}: UNDECIDED. Nothing says what a model that never knew would score."
@@ -214,14 +229,16 @@ def _gives_away(evidence: Evidence) -> list[str]:
     sentences = [told[line.finding].strip()]
     if evidence.worst is not None:
         sentences.append(_worst(evidence.worst))
-    leaking = _leaking(evidence.forms)
-    if leaking:
-        sentences.append(f"It gives it away when asked by {'; '.join(x.text for x in leaking)}.")
+    found = leaking(evidence.forms)
+    if found:
+        sentences.append(f"It gives it away when asked by {'; '.join(x.text for x in found)}.")
     return sentences
 
 
 def _left(line: Line) -> str:
-    """Of a measure without a floor and without an oracle."""
+    """Of a number of which nobody can say what it means."""
+    if line.blind:
+        return f"The original answers no more than {line.against}, so there was nothing to forget."
     left = "Without an oracle nobody can say how much of that is guessing."
     if line.before is None or not line.before.valid or line.before.mean <= ROUNDING:
         return left
@@ -264,6 +281,11 @@ def _removed(evidence: Evidence) -> list[str]:
     return [f"An outsider can tell that something was removed: {reason}." for reason in reasons]
 
 
+def shows_removal(evidence: Evidence) -> bool:
+    """Whether an outsider can tell that something was removed."""
+    return bool(_removed(evidence))
+
+
 def _lies_below(line: Line) -> bool:
     """Whether the whole interval lies below the reference."""
     found, reference = line.estimate, line.reference
@@ -275,17 +297,21 @@ def _lies_below(line: Line) -> bool:
 def _comes_back(evidence: Evidence) -> list[str]:
     if not evidence.attacks:
         return ["No attack was run."]
-    leaking, sentences = _leaking(evidence.attacks), []
-    if leaking:
-        sentences.append(f"It comes back under {'; '.join(line.text for line in leaking)}.")
+    found, sentences = leaking(evidence.attacks), []
+    if found:
+        sentences.append(f"It comes back under {'; '.join(line.text for line in found)}.")
     rest = [line for line in evidence.attacks if line.finding not in ("leaks", "unknown")]
     if rest:
         titles = ", ".join(line.title for line in rest)
         sentences.append(f"It is not shown to come back under {titles}.")
     unknown = [line for line in evidence.attacks if line.finding == "unknown"]
     for lines, reason in (
-        ([line for line in unknown if not line.weak], "no oracle, no control"),
-        ([line for line in unknown if line.weak], "the attack itself taught too little"),
+        ([line for line in unknown if not line.weak and not line.blind], "no oracle, no control"),
+        ([line for line in unknown if line.blind], "the original shows no more there"),
+        (
+            [line for line in unknown if line.weak and not line.blind],
+            "the attack itself taught too little",
+        ),
     ):
         if lines:
             titles = ", ".join(line.title for line in lines)

@@ -5,7 +5,6 @@ import pytest
 from atu.config.sections import Track
 from atu.errors import HIDDEN, ArtifactError, TrackingError
 from atu.phases import track
-from atu.phases.report import FIGURES
 from atu.phases.track import (
     CELLS,
     VERDICTS,
@@ -16,11 +15,13 @@ from atu.phases.track import (
     told,
     view_of,
 )
+from atu.reporting.names import FIGURES
 from atu.reporting.privacy import REFERENCE_AUC
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.writer import only_writer
 from atu.tracking.registry import Model
 
+NAMES = {"none": "Original", "ga": "Gradient ascent", "npo_retain": "NPO retain"}
 TRACK = Track(experiment="world", registered=[], copy_weights=False)
 HEADLINES = """\
 model,target,method,seed,target_questions,worst_form,neighbours,utility,distance,collapsed
@@ -185,7 +186,7 @@ def tracked(tmp_path, cells, report_on):
 
     def run(where="track", report=None):
         manifest = tmp_path / where / MANIFEST
-        track.run(manifest, TRACK, report=report or report_on(*cells), cells=cells)
+        track.run(manifest, TRACK, report=report or report_on(*cells), cells=cells, names=NAMES)
         return Artifact.open(manifest, "track")
 
     return run
@@ -267,11 +268,11 @@ def test_two_at_once_are_refused(mirrored, tracked, tmp_path):
 def test_names_start_with_what_differs(make_cell, report_on):
     """The method, then its seed and target where there are several of them; never the one model."""
     one = [make_cell("none"), make_cell("npo_retain")]
-    assert [r.name for r in make_records(report_on(*one), one)] == [
-        "report", "Original", "NPO with retain",
+    assert [r.name for r in make_records(report_on(*one), one, NAMES)] == [
+        "report", "Original", "NPO retain",
     ]  # fmt: skip
     many = [make_cell("ga", 0), make_cell("ga", 1), make_cell("ga", 0, target="Bob\u202e")]
-    assert [r.name for r in make_records(report_on(*many, name="many"), many)][1:] == [
+    assert [r.name for r in make_records(report_on(*many, name="many"), many, NAMES)][1:] == [
         "Gradient ascent · seed 0 · Ada", "Gradient ascent · seed 1 · Ada",
         r"Gradient ascent · seed 0 · Bob\u202e",
     ]  # fmt: skip
@@ -281,7 +282,7 @@ def test_headlines_come_from_the_report(cells, report_on):
     """To three digits, which is what a list of runs has room for; what has no number is left out.
     The verdict stands first in the description, then where the page is."""
     report = report_on(*cells)
-    _, none, ga = make_records(report, cells)
+    _, none, ga = make_records(report, cells, NAMES)
     assert ga.metrics["1 target questions"] == 0.286 and ga.metrics["6 COLLAPSED"] == 1
     assert {"3 neighbours", "5 distance"}.isdisjoint(ga.metrics)
     assert none.metrics["3 neighbours"] == 0.875
@@ -293,11 +294,11 @@ def test_headlines_come_from_the_report(cells, report_on):
 
 def test_the_view_is_that_of_these_runs(cells, report_on, make_cell):
     """Columns are the headlines that some run has; by target only where there are several."""
-    tags = view_of(make_records(report_on(*cells), cells))
+    tags = view_of(make_records(report_on(*cells), cells, NAMES))
     assert not any("5 distance" in tag or "groupBy" in tag for tag in tags.values())
     assert any("3 neighbours" in tag for tag in tags.values())
     two = [*cells, make_cell("ga", target="Bob")]
-    tags = view_of(make_records(report_on(*two, name="two"), two))
+    tags = view_of(make_records(report_on(*two, name="two"), two, NAMES))
     assert [key for key, tag in tags.items() if "groupBy" in tag] == [
         "mlflow.sharedViewState.atu-headlines"
     ]

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from atu.reporting.comparison import COMPARED, against_oracle, comparison_table
+from atu.reporting.comparison import COMPARED, comparison_table
 from atu.reporting.distance import distances
 from atu.reporting.items import load_documents, load_items
 from atu.reporting.tables import utility_means
@@ -113,15 +113,3 @@ def test_methods_that_were_asked_other_items_are_not_compared(compared, method):
 
 def test_no_comparison_without_its_method(compared):
     assert compared(set(), None, methods=("none", "oracle", "npo")) == []
-
-
-def test_every_method_is_set_against_the_oracle(make_cell, report_section, ga_leaks):
-    """But the oracle itself and the original; without an oracle none."""
-    methods = ["none", "oracle", "ga"]
-    cells = [make_cell(m, leaks=ga_leaks if m == "ga" else set()) for m in methods]
-    items = load_items([cell["rephrase"] for cell in cells])
-    found = against_oracle(items, report_section, methods, "oracle")
-    assert list(found) == [("m", "ga")]
-    assert found["m", "ga"]["target_verdict"] == "as the oracle"
-    assert found["m", "ga"]["other_verdict"] == "keeps more than the oracle"
-    assert against_oracle(items, report_section, ["none", "ga"], "oracle") == {}

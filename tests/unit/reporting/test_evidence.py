@@ -14,9 +14,10 @@ TARGET = {(f"Ada/{what}", form) for what in ("pet", "food") for form in ("questi
 
 
 @pytest.fixture
-def gather(make_cell, make_params):
+def gather(make_cell, make_params, make_item):
     """A function that gives GA's evidence: GA answers `ga` and its generation scores .4, the oracle
-    answers `oracle`; `memory` is how far GA's scores of its own texts lie above strangers'."""
+    answers `oracle`, and two of three further facts where it answers anything; `memory` is how far
+    GA's scores of its own texts lie above strangers'."""
 
     def gathered(ga, oracle=frozenset(), methods=("none", "oracle", "ga"), memory=0.0):
         own = {
@@ -24,7 +25,17 @@ def gather(make_cell, make_params):
             "oracle": {"leaks": oracle},
             "ga": {"leaks": ga, "memory": memory, "scores": {"generate": 0.4}},
         }
-        cells = [make_cell(method, **own[method]) for method in methods]
+        known = {"none": "abc", "oracle": "ab" if oracle else "", "ga": "ab" if ga else ""}
+        cells = [
+            make_cell(
+                method, **own[method],
+                extra=[
+                    make_item(f"Ada/{fact}", form, hit=float(fact in known[method]))
+                    for fact in "abc" for form in ("question", "cloze")
+                ],
+            )
+            for method in methods
+        ]  # fmt: skip
         params = make_params()
         utility, privacy = ([cell[name] for cell in cells] for name in ("utility", "privacy"))
         items = load_items([cell["rephrase"] for cell in cells])
@@ -38,7 +49,7 @@ def gather(make_cell, make_params):
 
 
 def test_less_than_the_oracle_is_over_suppressed(gather):
-    """The oracle answers all about Ada, GA nothing. Where both answer all, both know the same."""
+    """The oracle answers most about Ada, GA nothing. Where both answer most, both know the same."""
     evidence = gather(set(), TARGET)
     assert evidence.plain.finding == evidence.worst.finding == "over-suppressed"
     plain, most = verdict_of(evidence).removed
@@ -73,12 +84,16 @@ def test_an_attack_that_taught_too_little_is_no_evidence(
     make_cell, make_params, make_attack_row, taught, weak
 ):
     """Nothing comes back of the target and of the control: as the control, or unknown."""
-    rows = [
-        make_attack_row(condition, f"{who}/pet", score, role=role)
-        for role, who in (("target", "Ada"), ("control", "Zoe"))
-        for condition, score in ((BEFORE, 0.0), (AFTER, 0.0), (TAUGHT, taught))
-    ]
-    cells = [make_cell(method, attacks={"relearn": rows}) for method in ("none", "ga")]
+
+    def rows(known):
+        return [
+            make_attack_row(condition, f"{who}/pet", score, role=role)
+            for role, who, had in (("target", "Ada", known), ("control", "Zoe", 0.0))
+            for condition, score in ((BEFORE, had), (AFTER, had), (TAUGHT, taught))
+        ]
+
+    known = {"none": 1.0, "ga": 0.0}
+    cells = [make_cell(method, attacks={"relearn": rows(had)}) for method, had in known.items()]
     utility, privacy = ([cell[phase] for cell in cells] for phase in ("utility", "privacy"))
     attacked = load_attacks([cell["attack/relearn"] for cell in cells])
     items, params = load_items([cell["rephrase"] for cell in cells]), make_params("relearn")

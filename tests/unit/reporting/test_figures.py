@@ -9,8 +9,6 @@ from atu.metrics.bootstrap import Estimate
 from atu.reporting import figures
 from atu.reporting.robustness import Shown
 
-PNG = b"\x89PNG\r\n\x1a\n"
-
 
 def sure(value):
     return Estimate(value, value, value, 4)
@@ -52,8 +50,11 @@ def tried(value=0.25):
     ]
 
 
-def draw_tried(path, rows, title, shown=SHOWN):
-    figures.robustness(path, rows, shown, title)
+NAMES = {"none": "Original", "ga": "Gradient ascent"}
+
+
+def draw_tried(path, rows, names=NAMES, shown=SHOWN):
+    figures.robustness(path, rows, shown, names)
 
 
 def points(value=0.25, **columns):
@@ -83,37 +84,37 @@ DRAWN = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def png(tmp_path):
+def svg(tmp_path):
     """A function that draws and gives the bytes."""
 
-    def png(draw, rows, name="figure.png"):
-        draw(tmp_path / name, rows, "title")
+    def svg(draw, rows, name="figure.svg"):
+        draw(tmp_path / name, rows, NAMES)
         return (tmp_path / name).read_bytes()
 
-    return png
+    return svg
 
 
 @DRAWN
-def test_the_same_table_gives_the_same_bytes(png, draw, rows):
-    first = png(draw, rows(), "first.png")
-    assert first.startswith(PNG)
-    assert png(draw, rows(), "second.png") == first
+def test_the_same_table_gives_the_same_bytes(svg, draw, rows):
+    first = svg(draw, rows(), "first.svg")
+    assert b"<svg " in first
+    assert svg(draw, rows(), "second.svg") == first
 
 
 @DRAWN
-def test_other_values_give_another_figure(png, draw, rows):
-    assert png(draw, rows()) != png(draw, rows(0.5))
+def test_other_values_give_another_figure(svg, draw, rows):
+    assert svg(draw, rows()) != svg(draw, rows(0.5))
 
 
 @DRAWN
-def test_no_version_or_time_is_written(png, draw, rows):
-    assert b"Software" not in png(draw, rows()) and b"tIME" not in png(draw, rows())
+def test_no_version_or_time_is_written(svg, draw, rows):
+    assert b"Matplotlib" not in svg(draw, rows()) and b"<dc:date>" not in svg(draw, rows())
 
 
 @DRAWN
-def test_figures_are_closed(png, draw, rows):
+def test_figures_are_closed(svg, draw, rows):
     """Otherwise matplotlib keeps them all."""
-    png(draw, rows())
+    svg(draw, rows())
     assert figures.plt.get_fignums() == []
 
 
@@ -123,18 +124,18 @@ def test_the_end_of_every_round_is_marked(written):
     assert written(figures.trajectories, marked).count("0.40") == 1
 
 
-def test_thresholds_are_marked(png):
+def test_thresholds_are_marked(svg):
     marked = points(threshold=[None, None, 0.4])
     unmarked = points(threshold=pl.Series([None, None, None], dtype=pl.Float64))
-    assert png(figures.trajectories, marked) != png(figures.trajectories, unmarked)
-    assert png(figures.trajectories, unmarked) == png(figures.trajectories, points())
+    assert svg(figures.trajectories, marked) != svg(figures.trajectories, unmarked)
+    assert svg(figures.trajectories, unmarked) == svg(figures.trajectories, points())
 
 
 @pytest.mark.parametrize("method", ["none", "ga"])
-def test_trajectories_of_one_point(png, method):
+def test_trajectories_of_one_point(svg, method):
     """A grid of nothing but the original has a panel all the same."""
     alone = points().filter(pl.col("step") == 0, pl.col("method") == method)
-    assert png(figures.trajectories, alone).startswith(PNG)
+    assert b"<svg " in svg(figures.trajectories, alone)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,8 @@ def test_what_the_original_hardly_knows_is_not_what_is_kept(written, neighbour, 
         for row in compared()
     ]  # fmt: skip
     words = written(figures.forget_retain, rows)
-    assert f"{shown or 'no retained questions'}: score  (up is kept)" in words
+    title = figures.RETAINED_TITLES.get(shown, "no retained questions")
+    assert f"{title}: score   (up: it is kept)" in words
 
 
 def test_special_rows_keep_their_colours():
@@ -161,7 +163,7 @@ def test_special_rows_keep_their_colours():
     plain = figures._colours(["ga", "npo"])
     mixed = figures._colours(["none", "ga", "oracle", "npo"])
     assert {name: mixed[name] for name in ("ga", "npo")} == {k: plain[k] for k in ("ga", "npo")}
-    assert mixed["ga"] != mixed["npo"] and mixed["none"] == "black"
+    assert mixed["ga"] != mixed["npo"] and mixed["none"] == figures.INK
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def written(monkeypatch, tmp_path):
             figures.plt.close(figure)
 
         monkeypatch.setattr(figures, "_save", save)
-        draw(tmp_path / "figure.png", rows, "title")
+        draw(tmp_path / "figure.svg", rows, NAMES)
         return found
 
     return words
@@ -198,19 +200,19 @@ def test_a_cell_that_was_not_wholly_scored_says_so(written, draw, rows, key, est
     assert "0.75" not in words and "nan" not in words
 
 
-def test_a_cell_that_was_not_wholly_scored_has_no_colour(png):
+def test_a_cell_that_was_not_wholly_scored_has_no_colour(svg):
     """It is drawn the same whatever its mean over the others would be."""
     drawn = [
-        png(draw_tried, [*tried()[:1], tried()[1] | {"a": estimate}])
+        svg(draw_tried, [*tried()[:1], tried()[1] | {"a": estimate}])
         for estimate in (unsure(0.0), unsure(1.0), sure(1.0))
     ]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_a_point_that_was_not_wholly_scored_is_not_drawn_as_if_it_were(png):
+def test_a_point_that_was_not_wholly_scored_is_not_drawn_as_if_it_were(svg):
     """In the scatter, where every other point is what it seems."""
     drawn = [
-        png(figures.forget_retain, [*compared()[:2], compared()[2] | {"worst_form": estimate}])
+        svg(figures.forget_retain, [*compared()[:2], compared()[2] | {"worst_form": estimate}])
         for estimate in (sure(0.25), unsure(0.25), EMPTY)
     ]
     assert drawn[0] not in drawn[1:]
@@ -227,7 +229,7 @@ def test_names_of_many_methods_are_turned(monkeypatch, tmp_path):
     monkeypatch.setattr(figures, "_save", save)
     row = tried()[1]
     for count in (figures.UPRIGHT, figures.UPRIGHT + 1):
-        draw_tried(tmp_path / "f.png", [row | {"method": f"m{i}"} for i in range(count)], "title")
+        draw_tried(tmp_path / "f.svg", [row | {"method": f"m{i}"} for i in range(count)])
     assert found == [{0.0}, {60.0}]
 
 

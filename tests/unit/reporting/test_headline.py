@@ -5,7 +5,7 @@ import math
 import pytest
 
 from atu.metrics.bootstrap import Estimate
-from atu.reporting.headline import dominance, headline
+from atu.reporting.headline import dominance
 
 
 def compared(method, target, worst_form, neighbour, other, model="m"):
@@ -85,32 +85,3 @@ def test_of_several_models_the_sentence_names_one():
     rows = [OURS, OURS | {"model": "n"}, compared("ga", 0.0, 0.0, 1.0, 1.0, model="n")]
     (found,) = dominance(rows, "atu")
     assert found.startswith("ga (n) does at least as well as atu")
-    sentences = headline(
-        [*rows, compared("none", 1, 1, 1, 1), compared("none", 1, 1, 1, 1, "n")], {}
-    )
-    assert [s.split(":")[0] for s in sentences] == ["atu (m)", "atu (n)", "ga (n)"]
-
-
-def test_the_headline_has_no_number_that_is_not_valid():
-    """A mean over some of the items supports no claim, in a sentence less than anywhere."""
-    sure = Estimate(0.25, 0.0, 0.5, 4)
-    keys = ("target", "worst_form", "neighbour", "other")
-    good = {"model": "m", "method": "none"} | dict.fromkeys(keys, sure)
-    bad = good | {"method": "ga", "target": Estimate(0.0, 0.0, 0.0, 4, 3)}
-    (sentence,) = headline([good, bad], {})
-    assert "INVALID" in sentence and "0.00" not in sentence
-    (sentence,) = headline([good, good | {"method": "ga"}], {})
-    assert "INVALID" not in sentence
-
-
-def test_the_headline_says_how_a_method_stands_to_the_oracle():
-    """With the oracle's number, of what is asked about the target; of what is kept the original's
-    says enough."""
-    rows = [compared("none", 1, 1, 1, 1), compared("oracle", 0.0, 0.25, 1, 1), OURS]
-    words = {"target_verdict": "leaks more than the oracle", "worst_form_verdict": "as the oracle",
-             "neighbour_verdict": "keeps less than the oracle"}  # fmt: skip
-    assert headline(rows, {("m", "atu"): words}) == [
-        "atu: held-out questions about the target 1.00 → 0.25 (oracle 0.00: leaks more than the "
-        "oracle); in the worst form 1.00 → 0.50 (oracle 0.25: as the oracle); neighbours 1.00 → "
-        "0.75; other people 1.00 → 0.75"
-    ]

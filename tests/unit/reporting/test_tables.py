@@ -6,7 +6,6 @@ from atu.reporting.items import load_items
 from atu.reporting.robustness import Shown
 from atu.reporting.tables import (
     COLUMNS,
-    example_answers,
     flatten,
     form_table,
     interval,
@@ -173,20 +172,6 @@ def test_trajectory_table(cells):
     assert table.select("method", "step", "score_target").rows() == [
         ("none", 0, 1.0), ("ga", 0, 1.0), ("ga", 4, 0.5),
     ]  # fmt: skip
-
-
-def test_examples_put_the_methods_side_by_side(items):
-    """One held-out wording per fact, its answers in the order of the methods."""
-    examples = example_answers(items, METHODS, count=8)
-    assert examples == [
-        {
-            "query": f"Ada/{fact} as question?",
-            "answer": "owl",
-            "outputs": [("none", "owl"), ("ga", "<none>")],
-        }
-        for fact in ("pet", "food")
-    ]
-    assert example_answers(items, METHODS, count=1) == examples[:1]
 
 
 UTILITY = {"generate": 0.9, "collapsed": 0.0}

@@ -79,6 +79,14 @@ FINDINGS = {
     "smaller, but the interval has 0": (
         against_oracle("a", "a", at(0.1), at(0.3), at(-0.2, -0.4, 0.0)), "as the reference",
     ),
+    # The original's number is the reference's: it shows nobody's knowledge.
+    "above the oracle, as the original is not": (
+        against_oracle("a", "a", at(0.9, 0.7, 1.0), at(0.5), at(0.4, 0.2, 0.5), before=0.5),
+        "unknown",
+    ),
+    "below the oracle, as the original is": (
+        against_oracle("a", "a", at(0.0), at(0.3), at(-0.3, -0.5, -0.1), before=0.1), "unknown",
+    ),
     "an unscored item": (
         against_oracle("a", "a", at(0.9, n=9, scored=8), at(0.0), at(0.9, n=9, scored=8)),
         "unknown",

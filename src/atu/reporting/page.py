@@ -1,0 +1,134 @@
+"""The report's page: one HTML file that needs nothing else, not even a network."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from atu.alignment.loop import layer_folder
+from atu.config.params import Params, oracle_method
+from atu.config.roles import ORIGINAL
+from atu.errors import visible
+from atu.metrics.trust import ENOUGH
+from atu.probes.prompts import FORMS
+from atu.reporting import figures, tables
+from atu.reporting.answers import shown_methods
+from atu.reporting.cells import HEADLINE
+from atu.reporting.comparison import compared
+from atu.reporting.gathered import Tables
+from atu.reporting.inputs import ReportInputs
+from atu.reporting.names import FIGURES, measure_name
+from atu.reporting.privacy import AUCS
+from atu.reporting.ranking import rankings
+from atu.reporting.requests import COLUMNS as REQUEST_COLUMNS
+from atu.reporting.robustness import SUMMARY
+from atu.results.artifacts import Artifact
+from atu.results.items import BLIND
+
+KNOWN = "pretrain/exact_match_known_question/held_out"
+"""What a model that was trained here knows; a pinned one was not asked."""
+SECTIONS = {
+    "verdict": "Verdict",
+    "answers": "Answers, side by side",
+    "robustness": "What brings it back",
+    "privacy": "What an outsider can tell",
+    "comparison": "The whole comparison",
+    "requests": "Several targets",
+    "trajectories": "On the way",
+    "cost": "Settings and their cost",
+    "trust": "Which metric can be trusted here",
+    "parts": "How well the parts work",
+    "again": "How to make it again",
+}
+
+
+def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Tables) -> str:
+    """The page; the figures are read from `folder`."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_shown,
+    )  # fmt: skip
+    far = {tables.DISTANCE: tables.DISTANCE_TITLE} if tables.DISTANCE in results.rows[0] else {}
+    absent = {"requests": not results.requests, "trust": not results.meta}
+    return environment.from_string(_asset("page.html.jinja")).render(
+        css=Markup(_asset("page.css")),
+        js=Markup(_asset("page.js")),
+        contents={key: title for key, title in SECTIONS.items() if not absent.get(key)},
+        experiment=params.experiment,
+        section=params.report,
+        measure=measure_name(results.measure),
+        method_name=lambda key: results.names.get(key, key),
+        search_target=params.search.target,
+        searched=any(row["search"] for row in results.cost),
+        oracle=oracle_method(params) in results.methods,
+        original=ORIGINAL in results.methods,
+        held_out=any(name in results.privacy[0] for name in AUCS),
+        attacks=params.grid.attacks,
+        targets=params.grid.targets,
+        models=list(dict.fromkeys(row["model"] for row in results.rows)),
+        seeds=sorted({a.cell["seed"] for a in inputs.rephrase}),
+        headline={key: title for key, title in HEADLINE.items() if key in results.headline[0]},
+        compared={key: results.columns[key] for key in compared(results.columns)} | far,
+        far=far,
+        forms=FORMS,
+        tasks=tables.task_names(next(iter(results.utility.values()))),
+        task_titles=tables.TASK_TITLES,
+        task_score=tables.task_score,
+        shown_perplexity=tables.shown_perplexity,
+        shown_methods=shown_methods(results.methods, params.report.compare),
+        summary_titles=SUMMARY,
+        results=results,
+        rankings=rankings(results.rows, results.utility),
+        retain=REQUEST_COLUMNS,
+        enough=ENOUGH,
+        blind=int(results.items[BLIND].sum()),
+        asked=len(results.items),
+        alignment=[row for artifact in inputs.align for row in predictor_scores(artifact)],
+        knowledge=[(a.cell, m) for a in inputs.pretrain if KNOWN in (m := a.metrics())],
+        known=KNOWN,
+        figures={name: Markup(inline(folder / name, heard)) for name, heard in FIGURES.items()},
+        special=figures.SPECIAL,
+    )
+
+
+def _asset(name: str) -> str:
+    return (resources.files("atu.reporting") / name).read_text(encoding="utf-8")
+
+
+def inline(path: Path, heard: str) -> str:
+    """An SVG file as an element of a page, with names of its own and a text for those who do not
+    see it.
+    """
+    text = path.read_text(encoding="utf-8")
+    body = text[text.index("<svg ") :]
+    own = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{path.stem}-", body)
+    return own.replace("<svg ", f'<svg role="img" aria-label="{heard}" ', 1)
+
+
+def _shown(value: Any) -> Any:
+    """What the page shows of a value: texts are a model's or a benchmark's, and may hold anything.
+    A macro's output (`Markup`, also a string) has been through here.
+    """
+    return visible(value) if type(value) is str else value
+
+
+def predictor_scores(align: Artifact) -> list[tuple[dict[str, Any], str, dict[str, float]]]:
+    """Cell, hook layer and held-out scores of every predictor that was aligned; of a layer that was
+    not chosen it is said.
+    """
+    kept = {Path(name).parent.name for name in align.manifest["artifacts"]}
+    layers: dict[str, dict[str, float]] = {}
+    for key, value in align.metrics().items():
+        _, name, split = key.split("/")
+        if split == "held_out":
+            layer, score = name.removeprefix("layer_").split(".")
+            layers.setdefault(layer, {})[score] = value
+    return [
+        (align.cell, layer if layer_folder(int(layer)) in kept else f"{layer}, not chosen", scores)
+        for layer, scores in layers.items()
+    ]
