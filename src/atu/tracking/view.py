@@ -16,6 +16,8 @@ TAG = "mlflow.sharedViewState."
 """What the key of a view stands behind, in the name of its tag."""
 HEADLINES, ANSWERS = "atu-headlines", "atu-answers"
 """The keys of our views. MLflow shows answers side by side only where runs are not grouped."""
+NAMES = {HEADLINES: "Headlines", ANSWERS: "Answers"}
+"""In MLflow's list of views."""
 MODES = {
     "runs": (HEADLINES, "TABLE"), "charts": (HEADLINES, "CHART"), "answers": (ANSWERS, "ARTIFACT"),
 }  # fmt: skip
@@ -70,7 +72,7 @@ def view_tags(shown: Collection[str], groups: Iterable[str], grouped: bool) -> d
     }
     by_target = {"groupBy": _by("target"), "useGroupedValuesInCharts": False}
     views = {HEADLINES: state | (by_target if grouped else {}), ANSWERS: state}
-    return {f"{TAG}{key}": _envelope(key, view) for key, view in views.items()}
+    return {f"{TAG}{key}": _envelope(NAMES[key], view) for key, view in views.items()}
 
 
 def _envelope(name: str, state: dict[str, Any]) -> str:
