@@ -1,9 +1,15 @@
-"""Put a report's tables between their markers in a page, exactly as the run gave them."""
+"""Put a report's tables between their markers in a page, and its picture where the page has it,
+exactly as the run gave them.
+"""
 
+import re
 import sys
 from pathlib import Path
 
-TABLES = ("table", "attacker", "robustness", "privacy")
+TABLES = ("headline", "table", "attacker", "robustness", "privacy")
+
+INK = "#6e7781"
+"""Of a picture: grey, to be read on white and on black."""
 
 
 def insert(page: str, name: str, table: str) -> str:
@@ -24,3 +30,7 @@ if __name__ == "__main__":
     for name in TABLES:
         text = insert(text, name, (report / f"{name}.md").read_text("utf-8"))
     path.write_text(text, "utf-8")
+    for name, figure in re.findall(r"!\[[^]]*\]\(([^()]*-(\w+\.svg))\)", text):
+        # Alone a figure takes no ink from its page.
+        drawn = (report / figure).read_text("utf-8")
+        (path.parent / name).write_text(drawn.replace("currentColor", INK), "utf-8")

@@ -18,7 +18,7 @@ from atu.metrics.trust import write as write_trust
 from atu.reporting import figures, marks, tables
 from atu.reporting.answers import answer_groups, shown_methods
 from atu.reporting.attacker import attacker_columns, attacker_table, markdown_attacker
-from atu.reporting.cells import cell_rows, headline_numbers, headline_rows
+from atu.reporting.cells import cell_rows, headline_numbers, headline_rows, markdown_headline
 from atu.reporting.comparison import comparison_table
 from atu.reporting.cost import cost_table, flat_cost
 from atu.reporting.distance import Distance, distances
@@ -244,6 +244,7 @@ def _write_tables(job: Job, results: Tables) -> None:
     robust = tables.markdown_robustness(results.robustness, results.shown)
     privacy = tables.markdown_transposed(results.privacy, results.privacy_titles, tables.interval)
     pages = {
+        "headline": markdown_headline(results.headline, results.names),
         "table": text + "".join(f"\n{line}\n" for line in below),
         "attacker": markdown_attacker(results.attacker, results.attacker_columns),
         "robustness": robust + marks.lines(results.failed, keys),

@@ -17,6 +17,8 @@ from atu.reporting.tables import (
     asked_columns,
     by_column,
     compared_tasks,
+    interval,
+    markdown_lines,
     utility_means,
 )
 from atu.results.artifacts import Artifact
@@ -76,6 +78,18 @@ def utility_mean(documents: pl.DataFrame, tasks: Sequence[str], section: Report)
     ]  # fmt: skip
     mean = float(np.mean([part[SCORE].to_numpy().mean() for part in parts]))
     return Estimate(mean, *percentiles(np.mean(drawn, axis=0), section.confidence), n)
+
+
+def markdown_headline(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
+    """The first table in Markdown, with the number of items in its head."""
+    keys = [key for key in HEADLINE if key in rows[0]]
+    several = len({row["model"] for row in rows}) > 1
+    lines = []
+    for row in rows:
+        name = names.get(row["method"], row["method"]) + f" ({row['model']})" * several
+        name += ", COLLAPSED" * row["collapsed"]
+        lines.append([name, *(interval(row[key]) for key in keys)])
+    return markdown_lines(["", *(f"{HEADLINE[key]} (n = {rows[0][key].n})" for key in keys)], lines)
 
 
 def headline_numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -47,6 +47,22 @@ class Beside:
     section: Report
     _found: dict[tuple[str, str], Estimate] = field(default_factory=dict, repr=False)
     """By key and method: every method's numbers stand beside the same original and oracle."""
+    _about: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
+    _tried: dict[tuple[str, str], pl.DataFrame] = field(default_factory=dict, repr=False)
+
+    def about(self, method: str) -> pl.DataFrame:
+        """A method's items about the target, in wordings that no corpus has."""
+        if method not in self._about:
+            rows = of(self.items, self.model, method)
+            self._about[method] = rows.filter((pl.col("role") == "target") & ~pl.col("seen"))
+        return self._about[method]
+
+    def tried(self, method: str, attack: str) -> pl.DataFrame:
+        """A method's items of an attack."""
+        if (method, attack) not in self._tried:
+            rows = attack_items(self.attacked, self.model, method, attack)
+            self._tried[method, attack] = rows
+        return self._tried[method, attack]
 
     def _estimate(self, key: str, method: str, items: pl.DataFrame) -> Estimate:
         if (key, method) not in self._found:
@@ -124,12 +140,7 @@ def _asked(beside: Beside, method: str) -> tuple[Line, Line | None, list[Line]]:
     """Plain questions, the worst form, and every other form in wordings that no corpus has. In a
     benchmark without plain questions all that it asks counts as plain.
     """
-    exact = beside.items["measure"][0] in FLOORED
-
-    def about(name: str) -> pl.DataFrame:
-        rows = of(beside.items, beside.model, name)
-        return rows.filter((pl.col("role") == "target") & ~pl.col("seen"))
-
+    exact, about = beside.items["measure"][0] in FLOORED, beside.about
     there = about(method)["form"].unique().to_list()
     if "question" not in there:
         return beside.line("asked", "questions", method, about, exact), None, []
@@ -162,20 +173,17 @@ def _attacks(
                 continue
 
             def rows(of_method: str, name: str = name, column: Any = column) -> pl.DataFrame:
-                return column_items(
-                    attack_items(beside.attacked, beside.model, of_method, name), column
-                )
+                return column_items(beside.tried(of_method, name), column)
 
             after = columns[number + 1] if number + 1 < len(columns) else None
             control = None
             if after is not None and after.baseline:
                 control = estimate(rows(method, name, after), beside.section)
-            metrics = beside.attacked.filter(
-                (pl.col("attack") == name) & pl.col("condition").is_in(list(column.conditions))
-            )["metric"].unique()
+            mine = beside.tried(method, name)
+            asked = mine.filter(pl.col("condition").is_in(list(column.conditions)))
+            metrics = asked["metric"].unique()
             floor = all(metric in FLOORED for metric in metrics) or column.minus is not None
             line = beside.line(f"{name}.{number}", column.title, method, rows, floor, control)
-            mine = attack_items(beside.attacked, beside.model, method, name)
             noun = attack_noun(attack, name)
             lines.append(replace(line, weak=is_weak(mine, column), noun=noun))
     return lines

@@ -26,12 +26,13 @@ NOTHING = Estimate(0.0, 0.0, 0.0, 1)
 """The y value of a benchmark without retained roles: methods then differ only in leakage."""
 INK = "#010203"
 """Stands for the colour of the text around a figure, dark or light."""
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "atu", "font.family": "sans-serif",
     **dict.fromkeys(
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
     ),
 }  # fmt: skip
+plt.rcParams.update(STYLE)
 SPECIAL = {ORIGINAL: "s", ORACLE: "*"}
 """Markers of the rows that are not methods; they are drawn in ink."""
 MARKERS = "oDv^P<>X"
@@ -61,7 +62,6 @@ def _save(figure: Any, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-@plt.rc_context(STYLE)
 def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], names: Names) -> None:
     """The target's worst form against retention of neighbours, one point per method.
 
@@ -134,7 +134,6 @@ def _retained(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return next(known, next(iter(asked), None))
 
 
-@plt.rc_context(STYLE)
 def leakage_by_form(path: Path, rows: Sequence[Mapping[str, Any]], names: Names) -> None:
     """The score about the target per method and form, as a heat map."""
     methods = list(dict.fromkeys((row["model"], row["method"]) for row in rows))
@@ -145,7 +144,6 @@ def leakage_by_form(path: Path, rows: Sequence[Mapping[str, Any]], names: Names)
     _heat_map(path, grid, labels, [names.get(m, m) for _, m in methods])
 
 
-@plt.rc_context(STYLE)
 def robustness(
     path: Path, rows: Sequence[Mapping[str, Any]], shown: Sequence[Any], names: Names
 ) -> None:
@@ -188,7 +186,6 @@ def _heat_map(
     _save(figure, path)
 
 
-@plt.rc_context(STYLE)
 def trajectories(path: Path, points: pl.DataFrame, names: Names) -> None:
     """The score on `select` probes over the steps of every method, one panel per method."""
     steps = points.group_by("method", maintain_order=True).agg(pl.col("step").max())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,7 @@ def auc_estimate(texts: pl.DataFrame, score: str, section: Report) -> Estimate:
         sides = [_by_fact(cell, corpus, score) for corpus in ("forget", "holdout")]
         counts += sum(len(values) for side in sides for values in side)
         rng = generator(section.seed, "auc", score)
-        estimates.append(_resampled(mia.auc, sides, section, rng))
+        estimates.append(_resampled(sides, section, rng))
     point, low, high = np.mean(estimates, axis=0)
     return Estimate(float(point), float(low), float(high), counts)
 
@@ -116,23 +116,23 @@ def _by_fact(texts: pl.DataFrame, corpus: str, score: str) -> list[list[float]]:
 
 
 def _resampled(
-    statistic: Callable[..., float],
-    sides: Sequence[Sequence[Sequence[float]]],
-    section: Report,
-    rng: np.random.Generator,
+    sides: Sequence[Sequence[Sequence[float]]], section: Report, rng: np.random.Generator
 ) -> tuple[float, float, float]:
-    """The statistic of both sides, and its percentile interval over resamples of clusters."""
+    """The AUC of members, by fact, against non-members, by fact, and its percentile interval over
+    resamples of facts on both sides.
 
-    def value(drawn: Sequence[Sequence[int]]) -> float:
-        parts = [
-            [x for cluster in chosen for x in side[cluster]]
-            for side, chosen in zip(sides, drawn, strict=True)
-        ]
-        return statistic(*parts)
-
-    point = value([range(len(side)) for side in sides])
-    draws = [
-        value([rng.integers(len(side), size=len(side)).tolist() for side in sides])
-        for _ in range(section.bootstrap)
-    ]
-    return point, *percentiles(np.array(draws), section.confidence)
+    A resample's AUC is a mean over pairs of texts, so that what every pair of facts has in it, and
+    how often each fact was drawn, is enough.
+    """
+    members, others = (np.array([x for fact in side for x in fact]) for side in sides)
+    point = mia.auc(members, others)
+    won = (members[:, None] > others) + 0.5 * (members[:, None] == others)
+    starts = [np.cumsum([0, *(len(fact) for fact in side[:-1])]) for side in sides]
+    pairs = np.add.reduceat(np.add.reduceat(won, starts[0], axis=0), starts[1], axis=1)
+    drawn, texts = [], []
+    for side in sides:
+        share = np.full(len(side), 1 / len(side))
+        drawn.append(rng.multinomial(len(side), share, size=section.bootstrap))
+        texts.append(drawn[-1] @ [len(fact) for fact in side])
+    resampled = ((drawn[0] @ pairs) * drawn[1]).sum(axis=1) / (texts[0] * texts[1])
+    return point, *percentiles(resampled, section.confidence)

@@ -111,9 +111,9 @@ def test_files(reported, make_inputs):
         [
             *FIGURES, "attacker.csv", "attacker.md", "comparison.csv", "cost.csv", "forms.csv",
             "metrics.json", "privacy.csv", "searches.csv",
-            "privacy.md", "cells.csv", "headline.json", "report.html", "requests.csv",
-            "robustness.csv",
-            "robustness.md", "robustness_summary.csv", "table.csv", "table.md", "trajectories.csv",
+            "privacy.md", "cells.csv", "headline.json", "headline.md", "report.html",
+            "requests.csv", "robustness.csv", "robustness.md",
+            "robustness_summary.csv", "table.csv", "table.md", "trajectories.csv",
             "verdicts.json",
         ]
     )  # fmt: skip
@@ -269,6 +269,9 @@ def test_the_first_table_has_the_few_numbers_and_every_cell_its_own(judged):
         "target_questions": 0.0, "worst_form": 0.5, "neighbours": 0.5, "utility": 0.9,
         "distance": 0.125, "collapsed": 0,
     }  # fmt: skip
+    told = judged.file("headline.md").read_text(encoding="utf-8").splitlines()
+    assert told[0].endswith("| distance to the oracle (n = 1) |")
+    assert told[4].startswith("| Gradient ascent | 0.00 | 0.50 [0.00, 1.00] |")
     first = rows_of(page(judged).replace("<h1", "<h2"), "verdict")
     assert first["Gradient ascent"][4] == "0.12 [0.00, 0.25]"
     cells = pl.read_csv(judged.file("cells.csv")).to_dicts()

@@ -52,7 +52,7 @@ def test_less_than_the_oracle_is_over_suppressed(gather):
     """The oracle answers most about Ada, GA nothing. Where both answer most, both know the same."""
     evidence = gather(set(), TARGET)
     assert evidence.plain.finding == evidence.worst.finding == "over-suppressed"
-    plain, most = verdict_of(evidence).removed
+    plain, most, *_texts = verdict_of(evidence).removed
     assert "plain questions 0.00" in plain and "worst form 0.00" in most
     same = gather(TARGET, TARGET)
     assert {line.finding for line in (same.plain, same.worst, *same.forms)} == {"as the reference"}

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -14,6 +15,7 @@ from atu.reporting.privacy import (
     REFERENCE_AUC,
     SUMMARIES,
     TITLES,
+    _resampled,
     auc_estimate,
     privacy_table,
 )
@@ -148,6 +150,22 @@ def test_the_point_is_the_auc_of_all_texts(report_section):
     found = auc_estimate(texts([[1.0], [3.0]], [[1.0], [2.0]]), LOSS, report_section)
     assert found.mean == 0.625
     assert found.low < 0.625 < found.high
+
+
+def test_a_resample_has_the_auc_of_its_texts(report_section):
+    """Facts of several texts, with ties: every resample by all pairs of the texts drawn."""
+    sides = [[[0.1, 0.4], [0.4], [0.9, 0.2, 0.3]], [[0.4, 0.3], [0.2], [0.8]]]
+    rng = np.random.default_rng(0)
+    counts = [rng.multinomial(3, [1 / 3] * 3, size=report_section.bootstrap) for _ in sides]
+    by_hand = []
+    for drawn in zip(*counts, strict=True):
+        texts = [
+            [score for fact, times in zip(side, each, strict=True) for score in fact * times]
+            for side, each in zip(sides, drawn, strict=True)
+        ]
+        by_hand.append(mia.auc(*texts))
+    found = _resampled(sides, report_section, np.random.default_rng(0))
+    assert found[1:] == pytest.approx(np.quantile(by_hand, [0.025, 0.975]))
 
 
 @pytest.mark.parametrize("swapped", [False, True])
