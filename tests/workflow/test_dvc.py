@@ -94,7 +94,7 @@ def test_dvc_shows_headlines_alone(clone):
     plots = json.loads(clone.run("dvc", "plots", "show", "--json").stdout)
     assert "errors" not in plots and len(plots["data"]) == 10
     vega = [plot for plots in plots["data"].values() for plot in plots if plot["type"] == "vega"]
-    assert len(vega) == 6 and all("ga" in str(plot["datapoints"]) for plot in vega)
+    assert len(vega) == 6 and all("'ga'" in str(plot["content"]) for plot in vega)
 
 
 def test_weights_are_not_made_before_sync(clone):
