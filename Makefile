@@ -63,12 +63,8 @@ format: install  ## rewrite to the house style
 docs: install  ## build the site of docs/ as site/index.html; a broken link is an error
 	mkdocs build
 
-ui: install  ## MLflow on http://127.0.0.1:5000; UI_PORT and UI_HOST say otherwise
-	@case "$$MLFLOW_TRACKING_URI" in http*) \
-	  echo "ui: MLFLOW_TRACKING_URI names a server, which has a UI of its own: open its address"; exit 1;; esac
-	@echo "Open http://$(UI_HOST):$(UI_PORT)/#/experiments?workflowType=machine_learning"
-	@MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow/mlflow.db}" \
-	  mlflow server --host $(UI_HOST) --port $(UI_PORT) --workers 1
+ui: install  ## MLflow: addresses of runs, charts and answers; UI_PORT, UI_HOST, OPEN=1 opens a browser
+	@atu ui --params $(PARAMS) --host $(UI_HOST) --port $(UI_PORT) $(if $(OPEN),--open)
 
 report: install  ## Snakemake's own report, with provenance of every job
 	snakemake --report results/snakemake-report.html

@@ -8,8 +8,9 @@ import pytest
 from servers import BrokenOffError, MlflowServer, Proxy
 
 from atu.errors import TrackingError
-from atu.tracking import mirror as tracking
-from atu.tracking.mirror import RunRecord, mirror
+from atu.tracking import filling
+from atu.tracking.mirror import mirror
+from atu.tracking.records import RunRecord
 
 CURVE = [("loss", step, 1 / step) for step in range(1, 9)]
 POINTS = 5
@@ -40,7 +41,7 @@ def plain(monkeypatch, proxy):
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
-    monkeypatch.setattr(tracking, "POINTS", POINTS)
+    monkeypatch.setattr(filling, "POINTS", POINTS)
     proxy.script()
 
 

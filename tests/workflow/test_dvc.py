@@ -4,6 +4,7 @@ The tests run in the order they stand in; each leaves the clone finished and up 
 """
 
 import hashlib
+import json
 import re
 import shutil
 
@@ -82,6 +83,18 @@ def test_a_pull_brings_everything_but_unlearned_weights(tree, clone, remote):
     assert not (clone.folder / LEFT_BY_A_KILLED_JOB).exists()
     pretrained = f"results/miniature/pretrain/llama_tiny/full/{WEIGHTS}"
     assert stored(remote, tree.folder / pretrained) and (clone.folder / pretrained).exists()
+
+
+def test_dvc_shows_headlines_alone(clone):
+    """Six numbers per method of all that there are, and every plot finds its data."""
+    shown = json.loads(clone.run("dvc", "metrics", "show", "--json").stdout)
+    assert list(shown[""]["data"]) == ["results/miniature/report/headline.json"]
+    (found,) = (file["data"] for file in shown[""]["data"].values())
+    assert set(found) == {"none", "oracle", "atu", "ga"} and len(found["ga"]) == 6
+    plots = json.loads(clone.run("dvc", "plots", "show", "--json").stdout)
+    assert "errors" not in plots and len(plots["data"]) == 10
+    vega = [plot for plots in plots["data"].values() for plot in plots if plot["type"] == "vega"]
+    assert len(vega) == 6 and all("'ga'" in str(plot["content"]) for plot in vega)
 
 
 def test_weights_are_not_made_before_sync(clone):

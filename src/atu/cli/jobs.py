@@ -329,11 +329,13 @@ def report(out: Out, results: Results, params: ParamsFile = DEFAULT_PARAMS) -> N
 def track(out: Out, results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Mirror every cell of the grid to MLflow (MLFLOW_TRACKING_URI, else mlflow/mlflow.db)."""
     from atu.config.cells import open_cells
-    from atu.config.load import load_params
+    from atu.config.load import load_grid
+    from atu.config.params import method_names
 
-    loaded = load_params(params)
+    loaded = load_grid(params)
     quiet_libraries()
     from atu.phases import track as phase
 
     report = open_input(results / "report" / "manifest.json", "report")
-    phase.run(out, loaded.track, report=report, cells=open_cells(loaded, results))
+    cells, names = open_cells(loaded, results), method_names(loaded)
+    phase.run(out, loaded.track, report=report, cells=cells, names=names)

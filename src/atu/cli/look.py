@@ -132,3 +132,21 @@ def answers(
         print_json(found)
     else:
         print_answers(found)
+
+
+@app.command()
+def ui(
+    params: ParamsFile = DEFAULT_PARAMS,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    opened: Annotated[bool, typer.Option("--open", help="Open the runs in a browser.")] = False,
+) -> None:
+    """Serve MLflow's UI, and print the addresses of the experiment's runs, charts and answers."""
+    from atu.cli.starting import quiet_libraries
+    from atu.config.load import load_grid
+
+    loaded = load_grid(params)
+    quiet_libraries()
+    from atu.tracking.ui import serve
+
+    serve(loaded.track.experiment, host, port, opened)

@@ -74,12 +74,13 @@ def check_grid(params: Params) -> None:
                     f"grid.{key}", name, f"not in {homes[key]}, which has {', '.join(entries)}"
                 )
     _check_roles(params)
-    if params.report.compare not in params.grid.methods:
-        raise ConfigError(
-            "report.compare",
-            params.report.compare,
-            f"not in grid.methods, which has {', '.join(params.grid.methods)}",
-        )
+    named = [("report.compare", params.report.compare)]
+    named += [("track.registered", name) for name in params.track.registered]
+    for key, name in named:
+        if name not in params.grid.methods:
+            raise ConfigError(
+                key, name, f"not in grid.methods, which has {', '.join(params.grid.methods)}"
+            )
     _check_oracle(params)
 
 

@@ -53,23 +53,45 @@ STAGES = {
     "track": Dependencies((*EVALUATED, "report"), ("grid",)),
 }
 FIGURES = ("forget_retain", "leakage_by_form", "robustness", "trajectories")
-TRAJECTORY = [f"score_{role}" for role in ("target", "neighbour", "other")]
+BARS = {
+    "target questions": "target",
+    "worst form": "worst_form",
+    "neighbours": "neighbour",
+    "distance": "distance",
+}
+"""Plots that compare commits by columns of `table.csv`, one bar per method."""
+LINES = {
+    "worst form on the way": "worst_form_target",
+    "neighbours on the way": "score_neighbour",
+}
+"""Plots that do so by columns of `trajectories.csv`, one line per method."""
 
 
 def dvc_text() -> str:
     """The text of `dvc.yaml`."""
     report = f"{FOLDER}/report"
-    curves = {
-        "template": "linear",
-        "x": "step",
-        "y": {f"{report}/trajectories.csv": TRAJECTORY},
-    }
     whole = {
         "stages": {phase: _stage(phase, stage) for phase, stage in STAGES.items()},
-        "metrics": [f"{report}/metrics.json"],
-        "plots": [{"trajectories": curves}, *(f"{report}/{name}.svg" for name in FIGURES)],
+        "metrics": [f"{report}/headline.json"],
+        "plots": [
+            *({title: plot} for title, plot in _plots(report).items()),
+            *(f"{report}/{name}.svg" for name in FIGURES),
+        ],
     }
     return HEAD + yaml.safe_dump(whole, sort_keys=False, width=200)
+
+
+def _plots(report: str) -> dict[str, dict[str, Any]]:
+    """What `dvc plots diff` draws besides the figures, by title; `.dvc/plots` has `by_method`."""
+    bars = {
+        title: {"template": "bar_horizontal", "x": column, "y": {f"{report}/table.csv": "method"}}
+        for title, column in BARS.items()
+    }
+    lines = {
+        title: {"template": "by_method", "x": "step", "y": {f"{report}/trajectories.csv": column}}
+        for title, column in LINES.items()
+    }
+    return bars | lines
 
 
 def _stage(phase: str, stage: Dependencies) -> dict[str, Any]:

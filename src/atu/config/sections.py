@@ -471,3 +471,9 @@ class Track(Section):
     """The MLflow mirror."""
 
     experiment: str = Field(min_length=1, description="MLflow experiment name")
+    registered: list[Slug] = Field(
+        description="methods whose models go into MLflow's registry; keys of grid.methods"
+    )
+    copy_weights: bool = Field(
+        description="the store gets their folders too, as a server elsewhere must"
+    )

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import csv
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from atu.config.dependencies import ENTRIES, dependencies
 from atu.config.sections import Track
 from atu.errors import ArtifactError, visible
+from atu.reporting.colours import method_colours
 from atu.reporting.names import FIGURES
 from atu.results.artifacts import Artifact
-from atu.results.files import write_json
+from atu.results.files import read_json, write_json
 from atu.results.jobs import write_folder
 from atu.tracking.connection import mask, tracking_uri
-from atu.tracking.mirror import RunRecord, flatten, mirror
+from atu.tracking.mirror import mirror
+from atu.tracking.records import HEADLINE, TRAJECTORY, RunRecord, flatten, metric_name
+from atu.tracking.registry import Model
+from atu.tracking.view import view_tags
 
 PHASE = "track"
 CURVE_FILES = ("trace.jsonl", "trajectory.jsonl")
+CELLS, VERDICTS, PAGE = "cells.csv", "verdicts.json", "report.html"
+KEYS = ("model", "target", "method", "seed")
+DIGITS = 3
+"""Of a headline; MLflow shows every digit that there is."""
+COUNT = re.compile(r"[._]n/")
 
 
 def run(
@@ -27,11 +39,15 @@ def run(
     *,
     report: Artifact,
     cells: list[dict[str, Artifact]],
+    names: Mapping[str, str],
 ) -> None:
     """Write `runs.json`, the list of mirrored runs with their digests, after mirroring them.
 
     The receipt holds nothing of the store (no run ids, no times), so that it is the same wherever
     the runs went.
+
+    Args:
+        names: what people call the methods of the grid.
 
     Raises:
         ArtifactError: the report was made from other folders than these, a folder is replaced while
@@ -47,8 +63,9 @@ def run(
     params = dependencies(PHASE, section)
     with write_folder(out, PHASE, cell=report.cell, params=params, inputs=inputs) as job:
         require_reported(report, cells)
-        records = [report_record(report), *map(make_record, cells)]
-        done = mirror(records, section.experiment, results)
+        records = make_records(report, cells, names)
+        models = models_of(section, cells)
+        done = mirror(records, section.experiment, results, view_of(records), models)
         print(
             f"track: {done['made']} runs written, {done['completed']} completed, "
             f"{done['kept']} up to date, {done['retired']} retired at {mask(tracking_uri())}",
@@ -74,6 +91,84 @@ def require_reported(report: Artifact, cells: list[dict[str, Artifact]]) -> None
                 )
 
 
+def make_records(
+    report: Artifact, cells: list[dict[str, Artifact]], names: Mapping[str, str]
+) -> list[RunRecord]:
+    """The report's run, and one per cell. A cell's name starts with its method; what follows are
+    those of its keys that differ between cells.
+    """
+    keys = [cell["unlearn"].cell for cell in cells]
+    differ = several(keys)
+    headline = read_headline(report)
+    words = read_json(report.file(VERDICTS))
+    colours = method_colours(key["method"] for key in keys)
+    page = f"The page of all runs: `{report.folder / PAGE}`, and `{PAGE}` of the run `report`."
+    records = [report_record(report)]
+    for key, cell in zip(keys, cells, strict=True):
+        verdict = words.get(f"{key['model']}.{key['method']}", {}).get("words", "")
+        record = make_record(cell, headline.get(tuple(str(key[k]) for k in KEYS), {}))
+        name = " · ".join([names[key["method"]], *(_said(k, key[k]) for k in differ)])
+        description = "\n\n".join(filter(None, [visible(verdict), page]))
+        colour = colours[key["method"]]
+        records.append(replace(record, name=name, colour=colour, description=description))
+    return records
+
+
+def models_of(section: Track, cells: Sequence[Mapping[str, Artifact]]) -> dict[str, Model]:
+    """The models to register, by cell.
+
+    Raises:
+        ArtifactError: weights are missing or differ from their manifest.
+    """
+    found = {}
+    for unlearn in (cell["unlearn"] for cell in cells):
+        method = unlearn.cell["method"]
+        if method in section.registered:
+            name = f"{section.experiment}.{unlearn.cell['model']}.{method}"
+            folder = unlearn.subfolder("model", code=True)
+            found[cell_name(unlearn.cell)] = Model(
+                name, folder, unlearn.digest, section.copy_weights
+            )
+    return found
+
+
+def cell_name(keys: Mapping[str, Any]) -> str:
+    """A cell as one text."""
+    return "/".join(visible(str(keys[key])) for key in KEYS)
+
+
+def several(keys: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which of `seed`, `target` and `model` have several values."""
+    return [key for key in ("seed", "target", "model") if len({k[key] for k in keys}) > 1]
+
+
+def _said(key: str, value: Any) -> str:
+    return f"seed {value}" if key == "seed" else visible(value)
+
+
+def read_headline(report: Artifact) -> dict[tuple[str, ...], dict[str, float]]:
+    """By model, target, method and seed the few numbers that a reader asks for first; one that was
+    not asked, or that is not valid, is left out.
+    """
+    with report.file(CELLS).open(encoding="utf-8", newline="") as file:
+        return {
+            tuple(row[key] for key in KEYS): {
+                key: round(float(row[key]), DIGITS) for key in HEADLINE if row[key]
+            }
+            for row in csv.DictReader(file)
+        }
+
+
+def view_of(records: Sequence[RunRecord]) -> dict[str, str]:
+    """How MLflow shows these runs."""
+    metrics = {name for record in records for name in record.metrics}
+    curves = {name for record in records for name, _, _ in record.curves}
+    params = [record.params for record in records if record.params]
+    groups = {metric_name(name).rpartition("/")[0] for name in metrics | curves} - {""}
+    shown = [key for key, name in HEADLINE.items() if name in metrics]
+    return view_tags(shown, groups, grouped="target" in several(params))
+
+
 def report_record(report: Artifact) -> RunRecord:
     """The run that holds what is about all cells: figures, page, and the table as description.
 
@@ -82,30 +177,42 @@ def report_record(report: Artifact) -> RunRecord:
     return RunRecord(
         cell=report.manifest["phase"],
         name="report",
-        files=[report.file(name) for name in (*FIGURES, "report.html")],
+        files=[report.file(name) for name in (*FIGURES, PAGE)],
         description=report.file("table.md").read_text(encoding="utf-8").replace("[", r"\["),
     )
 
 
-def make_record(cell: dict[str, Artifact]) -> RunRecord:
-    """One run from a cell's folders (`align`, `unlearn`, `rephrase`, `utility`, ...)."""
+def make_record(cell: dict[str, Artifact], headline: Mapping[str, float]) -> RunRecord:
+    """One run from a cell's folders (`align`, `unlearn`, `rephrase`, `utility`, ...).
+
+    Args:
+        headline: its numbers by the columns of `HEADLINE`.
+    """
     keys = cell["unlearn"].cell
     keys = {key: visible(v) if isinstance(v, str) else v for key, v in keys.items()}
     params = {key: str(value) for key, value in keys.items()}
     for phase, artifact in cell.items():
         params |= dict(flatten(comparable(artifact.manifest), f"{phase}."))
+    metrics = {k: v for artifact in cell.values() for k, v in artifact.metrics().items() if told(k)}
+    # Every cell of a seed has its alignment; a method that reads it shows how that went.
+    traced = ["align", "unlearn"] if "align" in cell["unlearn"].manifest["inputs"] else ["unlearn"]
     return RunRecord(
-        cell="/".join(str(keys[key]) for key in ("model", "target", "method", "seed")),
-        name=f"{keys['method']} · seed {keys['seed']} · {keys['target']} · {keys['model']}",
+        cell=cell_name(keys),
+        name=keys["method"],
         params=params,
-        metrics={k: v for artifact in cell.values() for k, v in artifact.metrics().items()},
-        curves=[
-            point
-            for name in ("align", "unlearn")
-            if name in cell
-            for point in _curves(name, cell[name])
-        ],
+        metrics={HEADLINE[key]: value for key, value in headline.items()}
+        | dict(sorted(metrics.items())),
+        curves=[point for phase in traced for point in _curves(phase, cell[phase])],
+        items=cell["rephrase"].file("items.parquet"),
     )
+
+
+def told(name: str) -> bool:
+    """Whether a run shows this metric: not what the `select` split says of anything but the choice
+    of the checkpoint, and no number of items, which is the same in all runs.
+    """
+    phase, *_, split = name.split("/")
+    return not COUNT.search(name) and (split != "select" or phase == "unlearn")
 
 
 def comparable(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,12 +232,16 @@ def _curves(phase: str, artifact: Artifact) -> list[tuple[str, int, float]]:
     for name in CURVE_FILES:
         if name not in artifact.manifest["artifacts"]:
             continue
-        kind = name.removesuffix(".jsonl")
+        traced = name == CURVE_FILES[0]
         for number, row in enumerate(artifact.read_jsonl(name)):
-            step = row["step"] if kind == "trajectory" else number + 1
+            step = number + 1 if traced else int(row["step"])
             points += [
-                (f"{phase}.{kind}/{key}", int(step), float(value))
+                (f"{phase}.trace/{key}" if traced else _on_the_way(key), step, float(value))
                 for key, value in row.items()
                 if key != "step" and isinstance(value, int | float)
             ]
     return points
+
+
+def _on_the_way(column: str) -> str:
+    return f"trajectory/{TRAJECTORY.get(column, column)}"

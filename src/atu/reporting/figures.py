@@ -15,6 +15,7 @@ import polars as pl
 from atu.config.roles import ORACLE, ORIGINAL
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.selection import RETAINED
+from atu.reporting.colours import COLOURS, method_colours
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -34,8 +35,6 @@ STYLE: dict[Any, Any] = {
 plt.rcParams.update(STYLE)
 SPECIAL = {ORIGINAL: "s", ORACLE: "*"}
 """Markers of the rows that are not methods; they are drawn in ink."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's, which people with any colour vision tell apart, without yellow and black."""
 MARKERS = "oDv^P<>X"
 KNOWN = 0.2
 """Share of a role's questions below which the original is at the floor and has nothing to lose."""
@@ -48,9 +47,7 @@ RETAINED_TITLES = {"neighbour": "neighbours", "other": "other people", "general"
 
 
 def _colours(methods: Sequence[str]) -> dict[str, Any]:
-    plain = [method for method in methods if method not in SPECIAL]
-    colours = dict(zip(plain, itertools.cycle(COLOURS), strict=False))
-    return colours | dict.fromkeys(SPECIAL, INK)
+    return method_colours(methods) | dict.fromkeys(SPECIAL, INK)
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -19,7 +19,7 @@ from atu.results.artifacts import MANIFEST, METRICS, PROVENANCE, Artifact
 from atu.results.files import read_json
 from atu.terminal.behind import Behind, behind
 from atu.terminal.printing import one_line, open_console
-from atu.tracking.mirror import flatten
+from atu.tracking.records import flatten
 
 LISTED = 12
 """Numbers that a message lists at most."""

@@ -26,7 +26,7 @@ from atu.results.files import sha256
 from atu.results.writer import writer_of
 from atu.terminal.printing import open_console, print_entry, print_tables
 from atu.terminal.records import Records, last_words
-from atu.tracking.mirror import flatten
+from atu.tracking.records import flatten
 
 STATES = ("done", "running", "stale", "failed", "damaged", "missing")
 """Of a job: its folder is whole and as its inputs ask; a process writes it; it is whole, and the

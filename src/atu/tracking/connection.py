@@ -49,6 +49,11 @@ def is_database(uri: str) -> bool:
     return uri.startswith(DATABASES)
 
 
+def artifacts() -> str:
+    """Where the files of runs go if no server keeps them."""
+    return (DEFAULT_STORE / "artifacts").resolve().as_uri()
+
+
 def mask(text: str) -> str:
     """The text with every password of the tracking URI and the environment replaced by `***`."""
     secrets = [secret for pattern in PASSWORDS for secret in pattern.findall(tracking_uri())]

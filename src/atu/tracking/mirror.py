@@ -9,115 +9,87 @@ MLflow and can be restored.
 from __future__ import annotations
 
 import getpass
-import hashlib
-import json
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atu.errors import TrackingError, visible
-from atu.results.artifacts import sha256
+from atu.errors import TrackingError
 from atu.tracking.connection import (
-    DEFAULT_STORE,
+    artifacts,
     connected,
     is_database,
     is_default,
     mask,
     tracking_uri,
 )
+from atu.tracking.filling import TABLES, fill
+from atu.tracking.records import CELL_TAG, RunRecord
+from atu.tracking.registry import Model, register
 
-CELL_TAG, DIGEST_TAG, RESULTS_TAG = "atu.cell", "atu.digest", "atu.results"
+DIGEST_TAG, RESULTS_TAG = "atu.digest", "atu.results"
 PAGE = 1000
 """Runs per page of a listing."""
-PARAMS, POINTS, VALUE = 100, 1000, 6000
-"""Limits of the store: parameters and points per call, characters of a parameter's value."""
+AT_ONCE = 50
+"""Runs that are written together."""
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """The content of one MLflow run."""
-
-    cell: str
-    name: str
-    """Shown in the list of runs, cut on the right, so the distinguishing part comes first."""
-    params: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    curves: list[tuple[str, int, float]] = field(default_factory=list)
-    """`(name, step, value)`."""
-    files: list[Path] = field(default_factory=list)
-    description: str = ""
-    """Markdown at the top of the run's page."""
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of the content; file paths do not count, only names and bytes."""
-        shown = asdict(self) | {"files": [(path.name, sha256(path)) for path in self.files]}
-        return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """`{"a": {"b": 1}}` as `("a.b", "1")`, lists as JSON; texts as a page may show them."""
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{name}.")
-        else:
-            yield name, visible(value) if isinstance(value, str) else json.dumps(value)
-
-
-def metric_name(name: str) -> str:
-    """A name that MLflow accepts: letters, digits, `_`, `-`, `.`, space and `/`."""
-    return re.sub(r"[^\w\-. /]", "_", name)
-
-
-def mirror(records: list[RunRecord], experiment: str, results: Path) -> dict[str, int]:
+def mirror(
+    records: list[RunRecord],
+    experiment: str,
+    results: Path,
+    tags: Mapping[str, str] = {},
+    models: Mapping[str, Model] = {},
+) -> dict[str, int]:
     """Update the store with `records`, those of the folder `results`.
 
     Returns how many runs were made, completed, kept and retired (their cells have no record; runs
     that mirror no cell are left alone). A run is replaced only once the new one is complete. Runs
     are created in reverse order, because the store lists the newest first.
 
+    Args:
+        tags: of the experiment, such as how MLflow shows it.
+        models: those to register, by cell; see `registry`.
+
     Raises:
         TrackingError: the store fails, or the experiment mirrors another results folder.
     """
-    cells = {record.cell for record in records}
     counts = {"made": 0, "completed": 0, "kept": 0, "retired": 0}
     with connected() as client:
-        experiment_id = _experiment(client, experiment, results)
-        runs_of = _runs_by_cell(client, experiment_id)
-        complete = set()
+        experiment_id = _experiment(client, experiment, results, tags)
+        before = _runs_by_cell(client, experiment_id)
+        chosen = []
         for record in reversed(records):
-            run = _best(runs_of.get(record.cell, []), record.digest)
+            run = _best(before.get(record.cell, []), record.digest)
             if run is None:
                 counts["made"] += 1
                 run = _create_run(client, experiment_id, record)
             else:
                 counts["kept" if _finished(run) else "completed"] += 1
-            if not _finished(run):
-                _fill(client, run, record)
-            complete.add(run.info.run_id)
-        for cell, runs in _runs_by_cell(client, experiment_id).items():
-            counts["retired"] += cell not in cells
-            for run in runs:
-                if run.info.run_id not in complete:
-                    client.delete_run(run.info.run_id)
+                _relabel(client, run, record)
+            chosen.append((run, record))
+        empty = [(run, record) for run, record in chosen if not _finished(run)]
+        for at in range(0, len(empty), AT_ONCE):
+            fill(client, empty[at : at + AT_ONCE])
+        for run, record in chosen:
+            if record.cell in models:
+                register(client, run, record, models[record.cell])
+        # A request that was sent twice has made a run that the first listing lacks.
+        found = [before, _runs_by_cell(client, experiment_id, "status = 'RUNNING'")]
+        _delete_others(client, {run.info.run_id for run, _ in chosen}, found)
+        counts["retired"] = len(before.keys() - {record.cell for record in records})
     return counts
 
 
-def _experiment(client: Any, name: str, results: Path) -> str:
+def _experiment(client: Any, name: str, results: Path, tags: Mapping[str, str]) -> str:
     """The experiment's id; a missing experiment is created, a deleted one restored."""
     from mlflow.exceptions import MlflowException
 
     owner = f"{_user()}:{results.resolve()}"
     existing = client.get_experiment_by_name(name)
     if existing is None:
-        place = (DEFAULT_STORE / "artifacts").resolve().as_uri()
-        location = place if is_database(tracking_uri()) else None
+        location = artifacts() if is_database(tracking_uri()) else None
         try:
-            return client.create_experiment(name, location, {RESULTS_TAG: owner})
+            return client.create_experiment(name, location, {RESULTS_TAG: owner, **tags})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -130,6 +102,9 @@ def _experiment(client: Any, name: str, results: Path) -> str:
         )
     if existing.lifecycle_stage != "active":
         client.restore_experiment(existing.experiment_id)
+    for key, value in tags.items():
+        if existing.tags.get(key) != value:
+            client.set_experiment_tag(existing.experiment_id, key, value)
     return existing.experiment_id
 
 
@@ -140,18 +115,24 @@ def _user() -> str:
         return "unknown"
 
 
-def _runs_by_cell(client: Any, experiment_id: str) -> dict[str, list[Any]]:
+def _runs_by_cell(client: Any, experiment_id: str, where: str = "") -> dict[str, list[Any]]:
     """Every run that mirrors a cell, finished or not."""
     by_cell: dict[str, list[Any]] = {}
     page = None
     while True:
-        runs = client.search_runs([experiment_id], max_results=PAGE, page_token=page)
+        runs = client.search_runs([experiment_id], where, max_results=PAGE, page_token=page)
         for run in runs:
             if CELL_TAG in run.data.tags:
                 by_cell.setdefault(run.data.tags[CELL_TAG], []).append(run)
         page = runs.token
         if not page:
             return by_cell
+
+
+def _delete_others(client: Any, kept: set[str], found: Sequence[Mapping[str, list[Any]]]) -> None:
+    listed = {run.info.run_id for by_cell in found for runs in by_cell.values() for run in runs}
+    for run_id in listed - kept:
+        client.delete_run(run_id)
 
 
 def _finished(run: Any) -> bool:
@@ -170,29 +151,23 @@ def _create_run(client: Any, experiment_id: str, record: RunRecord) -> Any:
         DIGEST_TAG: record.digest,
         "mlflow.user": _user(),
         "mlflow.source.name": "atu track",
+        **_labels(record),
+        **(TABLES if record.items else {}),
     }
-    if record.description:
-        tags["mlflow.note.content"] = record.description
     return client.create_run(experiment_id, tags=tags, run_name=record.name)
 
 
-def _fill(client: Any, run: Any, record: RunRecord) -> None:
-    """Log everything in batches; the run becomes FINISHED only when it is complete.
+def _labels(record: RunRecord) -> dict[str, str]:
+    """What depends on the other runs too, as tags."""
+    labels = {
+        "mlflow.runName": record.name,
+        "mlflow.runColor": record.colour,
+        "mlflow.note.content": record.description,
+    }
+    return {key: value for key, value in labels.items() if value}
 
-    The timestamp of every point is the run's start, so that logging a point again changes nothing:
-    the store keeps equal points once.
-    """
-    from mlflow.entities import Metric, Param
 
-    run_id, now = run.info.run_id, run.info.start_time
-    final = [Metric(metric_name(k), v, now, 0) for k, v in record.metrics.items()]
-    curve = [Metric(metric_name(name), v, now, step) for name, step, v in record.curves]
-    params = [Param(key, value[:VALUE]) for key, value in record.params.items()]
-    for at in range(0, len(params), PARAMS):
-        client.log_batch(run_id, params=params[at : at + PARAMS])
-    metrics = final + curve
-    for at in range(0, len(metrics), POINTS):
-        client.log_batch(run_id, metrics=metrics[at : at + POINTS])
-    for path in record.files:
-        client.log_artifact(run_id, str(path))
-    client.set_terminated(run_id)
+def _relabel(client: Any, run: Any, record: RunRecord) -> None:
+    for key, value in _labels(record).items():
+        if run.data.tags.get(key) != value:
+            client.set_tag(run.info.run_id, key, value)

@@ -376,6 +376,11 @@ BAD = {
         "report.compare",
         "not in grid.methods, which has none, oracle, ga",
     ),
+    "registered method not in the grid": (
+        {"track__registered": ["ga", "gaa"]},
+        "track.registered",
+        "not in grid.methods, which has none, oracle, atu, ga",
+    ),
     "grid without the oracle": (
         {"grid__methods": ["none", "atu", "ga"]},
         "grid.methods",

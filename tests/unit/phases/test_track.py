@@ -5,11 +5,29 @@ import pytest
 from atu.config.sections import Track
 from atu.errors import HIDDEN, ArtifactError, TrackingError
 from atu.phases import track
-from atu.phases.track import make_record, report_record
+from atu.phases.track import (
+    CELLS,
+    VERDICTS,
+    make_record,
+    make_records,
+    models_of,
+    report_record,
+    told,
+    view_of,
+)
 from atu.reporting.names import FIGURES
 from atu.reporting.privacy import REFERENCE_AUC
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.writer import only_writer
+from atu.tracking.registry import Model
+
+NAMES = {"none": "Original", "ga": "Gradient ascent", "npo_retain": "NPO retain"}
+TRACK = Track(experiment="world", registered=[], copy_weights=False)
+HEADLINES = """\
+model,target,method,seed,target_questions,worst_form,neighbours,utility,distance,collapsed
+m,Ada,none,0,1.0,1.0,0.875,0.5,,0
+m,Ada,ga,0,0.28571,0.5,,0.25,,1
+"""
 
 
 @pytest.fixture
@@ -19,7 +37,9 @@ def report_on(store):
 
     def write(*cells, name="report", text="x"):
         files = {file: lambda path: path.write_text(text) for file in (*FIGURES, "report.html")} | {
-            "table.md": lambda path: path.write_text("| 1 [0, 1] (2) |")
+            "table.md": lambda path: path.write_text("| 1 [0, 1] (2) |"),
+            CELLS: lambda path: path.write_text(HEADLINES),
+            VERDICTS: lambda path: path.write_text('{"m.ga": {"words": "leaks"}}'),
         }
         inputs = {f"{phase}/{n}": a for n, cell in enumerate(cells) for phase, a in cell.items()}
         return store(name, "report", {"experiment": "x"}, files=files, inputs=inputs)
@@ -41,9 +61,10 @@ def mirrored(monkeypatch):
 
 
 def test_a_record_holds_everything_of_its_cell(make_cell):
-    record = make_record(make_cell("ga", memory=0.25))
+    record = make_record(make_cell("ga", memory=0.25), {"worst_form": 0.5, "collapsed": 0.0})
     assert record.cell == "m/Ada/ga/0"
-    assert record.name == "ga · seed 0 · Ada · m"
+    assert list(record.metrics)[:2] == ["2 worst form", "6 COLLAPSED"]
+    assert record.items.name == "items.parquet"
     assert record.params == {
         "model": "m", "target": "Ada", "method": "ga", "seed": "0",
         "align.width": "8", "unlearn.method.loss": "ga",
@@ -58,8 +79,8 @@ def test_a_record_holds_everything_of_its_cell(make_cell):
 
 def test_a_name_cannot_hide_anything_in_a_run(make_cell):
     """Parameters refuse most hidden characters; a name may still hold a line separator."""
-    record = make_record(make_cell("ga", target="A\u2028b"))
-    assert record.name == r"ga · seed 0 · A\u2028b · m" and record.params["target"] == r"A\u2028b"
+    record = make_record(make_cell("ga", target="A\u2028b"), {})
+    assert record.params["target"] == r"A\u2028b"
     assert not HIDDEN.search(record.cell)
 
 
@@ -74,7 +95,7 @@ def test_the_report_is_a_run_of_its_own(report_on):
 
 def test_a_record_holds_its_cells_attacks(make_cell):
     """Each under its own name, and the whole of every other phase."""
-    record = make_record(make_cell("ga", attacks={"lens": 0.25, "context": 0.5}))
+    record = make_record(make_cell("ga", attacks={"lens": 0.25, "context": 0.5}), {})
     assert record.metrics["attack/lens.score/report"] == 0.25
     assert record.metrics["attack/context.score/report"] == 0.5
     assert record.metrics["align/layer_2.skill/held_out"] == 0.5
@@ -87,7 +108,7 @@ def test_parameters_of_attacks_do_not_overwrite_each_other(make_cell, store):
     for name, size in (("lens", 8), ("context", 16)):
         params = {"batch_size": size, "attacks": {name: {"batch_size": 2 * size}}}
         cell[f"attack/{name}"] = store(f"a/{name}", "attack", {"attack": name}, params=params)
-    params = make_record(cell).params
+    params = make_record(cell, {}).params
     assert params["attack/lens.batch_size"] == "8"
     assert params["attack/lens.attack.batch_size"] == "16"
     assert params["attack/context.batch_size"] == "16"
@@ -96,7 +117,7 @@ def test_parameters_of_attacks_do_not_overwrite_each_other(make_cell, store):
 
 def test_methods_share_the_names_of_their_parameters(make_cell):
     """So that the loss is one column of the list of runs; several entries keep their names."""
-    params = [make_record(make_cell(method)).params for method in ("ga", "npo")]
+    params = [make_record(make_cell(method), {}).params for method in ("ga", "npo")]
     assert [p["unlearn.method.loss"] for p in params] == ["ga", "npo"]
     both = {"phase": "unlearn", "params": {"methods": {"ga": {}, "npo": {}}}}
     assert track.comparable(both) == both["params"]
@@ -104,25 +125,51 @@ def test_methods_share_the_names_of_their_parameters(make_cell):
 
 def test_curves(make_cell):
     """The trace by its running number, whatever the stage (steps 1 and 1 are points 1 and 2); the
-    trajectory by its own step. Words, such as the stage's name, are no points."""
-    curves = make_record(make_cell("ga")).curves
-    assert ("align.trace/loss", 1, 0.5) in curves and ("align.trace/loss", 2, 0.25) in curves
-    assert ("unlearn.trace/loss", 2, 0.25) in curves
-    assert ("unlearn.trajectory/score_target", 4, 0.5) in curves
+    trajectory by its own step, under the headline's name where it is one. Words, such as the
+    stage's name, are no points."""
+    curves = make_record(make_cell("ga"), {}).curves
+    assert ("unlearn.trace/loss", 1, 0.5) in curves and ("unlearn.trace/loss", 2, 0.25) in curves
+    assert ("trajectory/target questions", 4, 0.5) in curves
+    assert ("trajectory/score_other", 4, 0.5) in curves
     assert not any(name.endswith(("/stage", "/step")) for name, *_ in curves)
+
+
+def test_an_alignment_is_shown_where_it_was_read(make_cell, store):
+    """All cells of a seed have the folder, and it would be one curve many times."""
+    cell = make_cell("ga")
+    assert not any(name.startswith("align") for name, *_ in make_record(cell, {}).curves)
+    cell["unlearn"] = store("own", "unlearn", inputs={"align": cell["align"]})
+    assert ("align.trace/loss", 2, 0.25) in make_record(cell, {}).curves
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("rephrase/target.worst.exact_match@own-2/report", True),
+        ("rephrase/target.worst.exact_match@own-2/select", False),
+        ("unlearn/step/select", True),
+        ("align/layer_2.skill/held_out", True),
+        ("rephrase/target.question.n/report", False),
+        ("utility/generate_n/report", False),
+        ("privacy/all.plan/report", True),
+    ],
+)
+def test_what_a_run_shows(name, shown):
+    """Of what chose the checkpoint the choice alone, and no number of items."""
+    assert told(name) is shown
 
 
 def test_the_digest_follows_the_cell_and_nothing_else(make_cell):
     """The same content elsewhere has the same digest, whatever the report says of other cells; of
     other content it differs."""
-    digest = make_record(make_cell("ga")).digest
-    assert make_record(make_cell("ga", where="elsewhere")).digest == digest
+    digest = make_record(make_cell("ga"), {}).digest
+    assert make_record(make_cell("ga", where="elsewhere"), {}).digest == digest
     others = [
-        make_record(make_cell("ga", where="scores", scores={"fluency": 1.0})),
-        make_record(make_cell("ga", 1, where="seed")),
-        make_record(make_cell("ga", where="memory", memory=0.75)),
-        make_record(make_cell("ga", where="lens", attacks={"lens": 0.0})),
-        make_record(make_cell("ga", where="lens1", attacks={"lens": 1.0})),
+        make_record(make_cell("ga", where="scores", scores={"fluency": 1.0}), {}),
+        make_record(make_cell("ga", 1, where="seed"), {}),
+        make_record(make_cell("ga", where="memory", memory=0.75), {}),
+        make_record(make_cell("ga", where="lens", attacks={"lens": 0.0}), {}),
+        make_record(make_cell("ga", where="lens1", attacks={"lens": 1.0}), {}),
     ]
     assert len({digest, *(other.digest for other in others)}) == 6
 
@@ -139,9 +186,7 @@ def tracked(tmp_path, cells, report_on):
 
     def run(where="track", report=None):
         manifest = tmp_path / where / MANIFEST
-        track.run(
-            manifest, Track(experiment="world"), report=report or report_on(*cells), cells=cells
-        )
+        track.run(manifest, TRACK, report=report or report_on(*cells), cells=cells, names=NAMES)
         return Artifact.open(manifest, "track")
 
     return run
@@ -149,7 +194,8 @@ def tracked(tmp_path, cells, report_on):
 
 def test_every_cell_and_the_report_are_mirrored(mirrored, tracked, tmp_path):
     artifact = tracked()
-    ((records, experiment, results),) = mirrored
+    ((records, experiment, results, view, models),) = mirrored
+    assert view == view_of(records) and models == {}
     assert (experiment, results) == ("world", tmp_path)
     assert [record.cell for record in records] == ["report", "m/Ada/none/0", "m/Ada/ga/0"]
     receipt = json.loads(artifact.file("runs.json").read_text(encoding="utf-8"))
@@ -217,3 +263,57 @@ def test_two_at_once_are_refused(mirrored, tracked, tmp_path):
         assert mirrored == []
     tracked()
     assert len(mirrored) == 1
+
+
+def test_names_start_with_what_differs(make_cell, report_on):
+    """The method, then its seed and target where there are several of them; never the one model."""
+    one = [make_cell("none"), make_cell("npo_retain")]
+    assert [r.name for r in make_records(report_on(*one), one, NAMES)] == [
+        "report", "Original", "NPO retain",
+    ]  # fmt: skip
+    many = [make_cell("ga", 0), make_cell("ga", 1), make_cell("ga", 0, target="Bob\u202e")]
+    assert [r.name for r in make_records(report_on(*many, name="many"), many, NAMES)][1:] == [
+        "Gradient ascent · seed 0 · Ada", "Gradient ascent · seed 1 · Ada",
+        r"Gradient ascent · seed 0 · Bob\u202e",
+    ]  # fmt: skip
+
+
+def test_headlines_come_from_the_report(cells, report_on):
+    """To three digits, which is what a list of runs has room for; what has no number is left out.
+    The verdict stands first in the description, then where the page is."""
+    report = report_on(*cells)
+    _, none, ga = make_records(report, cells, NAMES)
+    assert ga.metrics["1 target questions"] == 0.286 and ga.metrics["6 COLLAPSED"] == 1
+    assert {"3 neighbours", "5 distance"}.isdisjoint(ga.metrics)
+    assert none.metrics["3 neighbours"] == 0.875
+    assert ga.description.startswith(
+        f"leaks\n\nThe page of all runs: `{report.folder}/report.html`"
+    )
+    assert none.description.startswith("The page") and none.colour != ga.colour
+
+
+def test_the_view_is_that_of_these_runs(cells, report_on, make_cell):
+    """Columns are the headlines that some run has; by target only where there are several."""
+    tags = view_of(make_records(report_on(*cells), cells, NAMES))
+    assert not any("5 distance" in tag or "groupBy" in tag for tag in tags.values())
+    assert any("3 neighbours" in tag for tag in tags.values())
+    two = [*cells, make_cell("ga", target="Bob")]
+    tags = view_of(make_records(report_on(*two, name="two"), two, NAMES))
+    assert [key for key, tag in tags.items() if "groupBy" in tag] == [
+        "mlflow.sharedViewState.atu-headlines"
+    ]
+
+
+def test_models_are_registered_by_name_and_only_when_asked(cells, store):
+    """One model per method, a version per cell; the whole folder is checked before."""
+    files = {"model/weights": lambda path: path.write_bytes(b"w")}
+    ga = store("weights", "unlearn", {"method": "ga"}, files=files)
+    cells[1]["unlearn"] = ga
+    asked = TRACK.model_copy(update={"registered": ["ga"]})
+    assert models_of(TRACK, cells) == {}
+    assert models_of(asked, cells) == {
+        "m/Ada/ga/0": Model("world.m.ga", ga.folder / "model", ga.digest, False)
+    }
+    (ga.folder / "model/weights").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match=r"altered.*make weights"):
+        models_of(asked, cells)

@@ -1,57 +1,20 @@
 """The MLflow mirror, against a SQLite store in a temporary folder."""
 
 import dataclasses
+import json
 import shutil
 from collections import Counter
+from pathlib import Path
 
+import polars as pl
 import pytest
 from mlflow import MlflowClient
 
 from atu.errors import TrackingError
-from atu.metrics.registry import registry
+from atu.tracking import filling
 from atu.tracking import mirror as tracking
-from atu.tracking.mirror import CELL_TAG, DIGEST_TAG, RunRecord, flatten, metric_name
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({}, []),
-        ({"a": {"b": {"c": 1}}, "d": "x"}, [("a.b.c", "1"), ("d", "x")]),
-        ({"a": [1, 2], "b": None, "c": True}, [("a", "[1, 2]"), ("b", "null"), ("c", "true")]),
-        ({"rate": 0.001, "empty": {}}, [("rate", "0.001")]),
-        ({"a": "x\u202ey\x00"}, [("a", r"x\u202ey\x00")]),
-        ({"a": ["\u2028"]}, [("a", r'["\u2028"]')]),
-    ],
-)
-def test_flatten(values, expected):
-    """Keys joined by dots, strings as they are but for hidden characters, everything else as
-    JSON."""
-    assert list(flatten(values)) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("rephrase/target_question_n/report", "rephrase/target_question_n/report"),
-        ("cosine_quantile_0.5", "cosine_quantile_0.5"),
-        ("a b-c", "a b-c"),
-        ("a:b=c,d", "a_b_c_d"),
-        (
-            "report/m.ga.target.exact_match@own-2/report",
-            "report/m.ga.target.exact_match_own-2/report",
-        ),
-        ("attack/lens.layer 2: cosine/report", "attack/lens.layer 2_ cosine/report"),
-    ],
-)
-def test_metric_name(name, expected):
-    assert metric_name(name) == expected
-
-
-def test_no_two_metrics_share_a_name_in_mlflow():
-    """An id's `@` is replaced; the store refuses the same key twice."""
-    ids = list(registry())
-    assert len({metric_name(name) for name in ids}) == len(ids) > 40
+from atu.tracking.mirror import CELL_TAG, DIGEST_TAG
+from atu.tracking.records import RunRecord
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +37,14 @@ def mirror(tmp_path):
         return {key: count for key, count in done.items() if count}
 
     return run
+
+
+@pytest.fixture(params=["database", "server"])
+def way(request, monkeypatch):
+    """Into the database's tables, or through the client, as to a server."""
+    if request.param == "server":
+        monkeypatch.setattr(filling, "is_database", lambda _: False)
+    return request.param
 
 
 @pytest.fixture
@@ -103,18 +74,71 @@ LONG = [("loss", step, 1 / (step + 1)) for step in range(1500)]
 """More than one batch of points."""
 
 
-def test_a_run_shows_the_whole_record(client, experiment, tmp_path, mirror):
+def test_a_run_shows_the_whole_record(client, experiment, tmp_path, mirror, way):
     name, runs = experiment
     figure = tmp_path / "figure.png"
     figure.write_bytes(b"png")
     assert mirror([record(files=[figure])], name) == {"made": 1}
     run = runs()["m/Ada/ga/0"]
     assert run.info.status == "FINISHED" and run.info.run_name == "m/Ada/ga/0"
+    assert run.info.end_time == run.info.start_time
     assert run.data.params == {"seed": "0", "unlearn.steps": "4"}
-    assert run.data.metrics["unlearn/step/select"] == 4.0
+    assert run.data.metrics == {"unlearn/step select": 4.0, "unlearn.trace/loss": 0.25}
     history = client.get_metric_history(run.info.run_id, "unlearn.trace/loss")
     assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (4, 0.25)]
     assert [f.path for f in client.list_artifacts(run.info.run_id)] == ["figure.png"]
+
+
+ODD = [("a", 2, 1.0), ("a", 1, 3.0), ("a", 2, 0.5), ("b", 0, float("nan")), ("a", 2, 1.0)]
+"""Out of order, twice the same, two values at one step, and no number."""
+
+
+def test_both_ways_write_the_same(client, experiment, monkeypatch, mirror):
+    """What the client reads of a run that went into the tables is what it reads of one that it has
+    written itself, at MLflow's upgrade too."""
+    name, runs = experiment
+    mirror([record("direct", curves=ODD)], name)
+    monkeypatch.setattr(filling, "is_database", lambda _: False)
+    mirror([record("direct", curves=ODD), record("client", curves=ODD)], name)
+    direct, through = (runs()[cell] for cell in ("direct", "client"))
+    assert direct.data.metrics.pop("b") != through.data.metrics.pop("b")  # nan
+    assert direct.data.metrics == through.data.metrics == {"unlearn/step select": 4.0, "a": 1.0}
+    assert direct.data.params == through.data.params
+    assert [
+        [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "a")]
+        for run in (direct, through)
+    ] == [[(1, 3.0), (2, 0.5), (2, 1.0)]] * 2
+    assert direct.info.status == through.info.status == "FINISHED"
+
+
+def test_metrics_are_listed_as_they_are_given(experiment, mirror):
+    """Headlines first: MLflow lists a run's metrics in the order in which they were written."""
+    name, runs = experiment
+    mirror([record(metrics={"9": 1.0, "1": 2.0, "5": 0.0}, curves=[("0", 1, 1.0)])], name)
+    (run,) = runs().values()
+    assert list(run.data.metrics) == ["9", "1", "5", "0"]
+
+
+def test_answers_are_a_table(client, experiment, tmp_path, mirror):
+    """Of the `report` split, with hidden characters as people may see them; no number is none."""
+    name, runs = experiment
+    rows = {"query": ["Q?", "R?", "S?"], "output": ["a\u202e", "b", "c"], "answer": ["A", "B", "C"],
+        "score": [1.0, None, 0.0], "form": ["cloze"] * 3, "role": ["target"] * 3,
+        "split": ["report", "report", "select"]}  # fmt: skip
+    pl.DataFrame(rows).write_parquet(tmp_path / "items.parquet")
+    mirror([record(items=tmp_path / "items.parquet")], name)
+    (run,) = runs().values()
+    path = Path(client.download_artifacts(run.info.run_id, "answers.json"))
+    assert json.loads(path.read_text(encoding="utf-8")) == {
+        "columns": ["question", "answer", "gold", "score", "form", "role"],
+        "data": [
+            ["Q?", r"a\u202e", "A", 1.0, "cloze", "target"],
+            ["R?", "b", "B", None, "cloze", "target"],
+        ],
+    }
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "answers.json", "type": "table"}
+    ]
 
 
 def test_ids_of_metrics_and_names_of_attacks_arrive(experiment, mirror):
@@ -123,7 +147,7 @@ def test_ids_of_metrics_and_names_of_attacks_arrive(experiment, mirror):
     metrics = {"privacy/target.tofu_truth_ratio@paper-1/report": 0.5, "attack/a.layer 2: x": 0.25}
     mirror([record(metrics=metrics, params={"attack/lens.attacks.lens.k": "4"})], name)
     (run,) = runs().values()
-    assert run.data.metrics["privacy/target.tofu_truth_ratio_paper-1/report"] == 0.5
+    assert run.data.metrics["privacy/target.tofu_truth_ratio_paper-1"] == 0.5
     assert run.data.metrics["attack/a.layer 2_ x"] == 0.25
     assert run.data.params == {"attack/lens.attacks.lens.k": "4"}
 
@@ -147,7 +171,7 @@ def test_a_changed_cell_replaces_its_run_and_no_other(experiment, mirror):
     assert mirror([changed, same], name) == {"made": 1, "kept": 1}
     after = runs()
     assert after["m/Ada/ga/0"].data.tags[DIGEST_TAG] == changed.digest
-    assert after["m/Ada/ga/0"].data.metrics["unlearn/step/select"] == 2.0
+    assert after["m/Ada/ga/0"].data.metrics["unlearn/step select"] == 2.0
     assert after["m/Ada/ga/0"].info.run_id != before["m/Ada/ga/0"]
     assert after["m/Ada/npo/0"].info.run_id == before["m/Ada/npo/0"]
 
@@ -163,9 +187,10 @@ def points(client, run):
 
 @pytest.mark.parametrize("upto", [0, 1, 2, 3])
 def test_a_run_that_was_broken_off_is_completed(client, experiment, monkeypatch, mirror, upto):
-    """Of the store's four calls `upto` come through. The run is RUNNING and does not count as
+    """Of the server's four calls `upto` come through. The run is RUNNING and does not count as
     whole; the next time the same run gets the rest, and nothing twice."""
     name, runs = experiment
+    monkeypatch.setattr(filling, "is_database", lambda _: False)
     left = [upto]
 
     def breaking(real):
@@ -189,7 +214,30 @@ def test_a_run_that_was_broken_off_is_completed(client, experiment, monkeypatch,
     assert finished.info.status == "FINISHED"
     assert finished.info.run_id == unfinished.info.run_id
     expected = [("loss", step, value) for _, step, value in LONG]
-    assert points(client, finished) == Counter([("unlearn/step/select", 0, 4.0), *expected])
+    assert points(client, finished) == Counter([("unlearn/step select", 0, 4.0), *expected])
+
+
+def test_of_a_run_that_was_broken_off_a_database_has_nothing(
+    client, experiment, monkeypatch, mirror
+):
+    """All rows come in one transaction: when the parameters fail, the points are gone too."""
+    name, runs = experiment
+    real = filling._rows
+
+    def breaking(session, table, *rows):
+        if table.__tablename__ == "params":
+            raise ConnectionError("gone")
+        real(session, table, *rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(filling, "_rows", breaking)
+        with pytest.raises(TrackingError, match="gone"):
+            mirror([record(curves=LONG)], name)
+    (unfinished,) = runs().values()
+    assert unfinished.info.status == "RUNNING" and points(client, unfinished) == Counter()
+    assert mirror([record(curves=LONG)], name) == {"completed": 1}
+    (finished,) = runs().values()
+    assert finished.info.status == "FINISHED" and len(points(client, finished)) == 1501
 
 
 def test_a_run_that_was_broken_off_with_other_content_is_replaced(client, experiment, mirror):
@@ -226,6 +274,36 @@ def test_a_second_finished_run_of_a_cell_is_deleted(client, experiment, mirror):
     assert len(runs()) == 1
 
 
+def test_more_runs_than_are_written_at_once(monkeypatch, experiment, mirror):
+    name, runs = experiment
+    monkeypatch.setattr(tracking, "AT_ONCE", 2)
+    mirror([record(f"m/Ada/{i}/0", metrics={"1": float(i)}) for i in range(5)], name)
+    assert {run.data.metrics["1"] for run in runs().values()} == {0.0, 1.0, 2.0, 3.0, 4.0}
+    assert {run.info.status for run in runs().values()} == {"FINISHED"}
+
+
+def test_labels_follow_without_a_new_run(experiment, mirror):
+    """Names and verdicts depend on the other runs; the run and its address stay."""
+    name, runs = experiment
+    mirror([record(description="leaks", colour="#000000")], name)
+    (first,) = runs().values()
+    renamed = dataclasses.replace(record(), name="GA · seed 0", description="forgets")
+    assert mirror([renamed], name) == {"kept": 1}
+    (run,) = runs().values()
+    assert run.info.run_id == first.info.run_id and run.info.run_name == "GA · seed 0"
+    assert run.data.tags["mlflow.note.content"] == "forgets"
+    assert run.data.tags["mlflow.runColor"] == "#000000"
+
+
+def test_an_experiment_has_the_tags_of_its_view(client, experiment, mirror, tmp_path):
+    """From the first time on; another view replaces them, and nothing else."""
+    name, _ = experiment
+    for view in ({"a": "1", "b": "1"}, {"a": "2"}):
+        tracking.mirror([record()], name, tmp_path, view)
+        tags = client.get_experiment_by_name(name).tags
+        assert {"b": "1"} | view == {key: tags[key] for key in ("a", "b")}
+
+
 def test_a_cell_that_left_the_grid_is_retired(client, experiment, mirror):
     """And a run that mirrors no cell stays: it is somebody else's."""
     name, runs = experiment
@@ -248,7 +326,7 @@ def test_more_runs_than_a_page_are_found(monkeypatch, experiment, mirror):
     assert mirror(records, name) == {"kept": 5}
 
 
-def test_long_records_are_logged_in_batches(client, experiment, mirror):
+def test_long_records_are_logged_in_batches(client, experiment, mirror, way):
     """MLflow takes 100 parameters and 1000 metrics at once; 250 and 2100 arrive whole, a value of
     more than 6000 characters is cut."""
     name, runs = experiment
@@ -327,18 +405,3 @@ def test_an_experiment_that_somebody_else_just_made(monkeypatch, experiment, mir
     assert mirror([record()], name) == {"kept": 1}
     monkeypatch.undo()
     assert set(runs()) == {"m/Ada/ga/0"}
-
-
-def test_the_digest_is_of_what_is_shown(tmp_path):
-    """Every part of it counts, a figure by its content; where the figure lies does not."""
-    for name, text in (("a", "1"), ("b", "1"), ("c", "2")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "figure.png").write_text(text)
-    figures = [record(files=[tmp_path / name / "figure.png"]).digest for name in "abc"]
-    assert figures[0] == figures[1] != figures[2]
-    changes = [
-        {}, {"params": {"seed": "1"}}, {"metrics": {}}, {"description": "x"},
-        {"curves": [("unlearn.trace/loss", 1, 1.0)]},
-    ]  # fmt: skip
-    digests = [record(**change).digest for change in changes]
-    assert len({*digests, *figures, record("m/Ada/ga/1").digest}) == 8

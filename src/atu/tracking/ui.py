@@ -1,0 +1,101 @@
+"""MLflow's UI for a store that has no server, on this machine, with addresses that open our views.
+
+MLflow opens its assistant on a first visit, over a quarter of the window, and the menu for chat
+applications. Nothing but the browser's own storage changes that, and only a page of the same
+address may write there. So this process serves the UI, with one page more for each view.
+"""
+
+from __future__ import annotations
+
+import os
+import webbrowser
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from atu.errors import TrackingError
+from atu.tracking.connection import artifacts, connected, is_database, mask, tracking_uri
+from atu.tracking.view import MODES, view_address
+
+PAGE = """<!doctype html>
+<meta charset="utf-8">
+<title>MLflow</title>
+<script>
+localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
+localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
+location.replace("%s");
+</script>
+"""
+
+
+def serve(experiment: str, host: str, port: int, opened: bool) -> None:
+    """Print the addresses of an experiment's views and serve them until interrupted; a store that
+    is a server serves itself.
+
+    Args:
+        opened: also in a browser.
+
+    Raises:
+        TrackingError: the store cannot be reached, or is a server that lacks the experiment.
+    """
+    number = _number(experiment)
+    if is_database(tracking_uri()):
+        _run(experiment, host, port, opened)
+    elif number is None:
+        raise TrackingError(f"MLflow at {mask(tracking_uri())}: no experiment {experiment!r}")
+    else:
+        server = urlsplit(tracking_uri())
+        open_to_all = server._replace(netloc=server.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        _say({mode: open_to_all + view_address(number, mode) for mode in MODES}, opened)
+
+
+def _number(experiment: str) -> str | None:
+    with connected() as client:
+        found = client.get_experiment_by_name(experiment)
+    return found and found.experiment_id
+
+
+def _say(addresses: dict[str, str], opened: bool) -> None:
+    for mode, address in addresses.items():
+        print(f"{mode + ':':9}{address}", flush=True)
+    if opened:
+        webbrowser.open(next(iter(addresses.values())))
+
+
+def _run(experiment: str, host: str, port: int, opened: bool) -> None:
+    import uvicorn
+
+    addresses = {mode: f"http://{host}:{port}/{mode}" for mode in MODES}
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            _say(addresses, opened)
+
+    config = uvicorn.Config(_app(experiment), host=host, port=port, log_level="warning")
+    Server(config).run()
+
+
+def _app(experiment: str) -> Any:
+    """MLflow's application, with our pages before its own."""
+    from mlflow.server.constants import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR
+
+    os.environ[BACKEND_STORE_URI_ENV_VAR] = tracking_uri()
+    os.environ[ARTIFACT_ROOT_ENV_VAR] = artifacts()
+    from mlflow.server.fastapi_app import app
+    from starlette.routing import Route
+
+    pages = [Route(f"/{mode}", partial(_page, experiment, mode)) for mode in MODES]
+    app.router.routes[:0] = pages
+    return app
+
+
+def _page(experiment: str, mode: str, request: Any) -> Any:
+    """Closes the assistant, takes the menu for trained models, and goes on to the view."""
+    from starlette.responses import HTMLResponse, PlainTextResponse
+
+    number = _number(experiment)
+    if number is None:
+        return PlainTextResponse(f"no experiment {experiment!r} yet: run `snakemake track`", 404)
+    return HTMLResponse(PAGE % view_address(number, mode))
