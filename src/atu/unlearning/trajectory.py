@@ -219,11 +219,11 @@ class Course:
                 context.tokens_before += tokens
 
     def add(self, point: Point, keep: str) -> None:
-        """One more point; with `keep` `best` the model as it is, if it is the best so far."""
+        """One more point; with `keep` `best` the model as it is, if it is the best so far. Of equals
+        the earlier is kept: what a model is changed further for nothing shows.
+        """
         self.trajectory.append(point)
-        if keep == "best" and (
-            self.best is None or point["selection"] >= self.best[0]["selection"]
-        ):
+        if keep == "best" and (self.best is None or point["selection"] > self.best[0]["selection"]):
             self.best = point, whole_state(self.context.model)
 
     def settle(self) -> Point:
