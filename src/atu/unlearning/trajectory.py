@@ -219,8 +219,9 @@ class Course:
                 context.tokens_before += tokens
 
     def add(self, point: Point, keep: str) -> None:
-        """One more point; with `keep` `best` the model as it is, if it is the best so far. Of equals
-        the earlier is kept: what a model is changed further for nothing shows.
+        """One more point; with `keep` `best` the model as it is, if it is the best so far.
+
+        Of equals the earlier is kept: what a model is changed further for nothing shows.
         """
         self.trajectory.append(point)
         if keep == "best" and (self.best is None or point["selection"] > self.best[0]["selection"]):
