@@ -286,7 +286,7 @@ def realign_stages(
 
 def _run_stages(method: Method, course: Course, keep: str, keeper: Keeper) -> None:
     """Run the method's stages up to its stopping rule. The point that is kept is with `keep` `last`
-    the last one, with `best` the one with the highest `selection`, the earlier of equals.
+    the last one, with `best` the one with the highest `selection`, the later of equals.
 
     Where a checkpoint is resumed, stages that were done pass by and their points are the
     checkpoint's.

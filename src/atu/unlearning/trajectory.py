@@ -221,10 +221,10 @@ class Course:
     def add(self, point: Point, keep: str) -> None:
         """One more point; with `keep` `best` the model as it is, if it is the best so far.
 
-        Of equals the earlier is kept: what a model is changed further for nothing shows.
+        Of equals the later is kept: of the earlier more comes back (docs/log.md).
         """
         self.trajectory.append(point)
-        if keep == "best" and (self.best is None or point["selection"] > self.best[0]["selection"]):
+        if keep == "best" and (self.best is None or point["selection"] >= self.best[0]["selection"]):
             self.best = point, whole_state(self.context.model)
 
     def settle(self) -> Point:

@@ -440,15 +440,15 @@ class TestKeep:
         ("keep", "selections", "kept"),
         [
             ("best", {2: 0.3, 4: 0.5, 6: 0.4}, 4),
-            ("best", {2: 0.5, 4: 0.5, 6: 0.4}, 2),
+            ("best", {2: 0.5, 4: 0.5, 6: 0.4}, 4),
             ("best", {0: 0.9, 2: 0.2, 4: 0.1, 6: 0.1}, 2),
-            ("best", {}, 2),
+            ("best", {}, 6),
             ("last", {2: 0.3, 4: 0.5, 6: 0.4}, 6),
             ("last", {0: 0.9}, 6),
         ],
     )
     def test_the_model_is_left_at_the_kept_point(self, run, points, keep, selections, kept):
-        """`best` is the highest score, the earlier of equals, and never the point before the first
+        """`best` is the highest score, the later of equals, and never the point before the first
         step. The trajectory and the cost are those of the whole run."""
         logits = points(selections=selections)
         outcome, model = run("ga", keep=keep, steps=6, evaluations=3, stop_below=None)
