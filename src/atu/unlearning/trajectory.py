@@ -224,7 +224,9 @@ class Course:
         Of equals the later is kept: of the earlier more comes back (docs/log.md).
         """
         self.trajectory.append(point)
-        if keep == "best" and (self.best is None or point["selection"] >= self.best[0]["selection"]):
+        if keep == "best" and (
+            self.best is None or point["selection"] >= self.best[0]["selection"]
+        ):
             self.best = point, whole_state(self.context.model)
 
     def settle(self) -> Point:
