@@ -9,7 +9,7 @@ from typing import Any
 
 from atu.alignment.loop import layer_folder
 from atu.config.params import Params, oracle_method
-from atu.config.roles import ORIGINAL
+from atu.config.roles import ORACLE, ORIGINAL
 from atu.errors import visible
 from atu.metrics.trust import ENOUGH
 from atu.probes.prompts import FORMS
@@ -119,7 +119,7 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
         glossary={
             word: meaning
             for word, meaning in GLOSSARY.items()
-            if oracle or "oracle" not in f"{word}{meaning}".lower()
+            if oracle or ORACLE not in f"{word}{meaning}".lower()
         },
         example=next(
             (c for c in results.cells if c["method"] not in figures.SPECIAL), results.cells[0]
@@ -136,7 +136,7 @@ def inline(path: Path, heard: str) -> str:
     see it.
     """
     text = path.read_text(encoding="utf-8")
-    body = text[text.index("<svg ") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg ") :], flags=re.DOTALL)
     own = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{path.stem}-", body)
     return own.replace("<svg ", f'<svg role="img" aria-label="{heard}" ', 1)
 

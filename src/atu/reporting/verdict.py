@@ -392,7 +392,7 @@ def _findings(evidence: Evidence) -> dict[str, Any]:
         "forget_quality_log10_p": evidence.forget_quality,
         "membership": [_row(evidence.membership)] if evidence.membership else [],
         "priv_leak": evidence.priv_leak,
-        "stuttering": dict(zip(("checkpoint", "original"), evidence.stuttering, strict=True)),
+        "stuttering": dict(zip(("its", "original"), evidence.stuttering, strict=True)),
     }
 
 

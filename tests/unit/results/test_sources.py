@@ -115,7 +115,7 @@ def test_files_that_are_no_modules():
     """A module that names a file beside it depends on it."""
     assert "benchmarks/world/world.yaml" in phase_sources("prepare", "world")
     assert "benchmarks/world/world.yaml" not in phase_sources("prepare", "tofu")
-    assert "phases/report.html.jinja" in phase_sources("report")
+    assert "reporting/page.html.jinja" in phase_sources("report")
 
 
 def test_without_a_name_all_plugins_count():
