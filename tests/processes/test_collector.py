@@ -12,18 +12,21 @@ import subprocess
 import sys
 from collections import Counter
 
+import polars as pl
 import pytest
 import yaml
 from servers import until
 
 from atu.config.cells import CELL_PHASES, grid_cells, manifest_path, open_cells
-from atu.config.params import Params
+from atu.config.params import Params, method_names
 from atu.errors import ArtifactError
 from atu.phases import track
+from atu.phases.rephrase import ITEMS
 from atu.reporting.names import FIGURES
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.jobs import write_folder
-from atu.tracking.mirror import RunRecord, mirror
+from atu.tracking.mirror import mirror
+from atu.tracking.records import RunRecord
 
 STEPS = 200
 FORK = multiprocessing.get_context("fork")
@@ -55,6 +58,8 @@ def write_traced(manifest, phase, cell, rows, inputs):
             for row in rows:
                 file.write(json.dumps(row, sort_keys=True) + "\n")
                 file.flush()
+        if phase == "rephrase":
+            pl.DataFrame(schema=ITEMS).write_parquet(job.path("items.parquet"))
         job.metrics = {f"{phase}/number/all": len(rows)}
     return Artifact.open(manifest, phase)
 
@@ -155,13 +160,18 @@ def write_report(params, results):
     ) as job:  # fmt: skip
         for name in (*FIGURES, "report.html", "table.md"):
             job.path(name).write_text("x", encoding="utf-8")
+        job.path("cells.csv").write_text("model,target,method,seed\n", encoding="utf-8")
+        job.path("verdicts.json").write_text("{}", encoding="utf-8")
 
 
 def collect(params, results):
     """What `atu track` does."""
     report = Artifact.open(results / "report" / MANIFEST, "report")
     cells = open_cells(params, results)
-    track.run(results / "track" / MANIFEST, params.track, report=report, cells=cells)
+    track.run(
+        results / "track" / MANIFEST, params.track,
+        report=report, cells=cells, names=method_names(params),
+    )  # fmt: skip
 
 
 def collect_between(params, results):
@@ -181,7 +191,7 @@ def expected(cells, generations):
         rows = trace(cell, generation)
         finals = {"align": 0, "rephrase": 0, "utility": 0, "privacy": 0, "unlearn": len(rows)}
         found[f"{cell.model}/{cell.target}/{cell.method}/{cell.seed}"] = Counter(
-            [(f"{phase}/number/all", 0, float(n)) for phase, n in finals.items()]
+            [(f"{phase}/number all", 0, float(n)) for phase, n in finals.items()]
             + [
                 (f"unlearn.trace/{key}", number + 1, row[key])
                 for number, row in enumerate(rows)
