@@ -109,8 +109,7 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
     rows = tables.main_table(items, section, methods)
     judged = _judged(rows, selections(rows, items), far)
     evidence = _evidence(params, methods, items, attacked, documents, utility, privacy)
-    verdicts = {name: verdict_of(found) for name, found in evidence.items()}
-    given = set(given_methods(params))
+    given = given_methods(params)
     shown = [replace(s, title=titles[s.key]) for s in shown]
     evaluated = [*single.rephrase, *single.privacy, *single.attack]
     return Tables(
@@ -146,8 +145,7 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
         points=tables.trajectory_table(single.unlearn),
         utility=utility,
         items=items,
-        verdicts=verdicts,
-        given=[name for name, found in evidence.items() if found.name in given],
+        verdicts={n: verdict_of(found) for n, found in evidence.items() if found.name in given},
     )
 
 
@@ -234,9 +232,8 @@ def _write_tables(job: Job, results: Tables) -> None:
     write_json(job.path(HEADLINE), headline_numbers(results.headline))
     words = {f"{row['model']}.{row['method']}": {"words": row["words"]} for row in results.words}
     write_json(job.path(VERDICTS), words)
-    if results.given:
-        audits = {name: asdict(results.verdicts[name]) for name in results.given}
-        write_json(job.path(AUDIT), audits)
+    if results.verdicts:
+        write_json(job.path(AUDIT), {name: asdict(v) for name, v in results.verdicts.items()})
     results.points.write_csv(job.path("trajectories.csv"))
     text = tables.markdown_table(results.rows, results.utility, results.notes)
     below = [results.worst] if worst_of(results.items) else []

@@ -10,6 +10,7 @@ import polars as pl
 
 from atu.config.sections import Report
 from atu.metrics.bootstrap import Estimate, percentiles, resampled_means
+from atu.reporting import tables
 from atu.reporting.distance import Distance
 from atu.reporting.items import CELL, of
 from atu.reporting.tables import (
@@ -28,12 +29,9 @@ from atu.seeding import generator
 UTILITY, GENERAL = "utility", "general"
 COLUMNS = {"target": "target_questions", "worst_form": "worst_form", "neighbour": "neighbours"}
 """Columns of the main table, by their names here, where `target` is whom a cell is about."""
-HEADLINE = {
-    "target_questions": "target questions",
-    "worst_form": "target, worst form",
-    "neighbours": "neighbours",
-    UTILITY: "utility",
-    DISTANCE: "distance to the oracle",
+HEADLINE = {name: tables.COLUMNS[key] for key, name in COLUMNS.items()} | {
+    UTILITY: UTILITY,
+    DISTANCE: tables.DISTANCE_TITLE,
 }
 """The five columns of the first table: key to title."""
 
@@ -52,8 +50,7 @@ def headline_rows(
         tasks = compared_tasks(utility, model, [r["method"] for r in rows if r["model"] == model])
         own = {name: row[key] for key, name in COLUMNS.items() if key in row}
         parts = _utility_parts(of(items, model, method), of(documents, model, method), tasks)
-        mean = utility_mean(parts, section)
-        own |= {} if mean is None else {UTILITY: mean}
+        own[UTILITY] = utility_mean(parts, section)
         own |= {DISTANCE: row[DISTANCE]} if DISTANCE in row else {}
         collapsed = bool(utility[model, method]["collapsed"])
         found.append({"model": model, "method": method, **own, "collapsed": collapsed})
@@ -70,12 +67,12 @@ def _utility_parts(
     return ({GENERAL: by_column(items)[GENERAL]} if GENERAL in asked_columns(items) else {}) | parts
 
 
-def utility_mean(parts: Mapping[str, pl.DataFrame], section: Report) -> Estimate | None:
+def utility_mean(parts: Mapping[str, pl.DataFrame], section: Report) -> Estimate:
     """The mean over these parts of their mean scores, with an interval that draws facts and
-    documents; None without parts. n is the number of all items.
+    documents; not valid without parts. n is the number of all items.
     """
     if not parts or any(part.is_empty() for part in parts.values()):
-        return None
+        return Estimate(np.nan, np.nan, np.nan, 0)
     n = sum(len(part) for part in parts.values())
     missing = sum(part[SCORE].null_count() for part in parts.values())
     if missing:

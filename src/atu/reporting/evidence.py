@@ -15,6 +15,7 @@ from atu.config.sections import AttackSection, Report
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.fluency import stutters
 from atu.metrics.memorisation import tofu_forget_quality, tofu_truth_ratio
+from atu.metrics.selection import RETAINED
 from atu.probes.prompts import FORMS
 from atu.reporting import tables
 from atu.reporting.attacker import MEMBERSHIP, PARTNER, PRIV_LEAK
@@ -32,10 +33,9 @@ from atu.reporting.verdict import ORACLE as THE_ORACLE
 FLOORED = ("exact_match@own-2", "contains@own-2", "leak_at_k@own-1")
 """Measures by which a guess scores nothing."""
 QUALITY = f"target.{tofu_truth_ratio.id}.{tofu_forget_quality.id}"
-KEPT = {
-    "neighbour": "neighbours", "other": "other people", "general": "general facts",
-    PARTNER: "retain questions beside the target's",
-}  # fmt: skip
+KEPT = {role: tables.COLUMNS[role] for role in RETAINED} | {
+    PARTNER: "retain questions beside the target's"
+}
 BESIDE = "beside."
 """What the key of a loss begins with that only shows beside the target."""
 

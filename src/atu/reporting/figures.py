@@ -16,6 +16,7 @@ from atu.config.roles import ORACLE, ORIGINAL
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.selection import RETAINED
 from atu.reporting.colours import COLOURS, method_colours
+from atu.reporting.tables import COLUMNS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -43,7 +44,6 @@ LEGEND = 3
 UPRIGHT = 9
 """With more methods than this their names are rotated, so that columns can be narrow; with fewer a
 name has a line per word."""
-RETAINED_TITLES = {"neighbour": "neighbours", "other": "other people", "general": "general facts"}
 
 
 def _colours(methods: Sequence[str]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], names: Names) -
             alpha=0.9,
             label=label,
         )
-    kept = RETAINED_TITLES.get(retained or "", "no retained questions")
+    kept = COLUMNS.get(retained or "", "no retained questions")
     axes.set_xlabel("target, worst form: score   (right: it leaks)")
     axes.set_ylabel(f"{kept}: score   (up: it is kept)")
     axes.set_xlim(-0.05, 1.05)

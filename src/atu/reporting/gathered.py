@@ -62,6 +62,4 @@ class Tables:
     utility: dict[tuple[str, str], dict[str, float]]
     items: Any
     verdicts: dict[str, Verdict]
-    """Of every method, by the name of its model and its own."""
-    given: list[str]
-    """Of the verdicts, those on checkpoints that somebody else made."""
+    """Of every checkpoint that somebody else made, by the name of its model and its own."""

@@ -8,6 +8,7 @@ import pytest
 from atu.metrics.bootstrap import Estimate
 from atu.reporting import figures
 from atu.reporting.robustness import Shown
+from atu.reporting.tables import COLUMNS
 
 
 def sure(value):
@@ -155,7 +156,7 @@ def test_what_the_original_hardly_knows_is_not_what_is_kept(written, neighbour, 
         for row in compared()
     ]  # fmt: skip
     words = written(figures.forget_retain, rows)
-    title = figures.RETAINED_TITLES.get(shown, "no retained questions")
+    title = COLUMNS.get(shown, "no retained questions")
     assert f"{title}: score   (up: it is kept)" in words
 
 
