@@ -1,6 +1,7 @@
 """The collector under load: processes that write traces, and other collectors."""
 
 import copy
+import io
 import json
 import multiprocessing
 import os
@@ -29,6 +30,9 @@ from atu.tracking.mirror import mirror
 from atu.tracking.records import RunRecord
 
 STEPS = 200
+NO_ITEMS = io.BytesIO()
+"""Written once, here: a forked process that uses polars' threads waits for ever."""
+pl.DataFrame(schema=ITEMS).write_parquet(NO_ITEMS)
 FORK = multiprocessing.get_context("fork")
 """Processes that do not import torch anew."""
 
@@ -59,7 +63,7 @@ def write_traced(manifest, phase, cell, rows, inputs):
                 file.write(json.dumps(row, sort_keys=True) + "\n")
                 file.flush()
         if phase == "rephrase":
-            pl.DataFrame(schema=ITEMS).write_parquet(job.path("items.parquet"))
+            job.path("items.parquet").write_bytes(NO_ITEMS.getvalue())
         job.metrics = {f"{phase}/number/all": len(rows)}
     return Artifact.open(manifest, phase)
 
