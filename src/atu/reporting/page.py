@@ -106,7 +106,7 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
         shown_methods=shown_methods(results.methods, params.report.compare),
         summary_titles=SUMMARY,
         results=results,
-        rankings=rankings(results.rows, results.utility),
+        rankings=rankings(results.rows, results.utility, results.names),
         retain=REQUEST_COLUMNS,
         enough=ENOUGH,
         blind=int(results.items[BLIND].sum()),

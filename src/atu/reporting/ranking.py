@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -60,10 +61,14 @@ def chance_levels(items: pl.DataFrame) -> dict[str, float]:
     }
 
 
-def rankings(rows: Sequence[Row], utility: Mapping[tuple[str, str], Row]) -> list[str]:
+def rankings(
+    rows: Sequence[Row],
+    utility: Mapping[tuple[str, str], Row],
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
     """The methods of every model in order, a line for each: by `selection` on the `report` split,
     and by distance to the oracle, where there is one. What is COLLAPSED comes last: its silence is
-    no forgetting.
+    no forgetting. `names` says what people call a method; its key stands where it does not.
     """
     lines = []
     several = len({row["model"] for row in rows}) > 1
@@ -74,16 +79,19 @@ def rankings(rows: Sequence[Row], utility: Mapping[tuple[str, str], Row]) -> lis
         chosen = {r["method"]: r[SELECTION] for r in own if r[SELECTION] is not None}
         far = {r["method"]: r[DISTANCE].mean for r in own if DISTANCE in r and r[DISTANCE].valid}
         if chosen:
-            told = _told(chosen, ruined, -1)
+            told = _told(chosen, ruined, names, -1)
             lines.append(f"By selection on the report split{where}, high is good: {told}.")
         if far:
-            told = _told(far, ruined, 1)
+            told = _told(far, ruined, names, 1)
             lines.append(f"By distance to the oracle{where}, low is good: {told}.")
     return lines
 
 
-def _told(numbers: Mapping[str, float], ruined: Collection[str], sign: int) -> str:
+def _told(
+    numbers: Mapping[str, float], ruined: Collection[str], names: Mapping[str, str], sign: int
+) -> str:
     order = sorted(numbers, key=lambda name: (name in ruined, sign * numbers[name]))
     return ", ".join(
-        f"{name} {numbers[name]:.2f}" + (" (COLLAPSED)" if name in ruined else "") for name in order
+        f"{names.get(name, name)} {numbers[name]:.2f}" + (" (COLLAPSED)" if name in ruined else "")
+        for name in order
     )

@@ -62,6 +62,7 @@ def test_rankings():
         "By selection on the report split, high is good: atu 0.75, ga 0.50.",
         "By distance to the oracle, low is good: ga 0.10, atu 0.20, npo 0.30.",
     ]
+    assert rankings(rows, utility, {"ga": "Gradient ascent"})[0].endswith("Gradient ascent 0.50.")
 
 
 def test_what_is_ruined_comes_last():
