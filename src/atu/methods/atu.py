@@ -13,14 +13,18 @@ Where this differs from the reference implementation (`reference_compat` restore
   knowledge unless the hidden states of retain texts are held in place (`retain.states`);
 - several hook layers, each with its own predictor and thresholds: the hinge is their mean;
 - the hinge can be restricted to the subject's tokens, if enough texts name it;
-- beside the concept, the hinge can be to each forget text's own answer, where it is about to be
-  given: what is predicted there must not resemble the answer either (`answers`);
+- beside the concept, or instead of it, the hinge can be to each forget text's own answer, where it
+  is about to be given: what is predicted there must not resemble the answer (`answers`);
+- a hinge says where hidden states must not be; `stranger` says where they should: where the
+  original model's are when a name that nobody bears stands for the target's. A model that only
+  flees the concept ends where no model has ever been, which anyone can see. The hinge to the
+  concept then counts up to the name, where the model is about to say it;
 - a retain term is possible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -32,8 +36,10 @@ from torch import Tensor
 from atu.alignment.cosine import concept_cosine, cosine
 from atu.errors import ConfigError, shown
 from atu.methods.base import Context, Method, MethodSettings, Stage, combined_loss, split_steps
+from atu.methods.shared.strangers import Introduced, Strangers
 from atu.models.llm import hidden_states_at
 from atu.training.batches import Batch, collate, subject_positions
+from atu.training.losses import activation_error
 from atu.training.means import masked_mean
 from atu.untrusted.bounds import Bounds, Cosine, Count, CountOrZero, NonNegative
 
@@ -67,8 +73,15 @@ class Settings(MethodSettings):
     """Where the hinge counts: at every token, or at the subject's tokens and those beside them."""
     width: CountOrZero
     """Tokens on either side of the subject that count with it; 0 where all tokens count."""
+    concept: NonNegative
+    """Weight of the hinge to the concept; 0 leaves it out. With `stranger` it counts only up to the
+    target's name: behind it, a stranger's states are the aim."""
     answers: NonNegative
     """Weight of the hinge to each forget text's own answer at the last token of its prompt; 0
+    leaves it out."""
+    stranger: NonNegative
+    """Weight of the distance of hidden states, from the target's name on, from those of the
+    original model with a stranger's name in its place, at every layer up to the highest hook; 0
     leaves it out."""
 
     def __post_init__(self) -> None:
@@ -82,6 +95,10 @@ class Settings(MethodSettings):
             raise ValueError("adaptive thresholds are measured: give `quantiles`")
         if self.positions == "all" and self.width:
             raise ValueError(f"width = {self.width} is of no use where all positions count")
+        if not (self.concept or self.answers or self.stranger):
+            raise ValueError(
+                "give `concept`, `answers` or `stranger` a weight: nothing is forgotten"
+            )
         if self.steps < len(ladder):
             raise ValueError(f"steps = {self.steps} are fewer than the {len(ladder)} rounds")
 
@@ -96,7 +113,9 @@ def note(settings: Settings) -> str:
         "thresholds below zero": min(settings.thresholds, default=0.0) < 0,
         **{RETAINED[name]: True for name in settings.retain.weights()},
         "the subject's tokens alone": settings.positions == "subject",
+        "no hinge to the concept": settings.concept == 0,
         "the hinge at answers": settings.answers > 0,
+        "hidden states as of a stranger": settings.stranger > 0,
         "disruption masking": settings.wrapper == "disruption_masking",
         "AdamW": settings.optimizer == "adamw",
     }
@@ -118,11 +137,15 @@ def hinge_loss(similarity: Tensor, mask: Tensor, threshold: float | Tensor) -> T
     return masked_mean((similarity - threshold).clamp(min=0), mask)
 
 
-def predicted(context: Context, batch: Batch) -> Tensor:
-    """The embedding that every layer's predictor anticipates, [layers, batch, seq, dim]."""
-    hidden = hidden_states_at(
-        context.model, batch.input_ids, batch.attention_mask, list(context.predictors)
-    )
+def hidden_states_of(context: Context, batch: Batch, layers: Sequence[int]) -> dict[int, Tensor]:
+    """The model's hidden states at these layers, each [batch, seq, hidden]."""
+    return hidden_states_at(context.model, batch.input_ids, batch.attention_mask, layers)
+
+
+def predicted(context: Context, hidden: Mapping[int, Tensor]) -> Tensor:
+    """The embedding that every layer's predictor anticipates from these hidden states, [layers,
+    batch, seq, dim].
+    """
     return torch.stack(
         [predictor(hidden[layer]) for layer, predictor in context.predictors.items()]
     )
@@ -131,7 +154,8 @@ def predicted(context: Context, batch: Batch) -> Tensor:
 def predicted_cosine(context: Context, batch: Batch) -> Tensor:
     """Cosine of every predicted embedding to the concept, [layers, batch, seq]."""
     assert context.concept is not None
-    return concept_cosine(predicted(context, batch), context.concept)
+    hidden = hidden_states_of(context, batch, list(context.predictors))
+    return concept_cosine(predicted(context, hidden), context.concept)
 
 
 @torch.no_grad()
@@ -213,6 +237,19 @@ def _subject_tokens(context: Context, number: int) -> set[int]:
     return {j for i in subject for j in range(max(i - width, 0), min(i + width + 1, len(offsets)))}
 
 
+def concept_hinge(context: Context, embeddings: Tensor, mask: Tensor, threshold: Tensor) -> Tensor:
+    """The hinge to the concept, averaged over layers and unmasked positions; a scalar.
+
+    Args:
+        embeddings: what `predicted` gives for the batch.
+        mask: [batch, seq], 0 where a position does not count.
+        threshold: [layers].
+    """
+    assert context.concept is not None
+    similarity = concept_cosine(embeddings, context.concept)
+    return hinge_loss(similarity, mask.expand_as(similarity), threshold[:, None, None])
+
+
 def answers_hinge(context: Context, batch: Batch, embeddings: Tensor, threshold: Tensor) -> Tensor:
     """The hinge to every text's own answer at the last token of its prompt, averaged over layers
     and the texts that answer a prompt; a scalar.
@@ -230,21 +267,55 @@ def answers_hinge(context: Context, batch: Batch, embeddings: Tensor, threshold:
     return hinge_loss(similarity, has_answer, threshold[:, None])
 
 
-def round_loss(context: Context, batch: Batch, threshold: Tensor) -> Tensor:
-    """The forget loss of a round: the hinge to the concept, and to the answers by its weight.
+def stranger_error(
+    context: Context, batch: Batch, hidden: Mapping[int, Tensor], introduced: Introduced
+) -> Tensor:
+    """Relative distance (`activation_error`) of the hidden states from those of the original model
+    with strangers in the target's place, from the first name on, averaged over layers; a scalar.
+
+    Args:
+        hidden: the model's, at every layer that counts.
+        introduced: the batch with strangers.
+    """
+    assert context.reference is not None
+    with torch.no_grad():
+        wanted = hidden_states_at(
+            context.reference, introduced.input_ids, batch.attention_mask, list(hidden)
+        )
+    errors = [
+        activation_error(states, wanted[layer], introduced.after, relative=True)
+        for layer, states in hidden.items()
+    ]
+    return torch.stack(errors).mean()
+
+
+def round_loss(
+    context: Context, batch: Batch, threshold: Tensor, strangers: Strangers | None = None
+) -> Tensor:
+    """The forget loss of a round: its terms by their weights.
 
     Args:
         threshold: [layers].
+        strangers: where `stranger` has a weight.
     """
-    assert context.concept is not None
-    embeddings = predicted(context, batch)
-    similarity = concept_cosine(embeddings, context.concept)
-    threshold = threshold.to(similarity)
-    mask = counted_positions(context, batch).expand_as(similarity)
-    loss = hinge_loss(similarity, mask, threshold[:, None, None])
-    if weight := context.settings.answers:
-        loss = loss + weight * answers_hinge(context, batch, embeddings, threshold)
-    return loss
+    settings = context.settings
+    introduced = strangers.introduce(batch) if strangers else None
+    layers = range(1, max(context.predictors) + 1) if strangers else context.predictors
+    hidden = hidden_states_of(context, batch, list(layers))
+    terms = []
+    if settings.concept or settings.answers:
+        embeddings = predicted(context, hidden)
+        threshold = threshold.to(embeddings)
+    if settings.concept:
+        mask = counted_positions(context, batch)
+        if introduced:
+            mask = mask * (1 - introduced.after)
+        terms.append(settings.concept * concept_hinge(context, embeddings, mask, threshold))
+    if settings.answers:
+        terms.append(settings.answers * answers_hinge(context, batch, embeddings, threshold))
+    if introduced:
+        terms.append(settings.stranger * stranger_error(context, batch, hidden, introduced))
+    return torch.stack(terms).sum()
 
 
 def check(context: Context) -> None:
@@ -317,6 +388,9 @@ def stages(context: Context) -> Iterator[Stage]:
     if context.stale and settings.realign_steps:
         assert context.realign is not None
         yield from context.realign(settings.realign_steps)
+    strangers = Strangers(context) if settings.stranger else None
+    if strangers:
+        context.measured["stranger_texts"] = strangers.share
     ladder = torch.tensor(context.recall("ladder", lambda: choose_thresholds(context).tolist()))
     points_of = points_per_round(settings, context.reference_compat)
     for index, count in enumerate(split_steps(settings.steps, len(ladder))):
@@ -330,7 +404,11 @@ def stages(context: Context) -> Iterator[Stage]:
             yield Stage(
                 name=f"round {index + 1}" + (f", part {part}" if points > 1 else ""),
                 steps=steps,
-                loss=partial(combined_loss, context, partial(round_loss, threshold=threshold)),
+                loss=partial(
+                    combined_loss,
+                    context,
+                    partial(round_loss, threshold=threshold, strangers=strangers),
+                ),
                 parameters=context.parameters,
                 learning_rate=settings.learning_rate,
                 evaluate=points > 0,
@@ -346,6 +424,7 @@ METHOD = Method(
     title="ATU",
     stages=stages,
     check=check,
+    needs_reference=lambda settings: settings.stranger > 0,
     needs_predictor=True,
     depth=lambda _settings, hook: hook or 0,
     processes="all",

@@ -280,7 +280,8 @@ class Method:
     stages: Callable[[Context], Iterator[Stage]] | None = None
     check: Callable[[Context], None] | None = None
     """Raises ConfigError where the settings do not suit the model or each other."""
-    needs_reference: bool = False
+    needs_reference: bool | Callable[[Any], bool] = False
+    """Whether its loss reads the model before unlearning, always or by settings."""
     needs_predictor: bool = False
     prompted: bool = False
     """Whether the forget stream holds only texts that answer a prompt."""
@@ -467,4 +468,7 @@ def _original(
 def wants_reference(method: Method, settings: Any) -> bool:
     """Whether a frozen copy of the original model is needed."""
     retain = getattr(settings, "retain", None)
-    return method.needs_reference or (retain is not None and bool(retain.kl or retain.states))
+    if retain is not None and (retain.kl or retain.states):
+        return True
+    needed = method.needs_reference
+    return needed(settings) if callable(needed) else needed

@@ -41,7 +41,9 @@ def measured(params: Params, name: str, length: int, steps: int) -> Iterator[Spe
     yield from measure_alignment(replace(setup, texts=texts), steps)
     for key, settings in chosen.items():
         # Texts are random: no name is in them, and no answer.
-        everywhere = replace(settings, positions="all", width=0, answers=0.0)
+        everywhere = replace(
+            settings, positions="all", width=0, concept=1.0, answers=0.0, stranger=0.0
+        )
         yield measure_unlearning(key, replace(setup, texts=settings.batch_size), everywhere, steps)
 
 

@@ -18,7 +18,8 @@ from atu.methods.atu import (
     predicted_cosine,
     stages,
 )
-from atu.methods.base import Stage
+from atu.methods.base import Stage, wants_reference
+from atu.methods.shared.strangers import Strangers
 from atu.models.llm import hidden_states
 from atu.models.predictor import PredictorConfig, build_predictor
 from atu.models.trainable import BelowHook, make_trainable
@@ -33,7 +34,7 @@ def settings(make_settings):
 
     def make(quantiles=(), thresholds=(), **own):
         plain = {"realign_steps": 0, "adaptive": False, "positions": "all", "width": 0}
-        plain |= {"answers": 0.0, "hook_layers": []}
+        plain |= {"concept": 1.0, "answers": 0.0, "stranger": 0.0, "hook_layers": []}
         plain |= {"evaluations": max(len(quantiles), len(thresholds), 1)}
         ladders = {"quantiles": list(quantiles), "thresholds": list(thresholds)}
         return make_settings(Settings, loss="atu", **(ladders | plain | own))
@@ -60,15 +61,23 @@ def context(make_context):
     return make
 
 
+def states_are_ids(monkeypatch):
+    """The hidden states of every layer are the token ids, [batch, seq]."""
+    monkeypatch.setattr(
+        atu, "hidden_states_of", lambda _, batch, layers: dict.fromkeys(layers, batch.input_ids)
+    )
+
+
 @pytest.fixture
 def given_cosines(monkeypatch):
     """Every token's predicted cosine is its id / 10 - .5, so that 5 .. 9 have `COSINES`; the
     padding id 0 would have -.5. A second layer's cosine is half of it."""
 
-    def predicted(context, batch):
-        first = batch.input_ids / 10 - 0.5
+    def predicted(context, hidden):
+        first = hidden[min(hidden)] / 10 - 0.5
         return torch.stack([first, first / 2][: len(context.predictors)])[..., None]
 
+    states_are_ids(monkeypatch)
     monkeypatch.setattr(atu, "predicted", predicted)
     monkeypatch.setattr(atu, "concept_cosine", lambda embeddings, _: embeddings[..., 0])
     texts = [EncodedText(ids, 0, []) for ids in ([9], [8, 5, 6], [7])]
@@ -84,6 +93,7 @@ def given_cosines(monkeypatch):
         ({"thresholds": [0.2, 0.4]}, r"fall strictly, not \[0.2, 0.4\]"),
         ({"thresholds": [0.5], "adaptive": True}, "adaptive thresholds are measured"),
         ({"thresholds": [0.5], "width": 1}, "width = 1 is of no use"),
+        ({"thresholds": [0.5], "concept": 0.0}, "a weight: nothing is forgotten"),
         ({"thresholds": [0.5], "wrapper": "disruption_masking"}, "give `retain` a weight"),
     ],
 )
@@ -430,11 +440,12 @@ def answering(settings, context, monkeypatch):
         order = SimpleNamespace(permutation=lambda _: [*numbers, *({0, 1, 2, 3} - {*numbers})])
         stream = BatchStream(texts, len(numbers), 0, order)
 
-        def predicted(context, batch):
-            ids = batch.input_ids.float()
+        def predicted(context, hidden):
+            ids = hidden[min(hidden)].float()
             first = nn.functional.normalize(torch.stack([ids**0, ids], dim=-1), dim=-1)
             return torch.stack([first, -first][: len(layers)])
 
+        states_are_ids(monkeypatch)
         monkeypatch.setattr(atu, "predicted", predicted)
         monkeypatch.setattr(atu, "concept_cosine", lambda e, _: e[..., 0] * 0 - 1)
         return context(
@@ -499,10 +510,73 @@ def test_padding_counts_only_in_the_reference(settings, context, given_cosines, 
     assert next(stages(ctx)).loss()[0].item() == pytest.approx(expected)
 
 
+@pytest.fixture
+def introducing(settings, context, byte_tokenizer, monkeypatch):
+    """A function that gives a context with `TEXTS` as its first batch, hooked at layer 2, in which
+    hidden states are token ids and the cosine to the concept is 1 everywhere; its tokens, and those
+    with a stranger."""
+
+    def make(**own):
+        def states(_, ids, mask, layers):
+            return {layer: ids[..., None].float() for layer in layers}
+
+        monkeypatch.setattr(atu, "hidden_states_at", states)
+        monkeypatch.setattr(atu, "predicted", lambda _, hidden: hidden[2][None])
+        monkeypatch.setattr(atu, "concept_cosine", lambda e, _: e[..., 0] * 0 + 1)
+        texts = [encode_text(byte_tokenizer, text, "") for text in TEXTS]
+        stream = BatchStream(texts, 3, 0, SimpleNamespace(permutation=range))
+        made = context(
+            settings(thresholds=[0.0], **own), forget=stream,
+            rows={"forget": [{"text": text} for text in TEXTS]}, subjects=["Ann Lee"],
+        )  # fmt: skip
+        batch = stream.collate(range(3))
+        return made, batch.input_ids, Strangers(made).introduce(batch).input_ids
+
+    return make
+
+
+def test_states_go_where_a_strangers_are(introducing):
+    """Per token ((own - stranger's) / stranger's)^2, which is 0 behind the name too, over 15 tokens
+    of the first text and 8 of the second from the name on; the third, without a name, counts 0. By
+    the weight; both layers up to the hook are alike. Reading the strangers' own texts it is 0."""
+    ctx, own, others = introducing(concept=0.0, stranger=3.0)
+    relative = ((own - others) / others.clamp(min=1)).square()
+    expected = 3 * (relative[0].sum() / 15 + relative[1].sum() / 8) / 3
+    assert expected > 0
+    assert next(stages(ctx)).loss()[0].item() == pytest.approx(expected.item())
+    assert ctx.measured["stranger_texts"] == pytest.approx(2 / 3)
+    batch = ctx.forget.collate(range(3))
+    found = Strangers(ctx).introduce(batch)
+    there = {1: others[..., None].float()}
+    assert atu.stranger_error(ctx, batch, there, found) == 0
+
+
+def test_with_a_stranger_the_concept_counts_up_to_the_name(introducing):
+    """Cosine 1 at tau 0: 1 wherever it counts, before the name in two texts and all over the third:
+    tokens 1, 8 and 13 of them."""
+    ctx, *_ = introducing(stranger=1e-9)
+    counted = []
+    original = atu.hinge_loss
+
+    def seen(similarity, mask, threshold):
+        counted.append(mask[0].sum(dim=1).tolist())
+        return original(similarity, mask, threshold)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(atu, "hinge_loss", seen)
+        assert next(stages(ctx)).loss()[0].item() == pytest.approx(1.0)
+    assert counted == [[1, 8, 13]]
+
+
 @pytest.mark.parametrize(
     ("own", "said"),
     [
         ({"thresholds": [0.9, 0.2]}, "the paper's"),
+        (
+            {"thresholds": [0.5], "concept": 0.0, "answers": 1.0, "stranger": 1.0},
+            "this project's Align-then-Unlearn: no hinge to the concept, the hinge at answers, "
+            "hidden states as of a stranger",
+        ),
         (
             {
                 "thresholds": [0.0, -0.6], "optimizer": "adamw",
@@ -568,5 +642,12 @@ def test_fewer_steps_than_rounds_are_refused(settings, ladder):
         settings(**{ladder: [0.5, 0.4, 0.3]}, steps=2)
 
 
-def test_needs():
-    assert (METHOD.needs_reference, METHOD.needs_predictor, METHOD.start) == (False, True, "full")
+def test_needs(settings):
+    """The original model only where a stranger's states are the aim, or states are held."""
+    assert (METHOD.needs_predictor, METHOD.start) == (True, "full")
+    held = {"retain": {"states": 0.1, "layer": 1}}
+    needs = [
+        wants_reference(METHOD, settings(thresholds=[0.0], **own))
+        for own in ({}, {"stranger": 1.0}, held)
+    ]
+    assert needs == [False, True, True]

@@ -1,0 +1,81 @@
+"""Name change (Liu, Zhang, Jaakkola and Chang 2024, arXiv 2407.16997): the model learns to say of
+the target what it would say of somebody it never met.
+
+The teacher is the model before unlearning, reading each forget text with another name in the
+target's place. Where this differs from the paper: one name a text instead of 20 (as its code has it
+for TOFU), drawn from the vocabulary instead of a list (`shared/strangers.py`); where a name comes
+next nothing is learnt, while the paper turns the other name's probability back into the target's;
+and the paper leaves texts without the name out, of which answers can be suppressed here (`unnamed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from atu.errors import ConfigError, shown
+from atu.methods.base import Context, Method, PlainSettings, Stage
+from atu.methods.ceu import suppressed
+from atu.methods.shared.strangers import Strangers
+from atu.training.batches import IGNORE, Batch
+from atu.training.losses import distillation_loss, kl_to_reference
+from atu.untrusted.bounds import NonNegative
+
+
+@dataclass(frozen=True)
+class Settings(PlainSettings):
+    """What is learnt from texts that do not name the target."""
+
+    loss: Literal["name_change"]
+    unnamed: NonNegative
+    """Weight of the cross-entropy from the original's predictions without the answer's token (as
+    CE-U's targets) in texts that do not name the target; 0, as in the paper, leaves them out."""
+
+
+def name_change_loss(context: Context, batch: Batch, strangers: Strangers) -> Tensor:
+    """KL(teacher || model) in nats, averaged over the tokens from the target's name on that are
+    followed by no name; a scalar. And by its weight `unnamed`.
+    """
+    assert context.reference is not None
+    introduced = strangers.introduce(batch)
+    logits = context.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    with torch.no_grad():
+        teacher = context.reference(
+            input_ids=introduced.input_ids, attention_mask=batch.attention_mask
+        ).logits
+    replaced = introduced.input_ids != batch.input_ids
+    counted = introduced.after[:, :-1] * batch.attention_mask[:, 1:] * ~replaced[:, 1:]
+    loss = kl_to_reference(logits[:, :-1], teacher[:, :-1], counted)
+    if weight := context.settings.unnamed:
+        # Where no name stands the teacher has read the very text.
+        named = introduced.after.any(dim=1, keepdim=True)
+        labels = batch.labels.masked_fill(named, IGNORE)
+        loss = loss + weight * distillation_loss(logits, suppressed(teacher, labels), labels)
+    return loss
+
+
+def stages(context: Context) -> Iterator[Stage]:
+    """The strangers, then distillation in `evaluations` equal stretches.
+
+    Raises:
+        ConfigError: no forget text names the target.
+    """
+    strangers = Strangers(context)
+    context.measured["stranger_texts"] = strangers.share
+    if not strangers.share:
+        names = ", ".join(map(shown, context.called))
+        raise ConfigError(
+            "loss", "name_change", f"no forget text names {names}; give what the texts call it "
+            "(prepare.aliases; prepare.concepts of muse and wmdp), or another method",
+        )  # fmt: skip
+    yield from Method(Settings, forget_loss=partial(name_change_loss, strangers=strangers)).plan(
+        context
+    )
+
+
+METHOD = Method(Settings, title="Name change", stages=stages, needs_reference=True, processes="all")

@@ -1,0 +1,120 @@
+"""A stranger in the target's place: forget texts in which another name stands.
+
+A model that never knew the target reads its name as any name that it never met. What the original
+model makes of a text with such a name is therefore a destination for unlearning that the request
+alone gives. Name change (Liu et al. 2024, arXiv 2407.16997) takes its predictions as a teacher,
+with names from a list. Here a name is drawn from the vocabulary: it has as many tokens as the
+target's, so that everything else of the text stays where it is, and nobody bears it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from atu.models.encoding import control_tokens, tokenise
+from atu.seeding import generator
+from atu.training.batches import Batch, subject_positions
+
+if TYPE_CHECKING:
+    from atu.methods.base import Context
+
+
+class Shape(NamedTuple):
+    """What a token of a name looks like."""
+
+    begins_word: bool
+    capital: bool
+    ascii: bool
+
+
+@dataclass(frozen=True)
+class Introduced:
+    """A batch in which strangers stand for the target; both [batch, seq]."""
+
+    input_ids: Tensor
+    after: Tensor
+    """1 from the first token of the first name on, 0 at padding; all 0 where no name stands."""
+
+
+class Strangers:
+    """The stranger of every forget text, drawn from the context's seed and the text's number.
+
+    A text's stranger is the same whenever it is read, another text has another one, and equal
+    tokens of the target's names become equal tokens of the stranger's.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        texts = context.forget.texts
+        self._named = {
+            number: positions
+            for number, text in enumerate(texts)
+            if (positions := _name_tokens(context, number, text.offsets))
+        }
+        own = {texts[n].ids[i] for n, positions in self._named.items() for i in positions}
+        shapes = token_shapes(context.tokenizer)
+        self._shape_of = {token: shapes[token] for token in own if token in shapes}
+        self._candidates: dict[Shape, list[int]] = defaultdict(list)
+        for token, shape in shapes.items():
+            if token not in own:
+                self._candidates[shape].append(token)
+
+    @property
+    def share(self) -> float:
+        """The share of forget texts that name the target."""
+        return len(self._named) / len(self._context.forget.texts)
+
+    def introduce(self, batch: Batch) -> Introduced:
+        """The forget batch with strangers in the target's place."""
+        ids, after = batch.input_ids.clone(), torch.zeros_like(batch.attention_mask)
+        for row, number in enumerate(batch.numbers):
+            positions = self._named.get(number, [])
+            name = self._name_for(number)
+            for position in positions:
+                ids[row, position] = name[int(ids[row, position])]
+            if positions:
+                after[row, positions[0] :] = 1
+        return Introduced(ids, after * batch.attention_mask)
+
+    def _name_for(self, number: int) -> dict[int, int]:
+        """What each token of the target's names becomes in a text; a token without a shape stays,
+        such as a dot or a part of a character.
+        """
+        rng = generator(self._context.seed, "stranger", str(number))
+        ids = self._context.forget.texts[number].ids
+        name: dict[int, int] = {}
+        for position in self._named.get(number, []):
+            token = ids[position]
+            if token not in name:
+                shape = self._shape_of.get(token)
+                others = self._candidates[shape] if shape else []
+                name[token] = others[rng.integers(len(others))] if others else token
+        return name
+
+
+def _name_tokens(context: Context, number: int, offsets: list[tuple[int, int]]) -> list[int]:
+    """Positions of the tokens of a forget text that overlap one of the target's names, in order."""
+    text = context.rows["forget"][number]["text"]
+    return [i for span in subject_positions(offsets, text, context.called) for i in span]
+
+
+def token_shapes(tokenizer: Any) -> dict[int, Shape]:
+    """The shape, inside a text, of every token of letters; of no control token."""
+    before = tokenise(tokenizer, "a", special_tokens=False).ids[-1:]
+    start = len(tokenizer.decode(before))
+    controls = control_tokens(tokenizer)
+    tokens = [token for token in range(len(tokenizer)) if token not in controls]
+    found = {}
+    for token, text in zip(
+        tokens, tokenizer.batch_decode([[*before, token] for token in tokens]), strict=True
+    ):
+        piece = text[start:]
+        letters = piece.strip()
+        if letters.isalpha():
+            found[token] = Shape(piece[0].isspace(), letters[0].isupper(), letters.isascii())
+    return found

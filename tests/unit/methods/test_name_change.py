@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+
+from atu.errors import ConfigError
+from atu.methods.name_change import METHOD, Settings, name_change_loss
+from atu.methods.shared.strangers import Strangers
+from atu.training.batches import BatchStream, encode_text
+
+PROMPTS = ["Who is Ann?", "Who?"]
+ANSWERS = [" An owl.", " An owl."]
+
+
+@pytest.fixture
+def context(make_settings, make_context, byte_tokenizer, tiny_lm):
+    """Two forget texts, of which the first names Ann, on a model that reads bytes."""
+
+    def make(subject="Ann", model=None, **own):
+        texts = [p + a for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+        encoded = [
+            encode_text(byte_tokenizer, text, prompt)
+            for text, prompt in zip(texts, PROMPTS, strict=True)
+        ]
+        settings = make_settings(Settings, loss="name_change", **({"unnamed": 0.0} | own))
+        return make_context(
+            settings, model=model or tiny_lm(vocab_size=300), subjects=[subject],
+            forget=BatchStream(encoded, 2, 0, rng=None),
+            rows={"forget": [{"text": text} for text in texts]},
+        )  # fmt: skip
+
+    return make
+
+
+def batch_of(context):
+    return context.forget.collate([0, 1])
+
+
+def test_the_teacher_reads_a_strangers_name(context):
+    """The mean over the tokens from the name on, by hand: KL of the model that reads the text from
+    the same model that reads the stranger's. Of the positions before a token of the name, those
+    inside it, none is learnt."""
+    ctx = context()
+    batch, strangers = batch_of(ctx), Strangers(ctx)
+    introduced = strangers.introduce(batch)
+    with torch.no_grad():
+        own, teacher = (
+            ctx.model(input_ids=ids, attention_mask=batch.attention_mask).logits[0].log_softmax(-1)
+            for ids in (batch.input_ids, introduced.input_ids)
+        )
+        value = name_change_loss(ctx, batch, strangers)
+    start = 1 + len("Who is ")
+    last = int(batch.attention_mask[0].sum()) - 1
+    counted = [start + 2, *range(start + 3, last)]
+    parts = [(teacher[i].exp() * (teacher[i] - own[i])).sum() for i in counted]
+    assert value.item() == pytest.approx((sum(parts) / len(parts)).item(), rel=1e-4)
+    assert value > 0
+
+
+def test_texts_without_the_name_are_left_out_or_lose_their_answer(context, given_logits):
+    """Uniform over 300 tokens, so no teacher differs: 0. Then, at the 8 bytes of the second text's
+    answer and its end, cross-entropy from the other 299: ln 300."""
+    length = max(len(text.ids) for text in context().forget.texts)
+    uniform = given_logits(torch.zeros(2, length, 300))
+    plain = context(model=uniform)
+    assert name_change_loss(plain, batch_of(plain), Strangers(plain)).item() == pytest.approx(0.0)
+    ctx = context(model=uniform, unnamed=2.0)
+    value = name_change_loss(ctx, batch_of(ctx), Strangers(ctx))
+    assert value.item() == pytest.approx(2 * math.log(300), rel=1e-5)
+    value.backward()
+    moved = ctx.model.logits.grad.abs().sum(dim=-1) > 1e-6
+    assert moved.sum(dim=1).tolist() == [0, len(ANSWERS[1]) + 1]
+
+
+def test_a_target_that_no_text_names_is_refused(context):
+    with pytest.raises(ConfigError, match="no forget text names 'Cy'; give what the texts call it"):
+        next(METHOD.plan(context("Cy")))
+
+
+def test_it_learns_what_is_said_of_strangers(context):
+    """After a few steps the model that reads the name is nearer to the teacher."""
+    ctx = context()
+    batch, strangers = batch_of(ctx), Strangers(ctx)
+    optimizer = torch.optim.SGD(ctx.model.parameters(), lr=30.0)
+    values = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        value = name_change_loss(ctx, batch, strangers)
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert values[-1] < values[0] / 2
