@@ -78,7 +78,7 @@ class Settings(MethodSettings):
     target's name: behind it, a stranger's states are the aim."""
     answers: NonNegative
     """Weight of the hinge to each forget text's own answer at the last token of its prompt; 0
-    leaves it out."""
+    leaves it out, and so does a corpus without prompts."""
     stranger: NonNegative
     """Weight of the distance of hidden states, from the target's name on, from those of the
     original model with a stranger's name in its place, at every layer up to the highest hook; 0
@@ -311,27 +311,45 @@ def round_loss(
         if introduced:
             mask = mask * (1 - introduced.after)
         terms.append(settings.concept * concept_hinge(context, embeddings, mask, threshold))
-    if settings.answers:
+    if settings.answers and context.answers is not None:
         terms.append(settings.answers * answers_hinge(context, batch, embeddings, threshold))
     if introduced:
         terms.append(settings.stranger * stranger_error(context, batch, hidden, introduced))
     return torch.stack(terms).sum()
 
 
-def check(context: Context) -> None:
-    """The reference has no subject mask, a mask must leave something to learn from, and a hinge to
-    answers needs some.
+def require_texts(context: Context, strangers: Strangers | None) -> None:
+    """Measure which share of the forget texts each term reads, and refuse settings of which no term
+    reads any.
 
     Raises:
-        ConfigError: `reference_compat` with a subject mask, too few texts name the subject, or
-            none answers a prompt.
+        ConfigError: no text answers a prompt or names the target, and the concept has no weight.
     """
-    if context.settings.answers:
-        if context.answers is None:
-            raise ConfigError(
-                "answers", context.settings.answers, "no forget text answers a prompt; give 0"
-            )
-        context.measured["answer_texts"] = context.answers.any(dim=-1).float().mean().item()
+    settings, shares = context.settings, {}
+    if settings.answers:
+        answered = context.answers
+        shares["answer_texts"] = 0.0 if answered is None else share_of_rows(answered)
+    if strangers:
+        shares["stranger_texts"] = strangers.share
+    context.measured |= shares
+    if not settings.concept and not any(shares.values()):
+        raise ConfigError(
+            "concept", settings.concept, "no forget text answers a prompt or names the target, so "
+            "nothing would be forgotten; give it a weight",
+        )  # fmt: skip
+
+
+def share_of_rows(table: Tensor) -> float:
+    """The share of rows that are not all zero."""
+    return table.any(dim=-1).float().mean().item()
+
+
+def check(context: Context) -> None:
+    """The reference has no subject mask, and a mask must leave something to learn from.
+
+    Raises:
+        ConfigError: `reference_compat` with a subject mask, or too few texts name the subject.
+    """
     if context.settings.positions != "subject":
         return
     if context.reference_compat:
@@ -389,8 +407,7 @@ def stages(context: Context) -> Iterator[Stage]:
         assert context.realign is not None
         yield from context.realign(settings.realign_steps)
     strangers = Strangers(context) if settings.stranger else None
-    if strangers:
-        context.measured["stranger_texts"] = strangers.share
+    require_texts(context, strangers)
     ladder = torch.tensor(context.recall("ladder", lambda: choose_thresholds(context).tolist()))
     points_of = points_per_round(settings, context.reference_compat)
     for index, count in enumerate(split_steps(settings.steps, len(ladder))):

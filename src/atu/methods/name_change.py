@@ -5,7 +5,7 @@ The teacher is the model before unlearning, reading each forget text with anothe
 target's place. Where this differs from the paper: one name a text instead of 20 (as its code has it
 for TOFU), drawn from the vocabulary instead of a list (`shared/strangers.py`); where a name comes
 next nothing is learnt, while the paper turns the other name's probability back into the target's;
-and the paper leaves texts without the name out, of which answers can be suppressed here (`unnamed`).
+and a text without the name, which its documents are not, can lose its answer (`unnamed`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Settings(PlainSettings):
     loss: Literal["name_change"]
     unnamed: NonNegative
     """Weight of the cross-entropy from the original's predictions without the answer's token (as
-    CE-U's targets) in texts that do not name the target; 0, as in the paper, leaves them out."""
+    CE-U's targets) in texts that do not name the target; 0 leaves them out."""
 
 
 def name_change_loss(context: Context, batch: Batch, strangers: Strangers) -> Tensor:

@@ -158,13 +158,14 @@ def test_no_experiment_repeats_its_base(path):
 
 
 def test_every_row_of_the_ablation_changes_one_option():
-    """Of ATU as the world has it."""
+    """Of ATU as the world has it, or of its push alone."""
     methods = whole(ROOT / "experiments/ablation.yaml")["unlearn"]["methods"]
-    atu = WORLD["unlearn"]["methods"]["atu"]
-    changed = {
-        name: [key for key in entry | atu if entry.get(key) != atu.get(key)]
-        for name, entry in methods.items()
-        if entry["loss"] == "atu"
-    }
-    assert changed.pop("atu") == []
-    assert len(changed) > 4 and all(len(keys) == 1 for keys in changed.values())
+    for base, others in (("atu", 5), ("atu_push", 5)):
+        own = WORLD["unlearn"]["methods"][base]
+        changed = {
+            name: [key for key in entry | own if entry.get(key) != own.get(key)]
+            for name, entry in methods.items()
+            if entry["loss"] == "atu" and ("push" in name) is ("push" in base)
+        }
+        assert changed.pop(base) == []
+        assert len(changed) == others and all(len(keys) == 1 for keys in changed.values())

@@ -487,15 +487,19 @@ def test_the_hinge_at_answers_is_added_to_that_to_the_concept(answering, monkeyp
     assert next(stages(ctx)).loss()[0].item() == pytest.approx(0.25 + 2 * 0.5**0.5)
 
 
-def test_how_many_texts_have_an_answer_is_measured_and_none_is_refused(answering):
-    """Three of the four; measured only where the term counts."""
+def test_how_many_texts_have_an_answer_is_measured(answering):
+    """Three of the four; measured only where the term counts. Without prompts the hinge to the
+    concept is left, and without that nothing is, which is refused."""
     ctx = answering([0])
     next(METHOD.plan(ctx))
     assert ctx.measured["answer_texts"] == 0.75
-    ctx.answers, ctx.measured = None, {}
-    with pytest.raises(ConfigError, match=r"answers = 1\.0: no forget text answers a prompt; give"):
+    ctx.answers = None
+    assert next(METHOD.plan(ctx)).loss()[0] == 0
+    assert ctx.measured["answer_texts"] == 0
+    ctx.settings = replace(ctx.settings, concept=0.0)
+    with pytest.raises(ConfigError, match=r"concept = 0\.0: no forget text answers a prompt or"):
         next(METHOD.plan(ctx))
-    ctx.settings = replace(ctx.settings, answers=0.0)
+    ctx.settings, ctx.measured = replace(ctx.settings, concept=1.0, answers=0.0), {}
     next(METHOD.plan(ctx))
     assert ctx.measured == {}
 
