@@ -24,7 +24,14 @@ METHODS = {"none", "oracle", "atu"}
 
 def test_every_experiment_is_here():
     found = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
-    own = {"ablation", "ablation_partial", "comparison", "comparison_rest", "defaults", "metric_pools"}
+    own = {
+        "ablation",
+        "ablation_partial",
+        "comparison",
+        "comparison_rest",
+        "defaults",
+        "metric_pools",
+    }
     own |= {"world"}
     assert found == {*HUB, *LAPTOP, *own, "hub"}
 
