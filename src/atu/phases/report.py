@@ -121,7 +121,7 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
         columns={key: titles[key] for key in columns},
         rows=judged,
         words=_words(evidence),
-        sentences=dominance(rows, section.compare),
+        sentences=dominance(rows, section.compare, names),
         headline=headline_rows(judged, items, documents, utility, section),
         cells=_cells(params, cell_rows(items, documents, single.utility, far)),
         answers=answer_groups(items, shown_methods(methods, section.compare)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from atu.config.roles import ORACLE, ORIGINAL
@@ -13,10 +14,13 @@ SPECIAL = (ORIGINAL, ORACLE)
 """Rows of the main table that are no methods."""
 
 
-def dominance(rows: Sequence[Row], ours: str) -> list[str]:
+def dominance(
+    rows: Sequence[Row], ours: str, names: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
     """A sentence for every method that does at least as well as `ours` in every compared column and
     better in one: whoever reads no further must know. Of what leaks, better is nearer to the
-    oracle, and less without one. An estimate that is not valid supports no such claim.
+    oracle, and less without one. An estimate that is not valid supports no such claim. `names` says
+    what people call a method; its key stands where it does not.
     """
     sentences = []
     for row in rows:
@@ -30,8 +34,8 @@ def dominance(rows: Sequence[Row], ours: str) -> list[str]:
         gains = [_loss(mine, oracle, key) - _loss(row, oracle, key) for key in keys]
         if min(gains) >= 0 and max(gains) > 0:
             sentences.append(
-                f"{called(row, rows)} does at least as well as {ours} in every column and better "
-                "in at least one."
+                f"{called(row, rows, names)} does at least as well as {names.get(ours, ours)} in "
+                "every column of the table and better in at least one."
             )
     return sentences
 
@@ -44,7 +48,8 @@ def _loss(row: Row, oracle: Row | None, key: str) -> float:
     return abs(mean - oracle[key].mean) if oracle and oracle[key].valid else mean
 
 
-def called(row: Row, rows: Sequence[Row]) -> str:
+def called(row: Row, rows: Sequence[Row], names: Mapping[str, str]) -> str:
     """The method, with its model where there are several."""
     several = len({r["model"] for r in rows}) > 1
-    return f"{row['method']} ({row['model']})" if several else row["method"]
+    name = names.get(row["method"], row["method"])
+    return f"{name} ({row['model']})" if several else name

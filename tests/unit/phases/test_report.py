@@ -163,7 +163,8 @@ def test_the_table_is_followed_by_two_rankings(judged, reported, make_inputs):
     told = [chosen, "By distance to the oracle, low is good: ga 0.12."]
     table = judged.file("table.md").read_text(encoding="utf-8")
     assert table.splitlines()[-3::2] == told
-    assert all(f"<p>{line}</p>" in page(judged) for line in told)
+    shown = [line.replace(": ga", ": Gradient ascent") for line in told]
+    assert all(f"<p>{line}</p>" in page(judged) for line in shown)
     assert judged.metrics()["report/m.ga.selection@own-3/report"] == 0.75
     alone = reported(make_inputs("alone"), "alone/report")
     assert alone.file("table.md").read_text(encoding="utf-8").splitlines()[-1] == chosen
@@ -518,7 +519,9 @@ def test_dominance_stands_first_on_the_page(reported, make_inputs):
     )  # fmt: skip
     text = page(reported(mixed, "mixed"))
     first = text.split("<table")[0]
-    assert "<li>npo does at least as well as ga in every column and better in at least" in first
+    assert (
+        "<li>NPO does at least as well as Gradient ascent in every column of the table and" in first
+    )
 
 
 def stand_ins(*cells):
@@ -773,7 +776,7 @@ def test_below_the_table_stands_whose_align_then_unlearn_a_row_is(reported, make
     artifact = reported(make_inputs(methods=methods), grid={"methods": [*methods]})
     ours = (
         "is this project's Align-then-Unlearn: thresholds from measured cosines, NLL, held states, "
-        "AdamW"
+        "the hinge at answers, hidden states as of a stranger, AdamW"
     )
     table = artifact.file("table.md").read_text(encoding="utf-8")
     assert f"|\n\n`atu` {ours}.\n" in table

@@ -39,8 +39,10 @@ OURS = compared("atu", 0.25, 0.5, 0.75, 0.75)
 def test_a_method_that_dominates_is_named(theirs, dominates):
     """At least as good in every column and better in one: of the target less is better, of all
     others more."""
-    found = dominance([OURS, compared("ga", *theirs)], "atu")
-    said = "ga does at least as well as atu in every column and better in at least one."
+    found = dominance([OURS, compared("ga", *theirs)], "atu", {"atu": "ATU", "ga": "GA"})
+    said = (
+        "GA does at least as well as ATU in every column of the table and better in at least one."
+    )
     assert found == ([said] if dominates else [])
 
 
