@@ -47,9 +47,12 @@ def setup():
 
 @pytest.fixture
 def settings(mini_params):
-    """ATU below the hook, without retain terms."""
+    """ATU's push below the hook, without retain terms."""
     return replace(
         mini_params.unlearn.methods["atu"],
+        concept=1.0,
+        answers=0.0,
+        stranger=0.0,
         retain=Retain(**NO_RETAIN),
         train=BelowHook("below_hook"),
     )
