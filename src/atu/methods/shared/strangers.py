@@ -73,28 +73,24 @@ class Strangers:
         """The forget batch with strangers in the target's place."""
         ids, after = batch.input_ids.clone(), torch.zeros_like(batch.attention_mask)
         for row, number in enumerate(batch.numbers):
-            positions = self._named.get(number, [])
-            name = self._name_for(number)
-            for position in positions:
-                ids[row, position] = name[int(ids[row, position])]
-            if positions:
+            if positions := self._named.get(number):
+                ids[row, positions] = ids.new_tensor(self._name_for(number, positions))
                 after[row, positions[0] :] = 1
         return Introduced(ids, after * batch.attention_mask)
 
-    def _name_for(self, number: int) -> dict[int, int]:
-        """What each token of the target's names becomes in a text; a token without a shape stays,
-        such as a dot or a part of a character.
+    def _name_for(self, number: int, positions: list[int]) -> list[int]:
+        """What the tokens at these positions of a text become; a token without a shape stays, such
+        as a dot or a part of a character.
         """
         rng = generator(self._context.seed, "stranger", str(number))
-        ids = self._context.forget.texts[number].ids
+        tokens = [self._context.forget.texts[number].ids[i] for i in positions]
         name: dict[int, int] = {}
-        for position in self._named.get(number, []):
-            token = ids[position]
+        for token in tokens:
             if token not in name:
                 shape = self._shape_of.get(token)
                 others = self._candidates[shape] if shape else []
                 name[token] = others[rng.integers(len(others))] if others else token
-        return name
+        return [name[token] for token in tokens]
 
 
 def _name_tokens(context: Context, number: int, offsets: list[tuple[int, int]]) -> list[int]:
