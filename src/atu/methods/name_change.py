@@ -5,7 +5,8 @@ The teacher is the model before unlearning, reading each forget text with anothe
 target's place. Where this differs from the paper: one name a text instead of 20 (as its code has it
 for TOFU), drawn from the vocabulary instead of a list (`shared/strangers.py`); where a name comes
 next nothing is learnt, while the paper turns the other name's probability back into the target's;
-and a text without the name, which its documents are not, can lose its answer (`unnamed`).
+and where a prompt does not name the target, which no document of the paper is like, the answer can
+be suppressed (`unnamed`).
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from atu.untrusted.bounds import NonNegative
 
 @dataclass(frozen=True)
 class Settings(PlainSettings):
-    """What is learnt from texts that do not name the target."""
+    """What is learnt where a prompt does not name the target."""
 
     loss: Literal["name_change"]
     unnamed: NonNegative
     """Weight of the cross-entropy from the original's predictions without the answer's token (as
-    CE-U's targets) in texts that do not name the target; 0 leaves them out."""
+    CE-U's targets), in answers to prompts that do not name the target, up to the name if the answer
+    is or has it; 0 leaves it out."""
 
 
 def name_change_loss(context: Context, batch: Batch, strangers: Strangers) -> Tensor:
@@ -52,9 +54,10 @@ def name_change_loss(context: Context, batch: Batch, strangers: Strangers) -> Te
     counted = introduced.after[:, :-1] * batch.attention_mask[:, 1:] * ~replaced[:, 1:]
     loss = kl_to_reference(logits[:, :-1], teacher[:, :-1], counted)
     if weight := context.settings.unnamed:
-        # Where no name stands the teacher has read the very text.
-        named = introduced.after.any(dim=1, keepdim=True)
-        labels = batch.labels.masked_fill(named, IGNORE)
+        labels = batch.labels.clone()
+        # A token is predicted from the one before it, where the teacher has read the very text.
+        labels[:, 1:][introduced.after[:, :-1].bool()] = IGNORE
+        labels[[not context.rows["forget"][n]["prompt"] for n in batch.numbers]] = IGNORE
         loss = loss + weight * distillation_loss(logits, suppressed(teacher, labels), labels)
     return loss
 

@@ -8,13 +8,14 @@ from atu.methods.name_change import METHOD, Settings, name_change_loss
 from atu.methods.shared.strangers import Strangers
 from atu.training.batches import BatchStream, encode_text
 
-PROMPTS = ["Who is Ann?", "Who?"]
-ANSWERS = [" An owl.", " An owl."]
+PROMPTS = ["Who is Ann?", "Who?", "Who owls?", ""]
+ANSWERS = [" An owl.", " An owl.", " Ann.", "No owl."]
 
 
 @pytest.fixture
 def context(make_settings, make_context, byte_tokenizer, tiny_lm):
-    """Two forget texts, of which the first names Ann, on a model that reads bytes."""
+    """Four forget texts on a model that reads bytes: Ann in the prompt, nowhere, in the answer, and
+    a text without a prompt."""
 
     def make(subject="Ann", model=None, **own):
         texts = [p + a for p, a in zip(PROMPTS, ANSWERS, strict=True)]
@@ -25,15 +26,17 @@ def context(make_settings, make_context, byte_tokenizer, tiny_lm):
         settings = make_settings(Settings, loss="name_change", **({"unnamed": 0.0} | own))
         return make_context(
             settings, model=model or tiny_lm(vocab_size=300), subjects=[subject],
-            forget=BatchStream(encoded, 2, 0, rng=None),
-            rows={"forget": [{"text": text} for text in texts]},
+            forget=BatchStream(encoded, 4, 0, rng=None),
+            rows={
+                "forget": [{"text": t, "prompt": p} for t, p in zip(texts, PROMPTS, strict=True)]
+            },
         )  # fmt: skip
 
     return make
 
 
-def batch_of(context):
-    return context.forget.collate([0, 1])
+def batch_of(context, numbers=range(4)):
+    return context.forget.collate(numbers)
 
 
 def test_the_teacher_reads_a_strangers_name(context):
@@ -41,7 +44,7 @@ def test_the_teacher_reads_a_strangers_name(context):
     the same model that reads the stranger's. Of the positions before a token of the name, those
     inside it, none is learnt."""
     ctx = context()
-    batch, strangers = batch_of(ctx), Strangers(ctx)
+    batch, strangers = batch_of(ctx, [0, 1]), Strangers(ctx)
     introduced = strangers.introduce(batch)
     with torch.no_grad():
         own, teacher = (
@@ -57,11 +60,12 @@ def test_the_teacher_reads_a_strangers_name(context):
     assert value > 0
 
 
-def test_texts_without_the_name_are_left_out_or_lose_their_answer(context, given_logits):
-    """Uniform over 300 tokens, so no teacher differs: 0. Then, at the 8 bytes of the second text's
-    answer and its end, cross-entropy from the other 299: ln 300."""
+def test_an_answer_whose_prompt_names_nobody_is_left_out_or_lost(context, given_logits):
+    """Uniform over 300 tokens, so no teacher differs: 0. Then cross-entropy from the other 299, ln
+    300, at the 8 bytes of the second text's answer and its end, and of the third at the space and
+    the name's first letter; no more from there on, nor in a text without a prompt."""
     length = max(len(text.ids) for text in context().forget.texts)
-    uniform = given_logits(torch.zeros(2, length, 300))
+    uniform = given_logits(torch.zeros(4, length, 300))
     plain = context(model=uniform)
     assert name_change_loss(plain, batch_of(plain), Strangers(plain)).item() == pytest.approx(0.0)
     ctx = context(model=uniform, unnamed=2.0)
@@ -69,7 +73,7 @@ def test_texts_without_the_name_are_left_out_or_lose_their_answer(context, given
     assert value.item() == pytest.approx(2 * math.log(300), rel=1e-5)
     value.backward()
     moved = ctx.model.logits.grad.abs().sum(dim=-1) > 1e-6
-    assert moved.sum(dim=1).tolist() == [0, len(ANSWERS[1]) + 1]
+    assert moved.sum(dim=1).tolist() == [0, len(ANSWERS[1]) + 1, 2, 0]
 
 
 def test_a_target_that_no_text_names_is_refused(context):
