@@ -403,11 +403,11 @@ def stages(context: Context) -> Iterator[Stage]:
     points of the trajectory is a stage for each.
     """
     settings = context.settings
+    strangers = Strangers(context) if settings.stranger else None
+    require_texts(context, strangers)
     if context.stale and settings.realign_steps:
         assert context.realign is not None
         yield from context.realign(settings.realign_steps)
-    strangers = Strangers(context) if settings.stranger else None
-    require_texts(context, strangers)
     ladder = torch.tensor(context.recall("ladder", lambda: choose_thresholds(context).tolist()))
     points_of = points_per_round(settings, context.reference_compat)
     for index, count in enumerate(split_steps(settings.steps, len(ladder))):

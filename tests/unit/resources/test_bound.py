@@ -111,14 +111,15 @@ def job(mini_params):
 
 @pytest.fixture
 def near(capsys):
-    """A function that compares a bound with what `work` takes, the second time it runs."""
+    """A function that says whether a bound is below what `work` takes, the second time it runs, and
+    not far below."""
 
     def compare(parts, work, share=0.7):
         work()
         bound, peak = sum(parts.values()), measured_peak(work)
         with capsys.disabled():
             print(f"\n{bound / 1e6:.2f} of {peak / 1e6:.2f} MB", end=" ")
-        assert share * peak < bound <= peak
+        return share * peak < bound <= peak
 
     return compare
 
@@ -146,7 +147,7 @@ METHODS = {
 def test_a_method_holds_what_it_must(name, job, near, mini_params):
     settings = METHODS[name]
     predictor = mini_params.align.predictor(128, 384)
-    near(held(job("unlearn", name, settings)), lambda: take_steps(settings, predictor))
+    assert near(held(job("unlearn", name, settings)), lambda: take_steps(settings, predictor))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_pretraining(job, near):
     found = held(job("pretrain", "llama_tiny"))
     rest = TABLE + 4 * 256 + 128
     assert found["optimizer"] == 4 * (WHOLE - rest + 2 * rest)
-    near(found, work, share=0.5)  # Muon iterates all matrices of this model at once
+    assert near(found, work, share=0.5)  # Muon iterates all matrices of this model at once
 
 
 def test_alignment(job, near, mini_params):
@@ -284,12 +285,12 @@ def test_alignment(job, near, mini_params):
         )  # fmt: skip
         return model
 
-    near(held(job("align")), work)
+    assert near(held(job("align")), work)
 
 
 def test_gradient_norms(job, near, byte_tokenizer):
     rows = [{"text": "abc", "corpus": "forget", "prompt": ""}]
-    near(
+    assert near(
         held(job("privacy")),
         lambda: gradient_norms(build_lm(CONFIG, 0), byte_tokenizer, rows, 1),
     )
@@ -308,7 +309,7 @@ def test_relearning(job, near, mini_params, byte_tokenizer, monkeypatch):
         )
         return context, relearn.fine_tuned(context, rows, [PROBE], "relearn")
 
-    near(held(job("attack", "relearn", settings)), work)
+    assert near(held(job("attack", "relearn", settings)), work)
 
 
 def test_two_more_models_are_read_by_an_attack_that_needs_them(job, mini_params):

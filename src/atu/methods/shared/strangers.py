@@ -1,8 +1,8 @@
 """A stranger in the target's place: forget texts in which another name stands.
 
 A model that never knew the target reads its name as any name that it never met. What the original
-model makes of a text with such a name is therefore a destination for unlearning that the request
-alone gives. Name change (Liu et al. 2024, arXiv 2407.16997) takes its predictions as a teacher,
+model makes of a text with such a name is therefore an aim for unlearning that the request alone
+gives. Name change (Liu et al. 2024, arXiv 2407.16997) takes its predictions as a teacher,
 with names from a list. Here a name is drawn from the vocabulary: it has as many tokens as the
 target's, so that everything else of the text stays where it is, and nobody bears it.
 """
