@@ -260,6 +260,20 @@ def experiment(name: str, params: ParamsFile = DEFAULT_PARAMS) -> None:
 
 
 @app.command()
+def chosen(params: ParamsFile = DEFAULT_PARAMS, results: FoundResults = None) -> None:
+    """Print the settings that finished searches chose, as an experiment that need not search."""
+    from atu.config.load import load_params
+    from atu.config.written import chosen_overlay, yaml_text
+    from atu.results.artifacts import MANIFEST, Artifact
+
+    loaded = load_params(params)
+    folder = results or Path("results") / loaded.experiment
+    found = sorted(folder.glob(f"search/*/*/{MANIFEST}"))
+    searches = [Artifact.open(manifest, "search") for manifest in found]
+    print(yaml_text(chosen_overlay(loaded, searches)), end="")
+
+
+@app.command()
 def memory(params: ParamsFile = DEFAULT_PARAMS, results: FoundResults = None) -> None:
     """Print what every kind of job of the grid must hold, what finished ones held at most, and what
     does not fit here.

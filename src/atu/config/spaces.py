@@ -66,14 +66,20 @@ def with_values(method: str, entry: Mapping[str, Any], values: Mapping[str, Any]
     Raises:
         ConfigError: a value is none that the key can have.
     """
-    changed = copy.deepcopy(dict(entry))
+    changed = nested(values, copy.deepcopy(dict(entry)))
+    return parse_entry("unlearn.methods", "loss", methods.registry(), method, changed)
+
+
+def nested(values: Mapping[str, Any], whole: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Values at dotted keys as mappings in mappings, put into `whole` where one is given."""
+    whole = {} if whole is None else whole
     for key, value in values.items():
         *parents, last = key.split(".")
-        at = changed
+        at = whole
         for part in parents:
-            at = at[part]
+            at = at.setdefault(part, {})
         at[last] = value
-    return parse_entry("unlearn.methods", "loss", methods.registry(), method, changed)
+    return whole
 
 
 def ends(values: Span | Choices) -> list[Any]:
@@ -88,7 +94,12 @@ def search_row(search: Artifact) -> dict[str, Any]:
     metrics = {key.split("/")[1]: value for key, value in search.metrics().items()}
     scores = [trial["selection"] for trial in search.read_jsonl("trials.jsonl")]
     curve = {"selections": scores, "best_so_far": list(accumulate(scores, max))}
-    return search.cell | {"values": _read(search)["values"]} | curve | metrics
+    return search.cell | {"values": chosen_values(search)} | curve | metrics
+
+
+def chosen_values(search: Artifact) -> dict[str, Any]:
+    """The values that a search chose, by dotted key."""
+    return dict(_read(search)["values"])
 
 
 def chosen_settings(search: Artifact, method: str) -> Any:

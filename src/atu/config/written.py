@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from atu.config.load import load_params
-from atu.config.overlays import MAX_BYTES, base_file, merged, read_layers
+from atu.config.overlays import BASE, KEEP, MAX_BYTES, base_file, merged, read_layers
+from atu.config.params import Params
+from atu.config.spaces import chosen_values, nested
 from atu.errors import ConfigError
+from atu.results.artifacts import Artifact
 from atu.untrusted.texts import read_text
 
 EXPERIMENTS = Path("experiments")
@@ -36,6 +40,12 @@ class Origin:
 
 def params_text(values: dict[str, Any], command: str) -> str:
     """A whole parameter file, with the command that writes it."""
+    body = yaml_text(values)
+    return _HEAD.format(command=command, digest=_digest(body)) + body
+
+
+def yaml_text(values: dict[str, Any]) -> str:
+    """Sections in the order given, a line for each key, what is short in one line."""
     import yaml
 
     representer = yaml.representer.SafeRepresenter(sort_keys=False)
@@ -45,8 +55,7 @@ def params_text(values: dict[str, Any], command: str) -> str:
     for node in (root, *(section for _, section in root.value)):
         node.flow_style = False
     body = yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True, width=100)
-    body = re.sub(r"\n(?=\w)", "\n\n", body)  # between sections
-    return _HEAD.format(command=command, digest=_digest(body)) + body
+    return re.sub(r"\n(?=\w)", "\n\n", body)  # between sections
 
 
 def _arrange(node: Any) -> int:
@@ -88,6 +97,36 @@ def write_experiment(name: str, path: Path) -> Path:
     text = params_text(merged(read_layers(source)), f"make experiment NAME={name}")
     path.write_text(text, encoding="utf-8")
     return source
+
+
+def chosen_overlay(params: Params, searches: Sequence[Artifact]) -> dict[str, Any]:
+    """What finished searches chose, as an overlay of the experiment that searched: the next machine
+    runs its grid without them. A method without a finished search stays searched.
+
+    Raises:
+        ConfigError: nothing is finished, or it was searched on several models, which choose each
+            for itself.
+    """
+    models = {search.cell["model"] for search in searches}
+    if len(models) != 1:
+        raise ConfigError(
+            "--results", sorted(models), "must hold finished searches of one model, not of "
+            f"{len(models)}; run `snakemake search` with one in grid.models",
+        )  # fmt: skip
+    chosen = {search.cell["method"]: chosen_values(search) for search in searches}
+    replaced: dict[str, list[str]] = {
+        f"unlearn.methods.{method}.{key}": []
+        for method, values in chosen.items()
+        for key, value in values.items()
+        if isinstance(value, Mapping)
+    }
+    open_still = [method for method in params.search.spaces if method not in chosen]
+    return {
+        "experiment": f"{params.experiment}_chosen",
+        BASE: params.experiment,
+        KEEP: {"search.spaces": open_still} | replaced,
+        "unlearn": {"methods": {method: nested(values) for method, values in chosen.items()}},
+    }
 
 
 def _digest(body: str) -> str:

@@ -6,9 +6,11 @@ import weakref
 import pytest
 from machines import CPU
 
+from atu.config.load import load_params
 from atu.config.sections import Choices, Search, Span
 from atu.config.spaces import chosen_settings
-from atu.errors import EvaluationError, MethodError
+from atu.config.written import EXPERIMENTS, chosen_overlay, yaml_text
+from atu.errors import ConfigError, EvaluationError, MethodError
 from atu.models.trainable import All, Layers
 from atu.phases import search, unlearn
 from atu.results.artifacts import MANIFEST, Artifact
@@ -96,6 +98,37 @@ def test_what_is_common_and_whole_sections_are_searched(scored, searched):
     assert {settings.learning_rate for settings, *_ in tried} == {1e-4}
     assert chosen_settings(found, "ga").train == Layers("layers", [0, 1])
     assert {"train": some} in [trial["values"] for trial in found.read_jsonl("trials.jsonl")]
+
+
+SMALL = """
+base: world
+experiment: small
+search:
+  first: drawn
+  spaces:
+    ga: {learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}, train: {choices: [{update: all}, {update: layers, layers: [0]}]}}
+    rmu: {alpha: {low: 1.0, high: 2.0, log: false}}
+"""
+
+
+def test_what_was_chosen_is_an_experiment_that_searches_the_rest(scored, searched, tmp_path):
+    """Laid over its base it has the chosen rate, and `train` without the layers of the base's."""
+    scored(lambda settings: isinstance(settings.train, All) - settings.learning_rate)
+    train = Choices(choices=[{"update": "all"}, {"update": "layers", "layers": [0]}])
+    found = searched(first="drawn", spaces={"ga": {"train": train, "learning_rate": RATE}})
+    for name, text in (
+        ("world", (EXPERIMENTS / "world.yaml").read_text(encoding="utf-8")),
+        ("small", SMALL),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    overlay = chosen_overlay(load_params(tmp_path / "small.yaml"), [found])
+    (tmp_path / "small_chosen.yaml").write_text(yaml_text(overlay), encoding="utf-8")
+    params = load_params(tmp_path / "small_chosen.yaml")
+    assert (params.experiment, list(params.search.spaces)) == ("small_chosen", ["rmu"])
+    assert params.unlearn.methods["ga"].train == All("all")
+    assert params.unlearn.methods["ga"].learning_rate == chosen_settings(found, "ga").learning_rate
+    with pytest.raises(ConfigError, match="must hold finished searches of one model, not of 0"):
+        chosen_overlay(params, [])
 
 
 def test_the_best_is_chosen_and_costs_are_summed(scored, searched):
