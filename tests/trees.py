@@ -77,7 +77,7 @@ class Tree:
     def planned(self):
         """How often a dry run would execute each rule, without `all` and the phase words."""
         text = self.snakemake("--dry-run").stdout
-        return Counter(re.findall(r"^(?:local)?rule (\w+_\w+):", text, re.MULTILINE))
+        return Counter(re.findall(r"^Job \d+: (\w+_\w+)$", text, re.MULTILINE))
 
     def planned_folders(self):
         """The folders below results/miniature that a dry run would write anew."""

@@ -150,7 +150,7 @@ def test_missing_weights_are_named_and_made_again(tree, edited):
     assert done.returncode != 0
     assert f"{UNLEARNED}/ga/0/{WEIGHTS}: listed in manifest.json but missing; `make weights`" in log
     made = edited.make("weights").stdout
-    assert re.findall(r"^(?:local)?rule (\w+):", made, re.MULTILINE) == ["unlearn_one"]
+    assert re.findall(r"^Job \d+: (\w+)$", made, re.MULTILINE) == ["unlearn_one"]
     assert f"output: {UNLEARNED}/ga/0/manifest.json" in made
     assert "all there" in edited.make("weights").stdout
     assert edited.planned_folders() == planned

@@ -25,6 +25,8 @@ rule align_one:
     params:
         file=PARAMS_FILE,
         section=section("align"),
+    message:
+        JOB
     shell:
         "python -m atu align --params {params.file} --threads {threads}"
         " --processes {resources.gpu} --seed {wildcards.seed}"

@@ -24,6 +24,8 @@ rule attack_one:
         file=PARAMS_FILE,
         section=attack_section,
         beside=attack_options,
+    message:
+        JOB
     shell:
         "python -m atu attack --params {params.file} --threads {threads} --attack {wildcards.attack}"
         " --unlearn {input.unlearn} --prepare {input.prepare} {params.beside}"

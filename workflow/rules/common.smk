@@ -34,6 +34,8 @@ except AtuError as error:
 
 RESULTS = Path("results") / PARAMS.experiment
 LOGS = Path("logs") / PARAMS.experiment
+# What is printed of a job, beside why it runs: Snakemake's own text lists a hundred source files.
+JOB = "{rule}\n    output: {output.manifest}\n    log: {log}"
 CELLS = list(cells.grid_cells(PARAMS))
 SEARCHED = [name for name in PARAMS.grid.methods if PARAMS.searched(name)]
 SEARCH_TARGET = Target((PARAMS.search.target,))

@@ -23,6 +23,8 @@ rule embed_shared:
         section=section("embed"),
         models=len(PARAMS.grid.models),
         prepare=prepared_options,
+    message:
+        JOB
     shell:
         "python -m atu embed --params {params.file} --threads {threads} {params.prepare}"
         " --out {output.manifest} > {log} 2>&1"
@@ -49,6 +51,8 @@ rule embed_one:
     params:
         file=PARAMS_FILE,
         section=section("embed"),
+    message:
+        JOB
     shell:
         "python -m atu embed --params {params.file} --threads {threads}"
         " --pretrain {input.pretrain} --prepare {input.prepare} --shared {input.shared}"

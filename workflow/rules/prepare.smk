@@ -21,6 +21,8 @@ rule prepare_shared:
     params:
         file=PARAMS_FILE,
         section=section("prepare"),
+    message:
+        JOB
     shell:
         "python -m atu prepare --params {params.file} --threads {threads} --out {output.manifest} > {log} 2>&1"
 
@@ -44,6 +46,8 @@ rule prepare_one:
         file=PARAMS_FILE,
         section=section("prepare"),
         target=target_options,
+    message:
+        JOB
     shell:
         "python -m atu prepare --params {params.file} --threads {threads} {params.target}"
         " --shared {input.shared} --out {output.manifest} > {log} 2>&1"

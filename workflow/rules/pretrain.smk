@@ -23,6 +23,8 @@ rule pretrain_full:
     params:
         file=PARAMS_FILE,
         section=model_section,
+    message:
+        JOB
     shell:
         "python -m atu pretrain --params {params.file} --threads {threads} --model {wildcards.model}"
         " --shared {input.shared} --out {output.manifest} > {log} 2>&1"
@@ -47,6 +49,8 @@ rule pretrain_oracle:
     params:
         file=PARAMS_FILE,
         section=model_section,
+    message:
+        JOB
     shell:
         "python -m atu pretrain --params {params.file} --threads {threads} --model {wildcards.model}"
         " --shared {input.shared} --oracle {input.oracle} --out {output.manifest} > {log} 2>&1"

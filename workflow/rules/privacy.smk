@@ -24,6 +24,8 @@ rule privacy_one:
         file=PARAMS_FILE,
         section=section("privacy"),
         reference=reference_option,
+    message:
+        JOB
     shell:
         "python -m atu privacy --params {params.file} --threads {threads} --unlearn {input.unlearn}"
         " --prepare {input.prepare} --rephrase {input.rephrase} {params.reference}"

@@ -21,6 +21,8 @@ rule rephrase_one:
     params:
         file=PARAMS_FILE,
         section=section("rephrase"),
+    message:
+        JOB
     shell:
         "python -m atu rephrase --params {params.file} --threads {threads} --unlearn {input.unlearn}"
         " --prepare {input.prepare} --out {output.manifest} > {log} 2>&1"

@@ -54,6 +54,8 @@ rule report_one:
         file=PARAMS_FILE,
         section=section("report"),
         results=RESULTS,
+    message:
+        JOB
     shell:
         "python -m atu report --params {params.file} --results {params.results} --out {output.manifest}"
         " > {log} 2>&1"

@@ -26,6 +26,8 @@ rule search_one:
         file=PARAMS_FILE,
         section=search_section,
         predictor=search_options,
+    message:
+        JOB
     shell:
         "python -m atu search --params {params.file} --threads {threads}"
         " --processes {resources.gpu} --method {wildcards.method}"
@@ -52,6 +54,8 @@ rule search_shared:
         file=PARAMS_FILE,
         section=section("search"),
         search=finished_options,
+    message:
+        JOB
     shell:
         "python -m atu search --params {params.file} --threads {threads} {params.search}"
         " --out {output.manifest} > {log} 2>&1"

@@ -27,6 +27,8 @@ rule track_one:
         file=PARAMS_FILE,
         section=section("track"),
         results=RESULTS,
+    message:
+        JOB
     shell:
         "python -m atu track --params {params.file} --results {params.results} --out {output.manifest}"
         " > {log} 2>&1"

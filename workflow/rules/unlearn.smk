@@ -29,6 +29,8 @@ rule unlearn_one:
         section=method_section,
         predictor=predictor_options,
         search=searched_option,
+    message:
+        JOB
     shell:
         "python -m atu unlearn --params {params.file} --threads {threads}"
         " --processes {resources.gpu} --method {wildcards.method}"

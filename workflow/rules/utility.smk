@@ -24,6 +24,8 @@ rule utility_one:
         file=PARAMS_FILE,
         section=section("utility"),
         before=before_option,
+    message:
+        JOB
     shell:
         "python -m atu utility --params {params.file} --threads {threads} --unlearn {input.unlearn}"
         " --prepare {input.prepare} {params.before} --out {output.manifest} > {log} 2>&1"
