@@ -8,6 +8,8 @@ ORIGINAL = "none"
 """The key of the original model, which every result is read against."""
 ORACLE = "oracle"
 """The usual key of the model that never saw the target, which privacy is measured against."""
+REFERENCES = (ORIGINAL, ORACLE)
+"""Rows of a table that are no methods."""
 
 
 def role_of(loss: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from atu.config.cells import Cell, manifest_path
 from atu.config.dependencies import dependencies
 from atu.config.params import Params, given_methods, method_names, method_notes, oracle_method
+from atu.config.roles import REFERENCES
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.oracle_distance import oracle_distance
 from atu.metrics.selection import selection
@@ -24,7 +25,7 @@ from atu.reporting.cost import cost_table, flat_cost
 from atu.reporting.distance import Distance, distances
 from atu.reporting.evidence import Beside, evidence_of
 from atu.reporting.gathered import Tables
-from atu.reporting.headline import SPECIAL, dominance
+from atu.reporting.headline import dominance
 from atu.reporting.inputs import ReportInputs, require_same_cells, require_same_evaluation
 from atu.reporting.items import load_attacks, load_documents, load_items, worst_note
 from atu.reporting.meta import has_pools, meta_table
@@ -125,7 +126,7 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
         headline=headline_rows(judged, items, documents, utility, section),
         cells=_cells(params, cell_rows(items, documents, single.utility, far)),
         answers=answer_groups(items, shown_methods(methods, section.compare)),
-        amid=amid_counts(items, [name for name in methods if name not in SPECIAL]),
+        amid=amid_counts(items, [name for name in methods if name not in REFERENCES]),
         attacker_columns=seen,
         attacker=attacker_table(robust, privacy, seen),
         forms=tables.form_table(items, section, methods),
@@ -176,7 +177,7 @@ def _evidence(
     for model in items["model"].unique().sort():
         beside = Beside(model, methods, items, attacked, documents, params.report)
         for name in methods:
-            if name not in SPECIAL:
+            if name not in REFERENCES:
                 found[f"{model}.{name}"] = evidence_of(
                     beside, name, utility, privacy, params.attack, params.grid.attacks
                 )
@@ -237,7 +238,7 @@ def _write_tables(job: Job, results: Tables) -> None:
     results.points.write_csv(job.path("trajectories.csv"))
     text = tables.markdown_table(results.rows, results.utility, results.notes)
     below = [results.worst] if worst_of(results.items) else []
-    below += rankings(results.rows, results.utility)
+    below += rankings(results.rows, results.utility, {})
     keys = [s.key for s in results.shown]
     robust = tables.markdown_robustness(results.robustness, results.shown)
     privacy = tables.markdown_transposed(results.privacy, results.privacy_titles, tables.interval)

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from atu.config.roles import ORACLE, ORIGINAL
+from atu.config.roles import ORACLE, ORIGINAL, REFERENCES
 from atu.metrics.answers import contains
 from atu.results.items import SCORE
 
@@ -83,7 +83,7 @@ def _leakiest(rows: pl.DataFrame, methods: Sequence[str]) -> list[dict[str, Any]
     """Of every fact the probe that scores most over the unlearned models, and of these the facts
     that score most; the first of equals.
     """
-    judged = rows.filter(~pl.col("method").is_in([ORIGINAL, ORACLE])).drop_nulls(SCORE)
+    judged = rows.filter(~pl.col("method").is_in(REFERENCES)).drop_nulls(SCORE)
     mean = judged.group_by("fact", "id", maintain_order=True).agg(pl.col(SCORE).mean())
     mean = mean.sort(SCORE, descending=True, maintain_order=True)
     best = mean.unique("fact", keep="first", maintain_order=True)

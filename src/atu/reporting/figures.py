@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 import polars as pl
 
-from atu.config.roles import ORACLE, ORIGINAL
+from atu.config.roles import ORACLE, ORIGINAL, REFERENCES
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.selection import RETAINED
 from atu.reporting.colours import COLOURS, method_colours
@@ -34,7 +34,7 @@ STYLE: dict[Any, Any] = {
     ),
 }  # fmt: skip
 plt.rcParams.update(STYLE)
-SPECIAL = {ORIGINAL: "s", ORACLE: "*"}
+REFERENCE_MARKERS = {ORIGINAL: "s", ORACLE: "*"}
 """Markers of the rows that are not methods; they are drawn in ink."""
 MARKERS = "oDv^P<>X"
 KNOWN = 0.2
@@ -47,7 +47,7 @@ name has a line per word."""
 
 
 def _colours(methods: Sequence[str]) -> dict[str, Any]:
-    return method_colours(methods) | dict.fromkeys(SPECIAL, INK)
+    return method_colours(methods) | dict.fromkeys(REFERENCES, INK)
 
 
 def _save(figure: Any, path: Path) -> None:
@@ -70,7 +70,7 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], names: Names) -
     retained = _retained(rows)
     methods = [row["method"] for row in rows]
     colours = _colours(methods)
-    shapes = dict(zip(methods, itertools.cycle(MARKERS), strict=False)) | SPECIAL
+    shapes = dict(zip(methods, itertools.cycle(MARKERS), strict=False)) | REFERENCE_MARKERS
     figure, axes = plt.subplots(figsize=(5, 3.6))
     _mark_goal(axes, rows, retained)
     for row in rows:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
-from atu.config.roles import ORACLE, ORIGINAL
+from atu.config.roles import ORACLE, REFERENCES
 from atu.reporting.comparison import COMPARED, compared
 
 Row = Mapping[str, Any]
-SPECIAL = (ORIGINAL, ORACLE)
-"""Rows of the main table that are no methods."""
 
 
-def dominance(
-    rows: Sequence[Row], ours: str, names: Mapping[str, str] = MappingProxyType({})
-) -> list[str]:
+def dominance(rows: Sequence[Row], ours: str, names: Mapping[str, str]) -> list[str]:
     """A sentence for every method that does at least as well as `ours` in every compared column and
     better in one: whoever reads no further must know. Of what leaks, better is nearer to the
     oracle, and less without one. An estimate that is not valid supports no such claim. `names` says
@@ -26,7 +21,7 @@ def dominance(
     for row in rows:
         same = {r["method"]: r for r in rows if r["model"] == row["model"]}
         mine, oracle = same.get(ours), same.get(ORACLE)
-        if mine is None or row["method"] in (ours, *SPECIAL):
+        if mine is None or row["method"] in (ours, *REFERENCES):
             continue
         keys = compared(row)
         if not all(side[key].valid for side in (row, mine) for key in keys):

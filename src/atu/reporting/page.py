@@ -9,11 +9,11 @@ from typing import Any
 
 from atu.alignment.loop import layer_folder
 from atu.config.params import Params, oracle_method
-from atu.config.roles import ORACLE, ORIGINAL
+from atu.config.roles import ORACLE, ORIGINAL, REFERENCES
 from atu.errors import visible
 from atu.metrics.trust import ENOUGH
 from atu.probes.prompts import FORMS
-from atu.reporting import figures, tables
+from atu.reporting import tables
 from atu.reporting.answers import shown_methods
 from atu.reporting.cells import HEADLINE
 from atu.reporting.comparison import compared
@@ -115,15 +115,13 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
         knowledge=[(a.cell, m) for a in inputs.pretrain if KNOWN in (m := a.metrics())],
         known=KNOWN,
         figures={name: Markup(inline(folder / name, heard)) for name, heard in FIGURES.items()},
-        special=figures.SPECIAL,
+        special=REFERENCES,
         glossary={
             word: meaning
             for word, meaning in GLOSSARY.items()
             if oracle or ORACLE not in f"{word}{meaning}".lower()
         },
-        example=next(
-            (c for c in results.cells if c["method"] not in figures.SPECIAL), results.cells[0]
-        ),
+        example=next((c for c in results.cells if c["method"] not in REFERENCES), results.cells[0]),
     )
 
 

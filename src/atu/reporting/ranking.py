@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import polars as pl
 
-from atu.config.roles import ORIGINAL
+from atu.config.roles import ORIGINAL, REFERENCES
 from atu.metrics.selection import CHANCE, LEAKS, RETAINED, selection
 from atu.probes.chance import chances
-from atu.reporting.headline import SPECIAL
 from atu.reporting.items import of, worst
 from atu.reporting.tables import DISTANCE
 
@@ -64,7 +62,7 @@ def chance_levels(items: pl.DataFrame) -> dict[str, float]:
 def rankings(
     rows: Sequence[Row],
     utility: Mapping[tuple[str, str], Row],
-    names: Mapping[str, str] = MappingProxyType({}),
+    names: Mapping[str, str],
 ) -> list[str]:
     """The methods of every model in order, a line for each: by `selection` on the `report` split,
     and by distance to the oracle, where there is one. What is COLLAPSED comes last: its silence is
@@ -73,7 +71,7 @@ def rankings(
     lines = []
     several = len({row["model"] for row in rows}) > 1
     for model in dict.fromkeys(row["model"] for row in rows):
-        own = [row for row in rows if row["model"] == model and row["method"] not in SPECIAL]
+        own = [row for row in rows if row["model"] == model and row["method"] not in REFERENCES]
         ruined = {r["method"] for r in own if utility[model, r["method"]]["collapsed"]}
         where = f" ({model})" if several else ""
         chosen = {r["method"]: r[SELECTION] for r in own if r[SELECTION] is not None}

@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import json
+import shutil
 import weakref
 
 import pytest
@@ -106,7 +107,9 @@ experiment: small
 search:
   first: drawn
   spaces:
-    ga: {learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}, train: {choices: [{update: all}, {update: layers, layers: [0]}]}}
+    ga:
+      learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
+      train: {choices: [{update: all}, {update: layers, layers: [0]}]}
     rmu: {alpha: {low: 1.0, high: 2.0, log: false}}
 """
 
@@ -116,11 +119,8 @@ def test_what_was_chosen_is_an_experiment_that_searches_the_rest(scored, searche
     scored(lambda settings: isinstance(settings.train, All) - settings.learning_rate)
     train = Choices(choices=[{"update": "all"}, {"update": "layers", "layers": [0]}])
     found = searched(first="drawn", spaces={"ga": {"train": train, "learning_rate": RATE}})
-    for name, text in (
-        ("world", (EXPERIMENTS / "world.yaml").read_text(encoding="utf-8")),
-        ("small", SMALL),
-    ):
-        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    shutil.copy(EXPERIMENTS / "world.yaml", tmp_path)
+    (tmp_path / "small.yaml").write_text(SMALL, encoding="utf-8")
     overlay = chosen_overlay(load_params(tmp_path / "small.yaml"), [found])
     (tmp_path / "small_chosen.yaml").write_text(yaml_text(overlay), encoding="utf-8")
     params = load_params(tmp_path / "small_chosen.yaml")

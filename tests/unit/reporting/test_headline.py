@@ -59,7 +59,7 @@ def test_a_method_that_dominates_is_named(theirs, dominates):
 def test_with_an_oracle_who_leaks_least_is_not_the_best(theirs, dominates):
     """The oracle answers .25 of the target's questions and in the worst form, ours .25 and .5."""
     oracle = compared("oracle", 0.25, 0.25, 1.0, 1.0)
-    assert bool(dominance([OURS, oracle, compared("ga", *theirs)], "atu")) is dominates
+    assert bool(dominance([OURS, oracle, compared("ga", *theirs)], "atu", {})) is dominates
 
 
 @pytest.mark.parametrize("key", ["target", "worst_form", "neighbour", "other"])
@@ -68,22 +68,23 @@ def test_with_an_oracle_who_leaks_least_is_not_the_best(theirs, dominates):
 def test_what_is_not_valid_dominates_nothing(key, side, mean):
     """Neither side's, whether there is no number or one over some of the items."""
     rows = [dict(OURS), compared("ga", 0.0, 0.0, 1.0, 1.0)]
-    assert dominance(rows, "atu")
+    assert dominance(rows, "atu", {})
     rows[side][key] = Estimate(mean, mean, mean, 4, 0 if math.isnan(mean) else 3)
-    assert dominance(rows, "atu") == []
+    assert dominance(rows, "atu", {}) == []
 
 
 def test_who_can_dominate():
     """Neither ours, the original nor the oracle; nobody where ours was not run, and nobody against
     another model's."""
     best = (0.0, 0.0, 1.0, 1.0)
-    assert dominance([OURS, *(compared(name, *best) for name in ("none", "oracle"))], "atu") == []
-    assert dominance([OURS, compared("ga", *best)], "npo") == []
-    assert dominance([OURS, compared("ga", *best, model="other")], "atu") == []
+    references = [compared(name, *best) for name in ("none", "oracle")]
+    assert dominance([OURS, *references], "atu", {}) == []
+    assert dominance([OURS, compared("ga", *best)], "npo", {}) == []
+    assert dominance([OURS, compared("ga", *best, model="other")], "atu", {}) == []
 
 
 def test_of_several_models_the_sentence_names_one():
     """GA on n is better there; on m it was not run."""
     rows = [OURS, OURS | {"model": "n"}, compared("ga", 0.0, 0.0, 1.0, 1.0, model="n")]
-    (found,) = dominance(rows, "atu")
+    (found,) = dominance(rows, "atu", {})
     assert found.startswith("ga (n) does at least as well as atu")

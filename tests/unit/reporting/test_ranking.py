@@ -58,7 +58,7 @@ def test_rankings():
     rows = [judged("none", 0.0, 0.4), judged("oracle", 0.99, 0.0), judged("ga", 0.5, 0.1),
             judged("atu", 0.75, 0.2), judged("npo", None, 0.3)]  # fmt: skip
     utility = {("m", row["method"]): {"collapsed": 0.0} for row in rows}
-    assert rankings(rows, utility) == [
+    assert rankings(rows, utility, {}) == [
         "By selection on the report split, high is good: atu 0.75, ga 0.50.",
         "By distance to the oracle, low is good: ga 0.10, atu 0.20, npo 0.30.",
     ]
@@ -69,7 +69,7 @@ def test_what_is_ruined_comes_last():
     """However little it leaks."""
     rows = [judged("ga", 1.0, 0.0), judged("atu", 0.75, 0.2)]
     utility = {("m", "ga"): {"collapsed": 1.0}, ("m", "atu"): {"collapsed": 0.0}}
-    found = rankings(rows, utility)
+    found = rankings(rows, utility, {})
     assert found[0].endswith(": atu 0.75, ga 1.00 (COLLAPSED).")
     assert found[1].endswith(": atu 0.20, ga 0.00 (COLLAPSED).")
 
@@ -80,7 +80,7 @@ FINE = {(model, "ga"): {"collapsed": 0.0} for model in ("m", "n")}
 def test_what_was_not_measured_is_not_ranked():
     """No distance without an oracle, or where it is not valid; a line for every model."""
     bad = judged("ga", 0.5, 0.1) | {"distance": Estimate(math.nan, math.nan, math.nan, 2, 1)}
-    assert len(rankings([judged("ga", 0.5, None)], FINE)) == len(rankings([bad], FINE)) == 1
-    two = rankings([judged("ga", 0.5, None), judged("ga", 0.25, None, "n")], FINE)
+    assert len(rankings([judged("ga", 0.5, None)], FINE, {})) == len(rankings([bad], FINE, {})) == 1
+    two = rankings([judged("ga", 0.5, None), judged("ga", 0.25, None, "n")], FINE, {})
     assert [line.split(",")[0][-3:] for line in two] == ["(m)", "(n)"]
-    assert rankings([judged("none", 0.0, 0.4)], FINE) == []
+    assert rankings([judged("none", 0.0, 0.4)], FINE, {}) == []
