@@ -9,10 +9,10 @@ from atu.attacks.lens import Settings as Lens
 from atu.config.sections import AttackSection
 from atu.metrics.membership import membership_loss
 from atu.metrics.memorisation import muse_priv_leak
+from atu.metrics.selection import PARTNER
 from atu.reporting.robustness import attack_columns
 from atu.reporting.tables import interval, markdown_lines
 
-PARTNER = "partner"
 MEMBERSHIP = membership_loss.id
 PRIV_LEAK = f"forget.{muse_priv_leak.id}"
 

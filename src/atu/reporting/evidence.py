@@ -15,10 +15,10 @@ from atu.config.sections import AttackSection, Report
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.fluency import stutters
 from atu.metrics.memorisation import tofu_forget_quality, tofu_truth_ratio
-from atu.metrics.selection import RETAINED
+from atu.metrics.selection import PARTNER, RETAINED
 from atu.probes.prompts import FORMS
 from atu.reporting import tables
-from atu.reporting.attacker import MEMBERSHIP, PARTNER, PRIV_LEAK
+from atu.reporting.attacker import MEMBERSHIP, PRIV_LEAK
 from atu.reporting.items import PAIR, difference, estimate, of, worst
 from atu.reporting.robustness import (
     attack_columns,
@@ -33,7 +33,7 @@ from atu.reporting.verdict import ORACLE as THE_ORACLE
 FLOORED = ("exact_match@own-2", "contains@own-2", "leak_at_k@own-1")
 """Measures by which a guess scores nothing."""
 QUALITY = f"target.{tofu_truth_ratio.id}.{tofu_forget_quality.id}"
-KEPT = {role: tables.COLUMNS[role] for role in RETAINED} | {
+KEPT_TITLES = {role: tables.COLUMNS[role] for role in RETAINED} | {
     PARTNER: "retain questions beside the target's"
 }
 BESIDE = "beside."
@@ -207,7 +207,7 @@ def _kept(beside: Beside, method: str) -> list[Loss]:
     losses = []
     asked = beside.items.filter(~pl.col("seen"))
     plain = asked.filter(pl.col("form") == "question")
-    for role, title in KEPT.items():
+    for role, title in KEPT_TITLES.items():
         rows = asked if role == PARTNER else plain
         mine, before = (
             of(rows, beside.model, name).filter(pl.col("role") == role)

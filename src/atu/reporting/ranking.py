@@ -8,10 +8,11 @@ from typing import Any
 import polars as pl
 
 from atu.config.roles import ORIGINAL, REFERENCES
-from atu.metrics.selection import CHANCE, LEAKS, RETAINED, selection
+from atu.metrics.selection import CHANCE, LEAKS, PARTNER, RETAINED, selection
 from atu.probes.chance import chances
 from atu.reporting.items import of, worst
 from atu.reporting.tables import DISTANCE
+from atu.results.items import SCORE
 
 SELECTION = "selection"
 Row = Mapping[str, Any]
@@ -28,17 +29,24 @@ def selections(rows: Sequence[Row], items: pl.DataFrame) -> list[float | None]:
     if not asked or "target" not in rows[0]:
         return [None] * len(rows)
     guessed = chance_levels(items)
+    beside = items.filter((pl.col("role") == PARTNER) & ~pl.col("seen"))
 
-    def point(row: Row) -> dict[str, float]:
+    def point(row: Row) -> dict[str, float] | None:
+        partner = of(beside, row["model"], row["method"])[SCORE]
+        valid = all(row[key].valid for key in ("target", "worst_form", *asked))
+        if not valid or partner.null_count():
+            return None
         leaks = dict(zip(LEAKS, (row["target"].mean, row["worst_form"].mean), strict=True))
-        return leaks | guessed | {f"score_{role}": row[role].mean for role in asked}
+        kept = {f"score_{role}": row[role].mean for role in asked}
+        if len(partner):
+            kept[f"score_{PARTNER}"] = float(partner.to_numpy().mean())
+        return leaks | guessed | kept
 
     found = []
     for row in rows:
         first = before.get(row["model"])
-        sides = [] if first is None else [row, first]
-        sound = all(side[key].valid for side in sides for key in ("target", "worst_form", *asked))
-        found.append(selection(point(row), point(first)) if first and sound else None)
+        now, then = point(row), first and point(first)
+        found.append(selection(now, then) if now and then else None)
     return found
 
 

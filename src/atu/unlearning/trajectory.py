@@ -15,7 +15,7 @@ from atu.inference.finite import require_finite_states
 from atu.inference.probing import answer_probes
 from atu.inference.scoring import mean_loss, score_encoded
 from atu.methods.base import Context
-from atu.metrics.selection import RETAIN_LOSS, RETAINED, selection
+from atu.metrics.selection import KEPT, PARTNER, RETAIN_LOSS, RETAINED, selection
 from atu.models.chat import prompt_ids
 from atu.models.llm import frozen, hidden_states_at
 from atu.models.shards import whole_state
@@ -50,8 +50,9 @@ def reached(settings: Any, point: Point) -> bool:
 
 def select_probes(prepare: Artifact, per_role: int) -> list[Row]:
     """Held-out probes of the `select` split: of the target every form of which the worst is taken,
-    of the other roles plain questions alone. Of each role at most `per_role` plain questions,
-    chosen by hash. Each has what guessing scores at it in the column `chance`.
+    of retain questions beside the target's all, of the other roles plain questions alone. Of each
+    role at most `per_role` plain questions, chosen by hash. Each has what guessing scores at it in
+    the column `chance`.
     """
     every = [row for row in read_table(prepare.file("probes.parquet")) if row["split"] == "select"]
     rows = [row for row in every if not row["seen"] and row["worst_of"] != ASIDE]
@@ -62,15 +63,17 @@ def select_probes(prepare: Artifact, per_role: int) -> list[Row]:
         chosen += [row for row in of_role if row["form"] == "question"][:per_role]
         if role == "target":
             chosen += [row for row in of_role if row["form"] != "question"]
+    chosen += [row for row in rows if row["role"] == PARTNER]
     guessed = chances(chosen, every)
     return [row | {"chance": value} for row, value in zip(chosen, guessed, strict=True)]
 
 
 class Observer:
     """Measures one point of the trajectory: score per role in plain questions (of a target
-    without any, in all forms), the target's worst form, what guessing gives of these two, the loss
-    of retain texts where the first point answers nothing about what is to be kept, the `selection`
-    score against the first point, and the cosine to the concept.
+    without any, in all forms), of retain questions beside the target's, the target's worst form,
+    what guessing gives of the target's two scores, the loss of retain texts where the first point
+    answers nothing about what is to be kept, the `selection` score against the first point, and the
+    cosine to the concept.
     """
 
     def __init__(self, context: Context, probes: Sequence[Row]) -> None:
@@ -81,11 +84,11 @@ class Observer:
         """The point after `step` unlearning steps; `facts` are added as they are."""
         point: Point = {"step": step, **facts}
         hits = self._hits(f"trajectory at step {step}")
-        for role in RETAINED:
+        for role in KEPT:
             scores = [
                 hit
                 for hit, probe in zip(hits, self.probes, strict=True)
-                if probe["role"] == role and probe["form"] == "question"
+                if probe["role"] == role and (role == PARTNER or probe["form"] == "question")
             ]
             if scores:
                 point[f"score_{role}"] = sum(scores) / len(scores)
