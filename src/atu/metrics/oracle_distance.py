@@ -8,29 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atu.metrics.registry import OWN, metric
+from atu.metrics.selection import NEAR
 
 TASK = "task."
 """What the name of a utility task begins with among the parts."""
 GROUPS = {
     "target": "forgetting", "worst_form": "forgetting",
-    "neighbour": "neighbours", "other": "others", "general": "utility",
+    **dict.fromkeys(NEAR, "near"), "other": "others", "general": "utility",
 }  # fmt: skip
 """The group of each part; utility tasks are in the last one."""
 
 
-@metric("oracle_distance", "own-1", source=OWN)
+@metric("oracle_distance", "own-2", source=OWN)
 def oracle_distance(
     method: Mapping[str, NDArray[np.float64]], oracle: Mapping[str, NDArray[np.float64]]
 ) -> NDArray[np.float64]:
     """How far a model answers from the oracle, whoever answers more: mean of four parts, in [0, 1].
 
-    The parts are forgetting (plain questions about the target, and its worst form), neighbours,
-    other people, and utility (general facts, and every utility task). Within a part means are taken
+    The parts are forgetting (plain questions about the target, and its worst form), what is near it
+    (neighbours, and the retain questions that stand in one prompt with one about it), other people,
+    and utility (general facts, and every utility task). Within a part means are taken
     of absolute differences, one for each mean score; the four weigh the same. A score that the
     benchmark does not ask for is left out, and so is a part without scores.
 
-    Leaking 0 and 0 where the oracle, which guesses, has 0 and .25: .125. Neighbours .9 of 1: .1;
-    others equal: 0; general facts 1 of .9 and generation .8 of .9: .1. So .325 / 4 = .081.
+    Leaking 0 and 0 where the oracle, which guesses, has 0 and .25: .125. Neighbours .9 of 1: .1,
+    and .5 of .9 beside the target: .25 in the mean; others equal: 0; general facts 1 of .9 and
+    generation .8 of .9: .1. So .475 / 4 = .119.
 
     Args:
         method, oracle: mean scores by the names in `GROUPS`, tasks as `TASK` and their name; the

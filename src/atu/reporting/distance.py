@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from atu.config.sections import Report
 from atu.metrics.bootstrap import Estimate, percentiles, resampled_means
 from atu.metrics.oracle_distance import GROUPS, TASK, oracle_distance
+from atu.metrics.selection import PARTNER
 from atu.reporting.items import of
 from atu.reporting.tables import asked_columns, by_column, compared_tasks
 from atu.results.items import SCORE
@@ -77,7 +78,8 @@ def _parts(
     items: pl.DataFrame, documents: pl.DataFrame, columns: Mapping[str, str], tasks: Sequence[str]
 ) -> Parts:
     asked = by_column(items)
-    return {key: asked[key] for key in columns} | {
+    partner = items.filter((pl.col("role") == PARTNER) & ~pl.col("seen"))
+    return {key: asked[key] for key in columns} | {PARTNER: partner} | {
         f"{TASK}{task}": documents.filter(pl.col("task") == task) for task in tasks
     }
 

@@ -3,14 +3,18 @@ import pytest
 
 from atu.metrics.oracle_distance import oracle_distance
 
-ORACLE = {"target": 0.0, "worst_form": 0.25, "neighbour": 1.0, "other": 0.9, "general": 0.9}
+ORACLE = {
+    "target": 0.0, "worst_form": 0.25, "neighbour": 1.0, "partner": 0.9, "other": 0.9,
+    "general": 0.9,
+}  # fmt: skip
 
 
 def test_value():
-    """As the docstring has it: (.125 + .1 + 0 + (.1 + .1) / 2) / 4."""
+    """As the docstring has it: (.125 + (.1 + .4) / 2 + 0 + (.1 + .1) / 2) / 4."""
     oracle = ORACLE | {"task.generate": 0.9}
-    method = oracle | {"worst_form": 0.0, "neighbour": 0.9, "general": 1.0, "task.generate": 0.8}
-    assert oracle_distance(method, oracle) == pytest.approx(0.08125)
+    off = {"worst_form": 0.0, "neighbour": 0.9, "partner": 0.5, "general": 1.0}
+    method = oracle | off | {"task.generate": 0.8}
+    assert oracle_distance(method, oracle) == pytest.approx(0.11875)
     assert oracle_distance(oracle, method) == oracle_distance(method, oracle)
     assert oracle_distance(oracle, oracle) == 0.0
 
@@ -19,6 +23,7 @@ def test_value():
     ("names", "expected"),
     [
         (["target", "neighbour"], 0.25),  # .5 and 0
+        (["target", "neighbour", "partner"], 0.3),  # .5 and (0 + .2) / 2
         (["target", "worst_form"], 0.375),  # (.5 + .25) / 2
         (["target", "worst_form", "general", "task.a", "task.b"], (0.375 + 0.2) / 2),
     ],
@@ -26,7 +31,7 @@ def test_value():
 def test_what_is_not_asked_is_no_part(names, expected):
     """And many scores of a part weigh as one: general facts .3 off, two tasks .3 and 0."""
     oracle = dict.fromkeys(names, 0.5)
-    off = {"target": 0.5, "worst_form": -0.25, "general": -0.3, "task.a": 0.3}
+    off = {"target": 0.5, "worst_form": -0.25, "partner": 0.2, "general": -0.3, "task.a": 0.3}
     method = {name: 0.5 + off.get(name, 0.0) for name in names}
     assert oracle_distance(method, oracle) == pytest.approx(expected)
 

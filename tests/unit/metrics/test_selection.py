@@ -60,6 +60,21 @@ def test_what_is_kept_is_a_share_of_what_was_known():
     assert found == pytest.approx(5 / 9)
 
 
+@pytest.mark.parametrize(
+    ("neighbour", "partner", "near"),
+    [(0.8, 0.0, 0.5), (0.8, 0.2, 0.75), (0.4, 0.4, 0.75), (0.0, 0.4, 0.5), (0.8, 0.9, 1.0)],
+)
+def test_near_the_target_is_one_part(neighbour, partner, near):
+    """Half of it is neighbours, .8 before, and half the retain questions beside the target's, .4
+    before."""
+    before = BEFORE | {"score_partner": 0.4}
+    found = selection(point(0.0, 0.0, neighbour=neighbour, partner=partner), before)
+    assert found == pytest.approx(5 / (4 + 1 / near))
+    alone = before | {"score_neighbour": 0.0}  # the original knows no neighbour
+    assert selection(point(0.0, 0.0, partner=0.2), alone) == pytest.approx(5 / (4 + 2))
+    assert selection(point(0.0, 0.0, neighbour=0.0, partner=0.0), before) == 0.0
+
+
 def test_nothing_forgotten_or_everything_ruined_scores_nothing():
     """However good the rest is."""
     assert selection(point(target=1.0), BEFORE) == 0.0

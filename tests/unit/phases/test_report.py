@@ -147,25 +147,25 @@ def judged(reported, make_inputs):
 
 
 def test_the_distance_to_the_oracle(judged):
-    """GA lacks half of the neighbours: .5 / 4. The original differs in half of the target's
-    questions, (1 + .5) / 2 in forgetting: .75 / 4."""
+    """GA lacks half of the neighbours, which are half of what is near: .25 / 4. The original
+    differs in half of the target's questions, (1 + .5) / 2 in forgetting: .75 / 4."""
     table = pl.read_csv(judged.file("table.csv"))
-    assert table["distance"].to_list() == [0.1875, 0.0, 0.125]
-    assert rows_of(page(judged), "comparison")["Gradient ascent"][7] == "0.12 [0.00, 0.25] n = 1"
-    assert judged.metrics()["report/m.ga.oracle_distance@own-1/report"] == 0.125
+    assert table["distance"].to_list() == [0.1875, 0.0, 0.0625]
+    assert rows_of(page(judged), "comparison")["Gradient ascent"][7] == "0.06 [0.00, 0.12] n = 1"
+    assert judged.metrics()["report/m.ga.oracle_distance@own-2/report"] == 0.0625
     assert "| distance to the oracle |" in judged.file("table.md").read_text(encoding="utf-8")
 
 
 def test_the_table_is_followed_by_two_rankings(judged, reported, make_inputs):
     """All plain questions have one answer here, so guessing has everything of the target, and what
-    is kept decides: neighbours .5 of 1, 3 / (2 + 1 + 1). Without an oracle one ranking."""
-    chosen = "By selection on the report split, high is good: ga 0.75."
-    told = [chosen, "By distance to the oracle, low is good: ga 0.12."]
+    is kept decides: near it (.5 + 1) / 2, 3 / (1 / .75 + 1 + 1). Without an oracle one ranking."""
+    chosen = "By selection on the report split, high is good: ga 0.90."
+    told = [chosen, "By distance to the oracle, low is good: ga 0.06."]
     table = judged.file("table.md").read_text(encoding="utf-8")
     assert table.splitlines()[-3::2] == told
     shown = [line.replace(": ga", ": Gradient ascent") for line in told]
     assert all(f"<p>{line}</p>" in page(judged) for line in shown)
-    assert judged.metrics()["report/m.ga.selection@own-3/report"] == 0.75
+    assert judged.metrics()["report/m.ga.selection@own-4/report"] == pytest.approx(0.9)
     alone = reported(make_inputs("alone"), "alone/report")
     assert alone.file("table.md").read_text(encoding="utf-8").splitlines()[-1] == chosen
     assert "distance" not in page(alone)
@@ -268,17 +268,17 @@ def test_the_first_table_has_the_few_numbers_and_every_cell_its_own(judged):
     """As the main table has them; utility is the mean of general facts, 1, and generation, .9."""
     assert json.loads(judged.file("headline.json").read_text())["ga"] == {
         "target_questions": 0.0, "worst_form": 0.5, "neighbours": 0.5, "utility": 0.95,
-        "distance": 0.125, "collapsed": 0,
+        "distance": 0.0625, "collapsed": 0,
     }  # fmt: skip
     told = judged.file("headline.md").read_text(encoding="utf-8").splitlines()
     assert told[0].endswith("| distance to the oracle (n = 1) |")
     assert told[4].startswith("| Gradient ascent | 0.00 | 0.50 [0.00, 1.00] |")
     first = rows_of(page(judged).replace("<h1", "<h2"), "verdict")
-    assert first["Gradient ascent"][4] == "0.12 [0.00, 0.25]"
+    assert first["Gradient ascent"][4] == "0.06 [0.00, 0.12]"
     cells = pl.read_csv(judged.file("cells.csv")).to_dicts()
     assert cells[2] == {
         "model": "m", "target": "Ada", "method": "ga", "seed": 0, "target_questions": 0.0,
-        "worst_form": 0.5, "neighbours": 0.5, "utility": 0.95, "distance": 0.125, "collapsed": 0,
+        "worst_form": 0.5, "neighbours": 0.5, "utility": 0.95, "distance": 0.0625, "collapsed": 0,
         "name": "Gradient ascent", "folder": "results/x/rephrase/m/Ada/ga/0/manifest.json",
     }  # fmt: skip
     assert f"snakemake --cores 2 {cells[2]['folder']}" in page(judged)

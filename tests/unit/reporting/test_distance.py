@@ -3,13 +3,16 @@
 import polars as pl
 import pytest
 
+from atu.metrics.selection import NEAR
 from atu.reporting.distance import distances
 from atu.reporting.items import load_documents, load_items
 from atu.reporting.tables import utility_means
 from atu.results.items import SCORE
 
 METHODS = ["none", "oracle", "ga"]
-KNOWN = {(f"{who}/{what}", "question") for who in ("Bob", "Cyd") for what in ("pet", "food")}
+KNOWN = {(f"{who}/{what}", "question") for who in ("Bob", "Cyd") for what in ("pet", "food")} | {
+    (f"Pia/{what}", "paired") for what in ("pet", "food")
+}
 ORACLE_KNOWS = KNOWN | {("Dania/pet", "question")}
 """All of neighbours and others, half of general facts, nothing of the target."""
 
@@ -39,15 +42,23 @@ def cells(make_cell, ga_leaks):
 
 
 def test_the_four_parts_of_one_target(cells, measure):
-    """GA: nothing and .5 of the target where the oracle has nothing, .25; neighbours .5 of 1; all
-    others; general facts 1 where it has .5, and generation .9 of .7: .35. So 1.1 / 4. The original
-    knows all: forgetting 1 and the same .35. `choice` does not count."""
+    """GA: nothing and .5 of the target where the oracle has nothing, .25; neighbours .5 of 1, and
+    all beside the target: .25; all others; general facts 1 where it has .5, and generation .9 of
+    .7: .35. So .85 / 4. The original knows all: forgetting 1 and the same .35. `choice` does not
+    count."""
     found = measure(cells)
     means = {method: distance.estimate.mean for method, distance in found.items()}
     assert means == {
-        "none": pytest.approx(1.35 / 4), "oracle": 0.0, "ga": pytest.approx(1.1 / 4),
+        "none": pytest.approx(1.35 / 4), "oracle": 0.0, "ga": pytest.approx(0.85 / 4),
     }  # fmt: skip
     assert found["ga"].estimate.n == 1
+
+
+def test_questions_beside_the_targets_are_near_it(cells, make_cell, ga_leaks, measure):
+    """GA loses one of two as well: (.5 + .5) / 2 instead of .5 / 2 of what is near."""
+    lost = make_cell("ga", where="lost", leaks=ga_leaks - {("Pia/pet", "paired")})
+    kept, less = (measure([*cells[:2], ga])["ga"].estimate.mean for ga in (cells[2], lost))
+    assert less - kept == pytest.approx(0.25 / 4)
 
 
 def test_facts_are_drawn_where_there_is_one_target(cells, measure, report_section):
@@ -62,7 +73,7 @@ def test_facts_are_drawn_where_there_is_one_target(cells, measure, report_sectio
     itself = found["ga"].minus(found["ga"], report_section)
     assert (itself.mean, itself.low, itself.high, itself.n) == (0.0, 0.0, 0.0, 1)
     gap = found["none"].minus(found["ga"], report_section)
-    assert gap.mean == pytest.approx(0.25 / 4) and gap.low < gap.mean < gap.high
+    assert gap.mean == pytest.approx(0.5 / 4) and gap.low < gap.mean < gap.high
 
 
 def test_too_much_here_and_too_little_there_do_not_cancel(make_cell, measure):
@@ -101,19 +112,20 @@ def test_an_item_that_was_not_scored_leaves_no_distance(cells, measure, report_s
 
 
 def test_what_a_target_is_not_asked_is_no_part_of_its_cell(cells, measure):
-    """Nobody is asked about neighbours: (.25 + 0 + .35) / 3. Where GA alone is not, it is not
+    """Nobody is asked about what is near: (.25 + 0 + .35) / 3. Where GA alone is not, it is not
     known."""
-    nobody = measure(cells, change=lambda items: items.filter(pl.col("role") != "neighbour"))
+    near = pl.col("role").is_in(NEAR)
+    nobody = measure(cells, change=lambda items: items.filter(~near))
     assert nobody["ga"].estimate.mean == pytest.approx(0.2)
     lost = (pl.col("role") == "neighbour") & (pl.col("method") == "ga")
     assert not measure(cells, change=lambda items: items.filter(~lost))["ga"].estimate.valid
 
 
 def test_an_invalid_task_is_nobodys_part(make_cell, measure, ga_leaks):
-    """The oracle's generation was cut: general facts alone are utility, .5: (.25 + .5 + .5) / 4."""
+    """The oracle's generation was cut: general facts alone are utility: (.25 + .25 + .5) / 4."""
     cut = {"generate": 0.1, "generate_truncated": 9.0, "generate_invalid": 1.0}
     cells = [
         make_cell("oracle", leaks=ORACLE_KNOWS, scores=cut),
         make_cell("ga", leaks=ga_leaks, scores={"generate_truncated": 0.0, "generate_invalid": 0}),
     ]
-    assert measure(cells, ["oracle", "ga"])["ga"].estimate.mean == pytest.approx(1.25 / 4)
+    assert measure(cells, ["oracle", "ga"])["ga"].estimate.mean == pytest.approx(1 / 4)

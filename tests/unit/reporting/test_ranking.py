@@ -2,6 +2,7 @@
 
 import math
 
+import polars as pl
 import pytest
 
 from atu.metrics.bootstrap import Estimate
@@ -26,15 +27,31 @@ def test_chance_is_that_of_the_report_split(items):
     assert chance_levels(items) == {"chance_target": 1.0, "chance_worst_form": 1.0}
 
 
-def test_selection_of_the_tables_numbers(items, report_section, monkeypatch):
-    """GA leaks 0 and .5, and keeps .5 of the neighbours, all others and all general facts. Guessing
-    gives .5 in the worst form: 5 / (1 + 1 + 2 + 1 + 1). The original has forgotten nothing."""
+@pytest.fixture
+def guessed(monkeypatch):
+    """Guessing gives .75 of the pets and .25 of the food."""
     monkeypatch.setattr("atu.reporting.ranking.chances", lambda asked, _: [
         {"pet": 0.75, "food": 0.25}[row["fact"].split("/")[1]] for row in asked
     ])  # fmt: skip
+
+
+def test_selection_of_the_tables_numbers(items, report_section, guessed):
+    """GA leaks 0 and .5, and keeps .5 of the neighbours, all questions beside the target's, all
+    others and all general facts. Guessing gives .5 in the worst form, so all is forgotten: 5 / (1 +
+    1 + 1 / .75 + 1 + 1). The original has forgotten nothing."""
     rows = main_table(items, report_section, METHODS)
     assert chance_levels(items) == {"chance_target": 0.5, "chance_worst_form": 0.5}
-    assert selections(rows, items) == [0.0, pytest.approx(5 / 6)]
+    assert selections(rows, items) == [0.0, pytest.approx(5 / (4 + 4 / 3))]
+
+
+def test_questions_beside_the_targets_that_are_lost_count(items, report_section, guessed):
+    """Of what is near the target .25 is kept then: 5 / (4 + 4). Where one was not scored there is
+    no selection."""
+    rows = main_table(items, report_section, METHODS)
+    beside = (pl.col("role") == "partner") & (pl.col("method") == "ga")
+    for score, found in ((0.0, 5 / 8), (None, None)):
+        changed = pl.when(beside).then(score).otherwise(pl.col("score")).alias("score")
+        assert selections(rows, items.with_columns(changed))[1] == found
 
 
 def test_where_there_is_nothing_to_compare_with_there_is_no_selection(items, report_section):

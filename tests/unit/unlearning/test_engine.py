@@ -189,15 +189,17 @@ class TestProbes:
         assert {row["chance"] for row in chosen if row["form"] == "choice"} == {0.25}
 
     def test_every_other_form_of_the_target(self, chain):
-        """All of them, held out and of the `select` split, whatever the number of questions; of
-        other roles none."""
+        """All of them, held out and of the `select` split, whatever the number of questions, and
+        all retain questions beside it; of other roles none."""
         rows = read_table(chain.prepared.file("probes.parquet"))
         expected = {
             p["id"]
             for p in rows
-            if (p["role"], p["split"], p["seen"]) == ("target", "select", False)
+            if p["role"] in ("target", "partner")
+            and (p["split"], p["seen"]) == ("select", False)
             and p["form"] != "question"
         }
+        assert any(p["id"] in expected for p in rows if p["role"] == "partner")
         for per_role in (1, 3):
             chosen = select_probes(chain.prepared, per_role)
             others = [p["id"] for p in chosen if p["form"] != "question"]
@@ -286,6 +288,19 @@ class TestObserver:
             "chance_worst_form": 0.0,
             "selection": pytest.approx(4 / 7),
         }
+
+    def test_retain_questions_beside_the_targets(self, observer):
+        """Of two one is answered rightly at first and none then, and the target's questions are
+        forgotten: near it is the neighbour's food, kept, and half is lost: 3 / (1 + 1 + 1 / .5)
+        with general facts, and with forgetting in both ways 4 / (4 + 1)."""
+        beside = [probe("partner", fact, "paired") for fact in ("pet", "food")]
+        observe, _, known = observer([0, 3, 4, 6, 8, 10], PROBES + beside)
+        assert observe(0, {})["score_partner"] == 0.5
+        for number in (0, 3, 4, 10):
+            del known[(PROBES + beside)[number]["prompt"]]
+        point = observe(1, {})
+        assert (point["score_partner"], point["worst_form_target"]) == (0.0, 0.0)
+        assert point["selection"] == pytest.approx(4 / (3 + 2))
 
     def test_a_point_no_better_than_guessing_has_forgotten_all(self, observer):
         """Guessing gives .25 of the plain questions (.5 and 0) and, in the worst form, .5 of pet, 0
