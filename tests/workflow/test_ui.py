@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from browser import keep
+from browser import SIZE, keep
 from servers import free_port, listens, until
 
 OWN = {
@@ -64,12 +64,14 @@ def test_the_addresses_are_printed(address, tree):
 
 def test_runs_and_their_headlines(look):
     """A row per run, by its method's name, the nearest to the oracle first; headlines and no other
-    metric, with numbers."""
+    metric, with numbers, all in a small laptop's window."""
     with look("runs", f"{ROWS} [col-id^=metrics]", "runs") as page:
         assert [title for title in dict.fromkeys(texts(page, HEADER)) if title[:1].isdigit()] == [
             "1 target questions", "2 worst form", "3 neighbours", "4 utility", "5 distance",
             "6 COLLAPSED",
         ]  # fmt: skip
+        last = page.locator(HEADER, has_text="6 COLLAPSED").first.bounding_box()
+        assert last["x"] + last["width"] <= SIZE["width"]
         names = texts(page, "[role=row] a[href*='/runs/']")
         assert sorted(names) == ["ATU", "Gradient ascent", "Oracle", "Original", "report"]
         cells = [texts(row, "[col-id^=metrics]") for row in page.locator(ROWS).all()]

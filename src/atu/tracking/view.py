@@ -23,8 +23,9 @@ MODES = {
 }  # fmt: skip
 """What of an experiment a person opens: the view, and what MLflow calls this side of it."""
 RUN_NAME = "attributes.`Run Name`"
-NAME_WIDTH, MARGIN, LETTER = 200, 32, 7
-"""Of columns, in pixels: of the first, and of a title's margins and letters."""
+NAME_WIDTH, MARGIN, LETTER = 160, 22, 7
+"""Of columns, in pixels: of the first, and of a title's margins and letters. All of them fit into a
+window of 1280."""
 LOW, HIGH = "worst_form", "neighbours"
 """The axes of the trade-off: low is good, and high."""
 BARS = ("worst_form", "neighbours", "target_questions", "utility", "distance")
