@@ -28,6 +28,7 @@ def test_every_experiment_is_here():
         "ablation",
         "ablation_partial",
         "comparison",
+        "comparison_chosen",
         "comparison_rest",
         "defaults",
         "metric_pools",

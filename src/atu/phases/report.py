@@ -92,7 +92,8 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
     everything = load_items(inputs.rephrase)
     several = [t for t in params.grid.requests() if t.label not in params.grid.targets]
     single = inputs.of_targets(params.grid.targets)
-    items, documents = load_items(single.rephrase), load_documents(single.utility)
+    items = load_items(single.rephrase) if several else everything
+    documents = load_documents(single.utility)
     attacked, utility = load_attacks(single.attack), tables.utility_means(single.utility)
     searched = read_json(inputs.search[0].file("search.json"))
     robust = robustness_table(items, attacked, section, params.attack, attacks, methods)

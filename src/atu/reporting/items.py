@@ -65,9 +65,26 @@ def with_cell(items: pl.DataFrame, artifact: Artifact) -> pl.DataFrame:
     return items.with_columns(**{key: pl.lit(artifact.cell[key]) for key in CELL})
 
 
-def of(items: pl.DataFrame, model: str, method: str) -> pl.DataFrame:
-    """The items of one row of a table."""
-    return items.filter((pl.col("model") == model) & (pl.col("method") == method))
+_SPLIT: list[tuple[pl.DataFrame, tuple[str, ...], dict[Any, pl.DataFrame]]] = []
+"""The last tables that `of` has split, the latest first."""
+_TABLES = 6
+"""How many it remembers: a report has five, of which one is split in two ways."""
+
+
+def of(items: pl.DataFrame, model: str, method: str, **more: str) -> pl.DataFrame:
+    """The items of one row of a table, and with other columns' values of a part of it.
+
+    A table is split once: a report asks for the same parts again for every number, and to filter
+    the whole table each time took most of the time of a large one.
+    """
+    keys = ("model", "method", *more)
+    parts = next((p for table, by, p in _SPLIT if table is items and by == keys), None)
+    if parts is None:
+        parts = items.partition_by(keys, as_dict=True, maintain_order=True)
+        _SPLIT.insert(0, (items, keys, parts))
+        del _SPLIT[_TABLES:]
+    found = parts.get((model, method, *more.values()))
+    return items.clear() if found is None else found
 
 
 def clusters(items: pl.DataFrame) -> list[str]:

@@ -112,7 +112,7 @@ def auc_estimate(texts: pl.DataFrame, score: str, section: Report) -> Estimate:
 
 def _by_fact(texts: pl.DataFrame, corpus: str, score: str) -> list[list[float]]:
     rows = texts.filter((pl.col("corpus") == corpus) & pl.col(score).is_not_null())
-    return [group[score].to_list() for _, group in rows.group_by("fact", maintain_order=True)]
+    return rows.group_by("fact", maintain_order=True).agg(score)[score].to_list()
 
 
 def _resampled(

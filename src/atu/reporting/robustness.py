@@ -210,7 +210,7 @@ def matters(shown: Sequence[Shown], evidence: Iterable[Evidence]) -> set[str]:
 
 def attack_items(attacked: pl.DataFrame, model: str, method: str, name: str) -> pl.DataFrame:
     """The items of one attack on one row's cells."""
-    return of(attacked, model, method).filter(pl.col("attack") == name)
+    return of(attacked, model, method, attack=name)
 
 
 def _under(items: pl.DataFrame, conditions: Sequence[str]) -> pl.DataFrame:
