@@ -79,9 +79,11 @@ def _parts(
 ) -> Parts:
     asked = by_column(items)
     partner = items.filter((pl.col("role") == PARTNER) & ~pl.col("seen"))
-    return {key: asked[key] for key in columns} | {PARTNER: partner} | {
-        f"{TASK}{task}": documents.filter(pl.col("task") == task) for task in tasks
-    }
+    return (
+        {key: asked[key] for key in columns}
+        | {PARTNER: partner}
+        | {f"{TASK}{task}": documents.filter(pl.col("task") == task) for task in tasks}
+    )
 
 
 def _distance(mine: Parts, theirs: Parts, section: Report) -> Distance:

@@ -5,6 +5,7 @@ bytes.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], names: Names) -
     colours = _colours(methods)
     shapes = dict(zip(methods, itertools.cycle(MARKERS), strict=False)) | REFERENCE_MARKERS
     figure, axes = plt.subplots(figsize=(5, 3.6))
-    _mark_goal(axes, rows, retained)
+    bottom = _bottom([row[retained] for row in rows] if retained else [NOTHING])
+    axes.set_ylim(bottom, 1 + (1 - bottom) / 20)
+    _mark_goal(axes, rows, retained, bottom)
     for row in rows:
         name = row["method"]
         label, marker = names.get(name, name), shapes[name]
@@ -102,13 +105,14 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], names: Names) -
     axes.set_xlabel("target, worst form: score   (right: it leaks)")
     axes.set_ylabel(f"{kept}: score   (up: it is kept)")
     axes.set_xlim(-0.05, 1.05)
-    axes.set_ylim(-0.05, 1.05)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False, ncols=LEGEND)
     _save(figure, path)
 
 
-def _mark_goal(axes: Any, rows: Sequence[Mapping[str, Any]], retained: str | None) -> None:
+def _mark_goal(
+    axes: Any, rows: Sequence[Mapping[str, Any]], retained: str | None, bottom: float
+) -> None:
     """An arrow to where one should be: the oracle, or else the upper left corner."""
     x, y = 0.0, 1.0
     for row in rows:
@@ -116,14 +120,26 @@ def _mark_goal(axes: Any, rows: Sequence[Mapping[str, Any]], retained: str | Non
         if row["method"] == ORACLE and leaks.valid and kept.valid:
             x, y = leaks.mean, kept.mean
             axes.axvspan(leaks.low, leaks.high, color="gray", alpha=0.15, linewidth=0)
-            axes.text(leaks.mean, 0.0, "as the oracle", fontsize=8, alpha=0.8, ha="center")
+            axes.text(
+                leaks.mean, 0.03, "as the oracle", fontsize=8, alpha=0.8, ha="center",
+                transform=axes.get_xaxis_transform(),
+            )  # fmt: skip
             break
-    away = (0.3 if x < 0.5 else -0.3, -0.35 if y > 0.5 else 0.35)
+    height = 1 - bottom
+    across, up = 0.3 if x < 0.5 else -0.3, -0.35 if y - bottom > height / 2 else 0.35
     axes.annotate(
-        "better", xy=(x, y), xytext=(x + away[0], y + away[1]),
+        "better", xy=(x, y), xytext=(x + across, y + up * height),
         fontsize=9, ha="center", va="center",
         arrowprops={"arrowstyle": "->", "color": INK, "alpha": 0.6, "shrinkB": 14},
     )  # fmt: skip
+
+
+def _bottom(kept: Sequence[Estimate]) -> float:
+    """Where the axis of what is kept begins: below 0, or where all keep at least half closer to the
+    lowest interval, for points that lie over each other tell nobody apart.
+    """
+    lowest = min((estimate.low for estimate in kept if estimate.valid), default=0.0)
+    return math.floor(lowest * 10) / 10 - 0.05 if lowest >= 0.5 else -0.05
 
 
 def _retained(rows: Sequence[Mapping[str, Any]]) -> str | None:

@@ -247,3 +247,12 @@ def test_models_have_cells_of_their_own(written):
     two = [row | {"model": "l", "estimate": sure(0.5)} for row in forms()] + forms(0.25)
     words = written(figures.leakage_by_form, two)
     assert {"0.50", "0.25"} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("lows", "bottom"), [([0.93, 1.0], 0.85), ([0.5, 0.9], 0.45), ([0.49, 1.0], -0.05), ([], -0.05)]
+)
+def test_the_axis_of_what_is_kept_begins_near_the_lowest_interval(lows, bottom):
+    """Where all keep at least half; one that is not valid has no place."""
+    kept = [Estimate(1.0, low, 1.0, 9) for low in lows] + [Estimate(math.nan, 0.1, 1.0, 2, 1)]
+    assert figures._bottom(kept) == pytest.approx(bottom)
