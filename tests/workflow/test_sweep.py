@@ -95,8 +95,8 @@ def test_requests_for_several_targets(untouched, people):
     expected = ("prepare_one", "pretrain_oracle", "embed_one", "align_one")
     assert {name: planned[name] for name in expected} == dict.fromkeys(expected, 2)
     assert planned["unlearn_one"] == 2 * 4
-    text = untouched.snakemake("--dry-run").stdout
+    text = untouched.snakemake("--dry-run", "--printshellcmds").stdout
     slugs = [name.replace(" ", "_") for name in (first, second)]
-    later = text.split(f"output: results/miniature/unlearn/llama_tiny/{'.then.'.join(slugs)}/ga/")
-    start = later[0].rsplit("input:", 1)[1]
+    later = f"--out results/miniature/unlearn/llama_tiny/{'.then.'.join(slugs)}/ga/0/manifest.json"
+    (start,) = [line for line in text.splitlines() if later in line]
     assert f"results/miniature/unlearn/llama_tiny/{slugs[0]}/ga/0/manifest.json" in start

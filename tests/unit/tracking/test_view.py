@@ -18,11 +18,11 @@ def states(*given, **named):
 
 
 def test_columns_are_the_headlines_that_there_are():
-    """Wide enough for their titles: 32 pixels and 7 per letter."""
+    """Wide enough for their titles: 22 pixels and 7 per letter."""
     (state, answers) = states(["worst_form", "collapsed"], [], grouped=False).values()
     assert state["selectedColumns"] == ["metrics.`2 worst form`", "metrics.`6 COLLAPSED`"]
     assert state["columnOrder"] == ["attributes.`Run Name`", *state["selectedColumns"]]
-    assert state["columnWidths"]["metrics.`2 worst form`"] == 32 + 7 * 12
+    assert state["columnWidths"]["metrics.`2 worst form`"] == 22 + 7 * 12
     assert answers == state
 
 
