@@ -15,16 +15,16 @@ DOCUMENTS = {"Stephen King": 117, "Taylor Swift": 146, "Leonardo da Vinci": 30}
 """Of each task: rows 115 and 144 of MMLU hold the control characters."""
 
 
-def require_scored(folders, documents):
-    """Every probe has its scores, every task its documents, every metric is a number."""
+def scored_documents(folders, tasks):
+    """How many documents each of these utility tasks has; every probe has its scores, and every
+    task's is a share."""
     rephrased, utility, privacy = folders
     items = pl.read_parquet(rephrased.file("items.parquet"))
     assert len(items) and not items["score"].null_count()
     metrics = utility.metrics()
-    for task, count in documents.items():
-        assert metrics[f"utility/{task}_n/report"] == count
-    assert all(0 <= metrics[f"utility/{task}/report"] <= 1 for task in documents)
+    assert all(0 <= metrics[f"utility/{task}/report"] <= 1 for task in tasks)
     assert len(pl.read_parquet(privacy.file("texts.parquet")))
+    return {task: metrics[f"utility/{task}_n/report"] for task in tasks}
 
 
 def counts(artifact, most):
@@ -47,7 +47,8 @@ def test_a_real_person_is_asked_everything(real_data, tmp_path, mini_params, per
     prepared = real.prepare_target(tmp_path / "prepare", settings, target, shared)
     most = DOCUMENTS[person]
     folders = real.evaluate(tmp_path, target, prepared, mini_params, documents=most)
-    require_scored(folders, counts(prepared, most))
+    expected = counts(prepared, most)
+    assert scored_documents(folders, expected) == expected
 
 
 def test_real_tofu_is_asked_everything(real_data, tmp_path, mini_params):
@@ -57,7 +58,8 @@ def test_real_tofu_is_asked_everything(real_data, tmp_path, mini_params):
     shared = real.prepare_shared(tmp_path / "prepare", settings)
     prepared = real.prepare_target(tmp_path / "prepare", settings, target, shared)
     folders = real.evaluate(tmp_path, target, prepared, mini_params, documents=30)
-    require_scored(folders, {"generate": 30})
+    expected = {"generate": 30}
+    assert scored_documents(folders, expected) == expected
     answers = pl.read_parquet(folders[2].file("answers.parquet"))
     assert not answers.select(pl.col("^tofu_truth.*$")).null_count().row(0)[0]
 
@@ -75,4 +77,5 @@ def test_strange_rows_are_asked_everything(tmp_path, mini_params):
     record = json.loads((prepared.folder / "provenance.json").read_text(encoding="utf-8"))
     assert record["replaced_surrogates"]["Target/3_Robert_Downey_Jr./forget_mia.json"] == 2
     folders = real.evaluate(tmp_path, target, prepared, mini_params, documents=100)
-    require_scored(folders, {"mmlu": 15, "bbh": 14, "truthfulqa": 14, "triviaqa": 14})
+    expected = {"mmlu": 15, "bbh": 14, "truthfulqa": 14, "triviaqa": 14}
+    assert scored_documents(folders, expected) == expected

@@ -121,11 +121,13 @@ def chosen_overlay(params: Params, searches: Sequence[Artifact]) -> dict[str, An
         if isinstance(value, Mapping)
     }
     open_still = [method for method in params.search.spaces if method not in chosen]
+    name = f"{params.experiment}_chosen"
     return {
-        "experiment": f"{params.experiment}_chosen",
+        "experiment": name,
         BASE: params.experiment,
         KEEP: {"search.spaces": open_still} | replaced,
         "unlearn": {"methods": {method: nested(values) for method, values in chosen.items()}},
+        "track": {"experiment": name},
     }
 
 

@@ -14,7 +14,7 @@ from atu.config.sections import Report
 from atu.metrics.bootstrap import Estimate, percentiles, resampled_means
 from atu.metrics.oracle_distance import GROUPS, TASK, oracle_distance
 from atu.metrics.selection import PARTNER
-from atu.reporting.items import of
+from atu.reporting.items import beside, of
 from atu.reporting.tables import asked_columns, by_column, compared_tasks
 from atu.results.items import SCORE
 from atu.seeding import generator
@@ -78,10 +78,9 @@ def _parts(
     items: pl.DataFrame, documents: pl.DataFrame, columns: Mapping[str, str], tasks: Sequence[str]
 ) -> Parts:
     asked = by_column(items)
-    partner = items.filter((pl.col("role") == PARTNER) & ~pl.col("seen"))
     return (
         {key: asked[key] for key in columns}
-        | {PARTNER: partner}
+        | {PARTNER: beside(items)}
         | {f"{TASK}{task}": documents.filter(pl.col("task") == task) for task in tasks}
     )
 

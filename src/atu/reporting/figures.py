@@ -135,8 +135,8 @@ def _mark_goal(
 
 
 def _bottom(kept: Sequence[Estimate]) -> float:
-    """Where the axis of what is kept begins: below 0, or where all keep at least half closer to the
-    lowest interval, for points that lie over each other tell nobody apart.
+    """Where the axis of what is kept begins: below 0; or, where all keep at least half, near the
+    lowest interval, so that points do not lie on top of each other.
     """
     lowest = min((estimate.low for estimate in kept if estimate.valid), default=0.0)
     return math.floor(lowest * 10) / 10 - 0.05 if lowest >= 0.5 else -0.05

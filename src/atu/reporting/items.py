@@ -10,6 +10,7 @@ import polars as pl
 
 from atu.config.sections import Report
 from atu.metrics.bootstrap import Estimate, clustered_mean, paired_difference
+from atu.metrics.selection import PARTNER
 from atu.metrics.worst_form import has_enough
 from atu.results.artifacts import Artifact
 from atu.results.items import SCORE, counted, wordings_per_fact, worst_forms, worst_of
@@ -85,6 +86,11 @@ def of(items: pl.DataFrame, model: str, method: str, **more: str) -> pl.DataFram
         del _SPLIT[_TABLES:]
     found = parts.get((model, method, *more.values()))
     return items.clear() if found is None else found
+
+
+def beside(items: pl.DataFrame) -> pl.DataFrame:
+    """The retain questions that stand in one prompt with one about the target."""
+    return items.filter((pl.col("role") == PARTNER) & ~pl.col("seen"))
 
 
 def clusters(items: pl.DataFrame) -> list[str]:

@@ -10,7 +10,7 @@ import polars as pl
 from atu.config.roles import ORIGINAL, REFERENCES
 from atu.metrics.selection import CHANCE, LEAKS, PARTNER, RETAINED, selection
 from atu.probes.chance import chances
-from atu.reporting.items import of, worst
+from atu.reporting.items import beside, of, worst
 from atu.reporting.tables import DISTANCE
 from atu.results.items import SCORE
 
@@ -29,10 +29,10 @@ def selections(rows: Sequence[Row], items: pl.DataFrame) -> list[float | None]:
     if not asked or "target" not in rows[0]:
         return [None] * len(rows)
     guessed = chance_levels(items)
-    beside = items.filter((pl.col("role") == PARTNER) & ~pl.col("seen"))
+    partners = beside(items)
 
     def point(row: Row) -> dict[str, float] | None:
-        partner = of(beside, row["model"], row["method"])[SCORE]
+        partner = of(partners, row["model"], row["method"])[SCORE]
         valid = all(row[key].valid for key in ("target", "worst_form", *asked))
         if not valid or partner.null_count():
             return None

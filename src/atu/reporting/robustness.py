@@ -30,7 +30,7 @@ from atu.metrics.recovery import (
     relearning_steps,
 )
 from atu.probes.prompts import ADVERSARIAL, ORT
-from atu.reporting.items import PAIR, estimate, of, worst
+from atu.reporting.items import PAIR, beside, estimate, of, worst
 from atu.reporting.verdict import Evidence, leaking
 from atu.results.artifacts import Artifact
 from atu.results.items import PROBABILITY
@@ -120,7 +120,6 @@ def rephrased_columns(items: pl.DataFrame, section: Report) -> dict[str, Estimat
     question = target.filter(pl.col("form") == "question")
     adversarial = held_out.filter(pl.col("form").is_in(ADVERSARIAL))
     ort = held_out.filter(pl.col("form").is_in(ORT))
-    partner = items.filter((pl.col("role") == "partner") & ~pl.col("seen"))
     tables = {
         "question": question.filter(~pl.col("seen")),
         "question_seen": question.filter(pl.col("seen")),
@@ -129,7 +128,7 @@ def rephrased_columns(items: pl.DataFrame, section: Report) -> dict[str, Estimat
         **{
             form: held_out.filter(pl.col("form") == form) for form in ("alias", "two_hop", "paired")
         },
-        "partner": partner,
+        "partner": beside(items),
     }
     estimates = {key: estimate(table, section) for key, table in tables.items()}
     estimates["ort"] = estimate(worst(ort, PROBABILITY), section, PROBABILITY)

@@ -125,6 +125,7 @@ def test_what_was_chosen_is_an_experiment_that_searches_the_rest(scored, searche
     (tmp_path / "small_chosen.yaml").write_text(yaml_text(overlay), encoding="utf-8")
     params = load_params(tmp_path / "small_chosen.yaml")
     assert (params.experiment, list(params.search.spaces)) == ("small_chosen", ["rmu"])
+    assert params.track.experiment == params.experiment
     assert params.unlearn.methods["ga"].train == All("all")
     assert params.unlearn.methods["ga"].learning_rate == chosen_settings(found, "ga").learning_rate
     with pytest.raises(ConfigError, match="must hold finished searches of one model, not of 0"):
