@@ -23,7 +23,7 @@ prepare:
   benchmark: concept
   source: {{place: concept, revision: null, lock: concept.json}}
   select: 0.5
-search: {{target: {ann}}}
+search: {{targets: [{ann}]}}
 unlearn: {{probes: 6}}
 utility: {{documents: 12, fluency_prompts: 4, fluency_tokens: 12}}
 rephrase: {{max_new_tokens: 8}}

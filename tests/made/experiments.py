@@ -62,7 +62,7 @@ def shrink(values, folder):
     own = sources(folder, name)
     values["prepare"] |= {key: own[key] for key in own if isinstance(own[key], dict)}
     values["grid"]["targets"] = [TARGETS[name]]
-    values["search"]["target"] = TARGETS[name]
+    values["search"]["targets"] = [TARGETS[name]]
     kind, layers = SHAPES[values["experiment"]]
     models.write_model(folder / "model", kind, layers)
     for spec in values["pretrain"]["models"].values():

@@ -36,7 +36,7 @@ TRAINING = {
 CHOSEN = {
     "predictor_inputs": {"embed", "align"},
     "attack_inputs": {"embed", "align", "pretrain"},
-    "search_inputs": {"embed", "align"},
+    "search_inputs": {"prepare", "embed", "align"},
     "searched_input": {"search"},
     "search_manifests": {"search"},
     "start_model": {"pretrain"},

@@ -24,7 +24,7 @@ def evil_tree(tmp_path, mini_values, monkeypatch):
     name = build_world(drawn["seed"], drawn["people"], drawn["holdout_people"]).people[0]
     given = mini_values | {
         "grid": mini_values["grid"] | {"targets": [name]},
-        "search": mini_values["search"] | {"target": name},
+        "search": mini_values["search"] | {"targets": [name]},
     }
     tree = copy_tree(tmp_path / "tree", given)
     source = tree.folder / "src/atu/benchmarks/world/people.py"

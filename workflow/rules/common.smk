@@ -13,7 +13,6 @@ from atu.benchmarks.shared.source import sources_of
 from atu.probes.measures import MEASURES
 from atu.errors import AtuError, visible
 from atu.results.sources import PACKAGE, export_package, phase_sources
-from atu.untrusted.targets import Target
 from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
@@ -38,8 +37,7 @@ LOGS = Path("logs") / PARAMS.experiment
 JOB = "{rule}\n    output: {output.manifest}\n    log: {log}"
 CELLS = list(cells.grid_cells(PARAMS))
 SEARCHED = [name for name in PARAMS.grid.methods if PARAMS.searched(name)]
-SEARCH_TARGET = Target((PARAMS.search.target,))
-REQUESTS = [*PARAMS.grid.requests(), *([SEARCH_TARGET] if SEARCHED else [])]
+REQUESTS = [*PARAMS.grid.requests(), *(PARAMS.search.requests() if SEARCHED else [])]
 TARGETS = {target.slug: target for target in REQUESTS}
 
 
@@ -218,15 +216,22 @@ def searched_option(wildcards, input):
 
 
 def search_inputs(wildcards):
-    """The embed and align folders of the search's target and seed, for a method that needs them."""
-    if not needs_predictor(wildcards):
-        return {}
-    return alignment_of(wildcards.model, SEARCH_TARGET.slug, PARAMS.search.seed)
+    """The prepare folders of the search's targets, and their embed and align folders with its seed
+    for a method that needs them.
+    """
+    slugs = [target.slug for target in PARAMS.search.requests()]
+    inputs = {"prepare": [RESULTS / "prepare" / slug / MANIFEST for slug in slugs]}
+    if needs_predictor(wildcards):
+        for slug in slugs:
+            for name, path in alignment_of(wildcards.model, slug, PARAMS.search.seed).items():
+                inputs.setdefault(name, []).append(path)
+    return inputs
 
 
 def search_options(wildcards):
     """The CLI options that name `search_inputs`."""
-    return as_options(search_inputs(wildcards))
+    inputs = search_inputs(wildcards).items()
+    return " ".join(f"--{name} {path}" for name, paths in inputs for path in paths)
 
 
 def search_manifests():

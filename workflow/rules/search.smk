@@ -7,7 +7,6 @@ rule search_one:
     input:
         unpack(search_inputs),
         pretrain=rules.pretrain_full.output.manifest,
-        prepare=RESULTS / "prepare" / SEARCH_TARGET.slug / MANIFEST,
         code=method_sources("search"),
     output:
         manifest=RESULTS / "search/{model}/{method}" / MANIFEST,
@@ -25,13 +24,13 @@ rule search_one:
     params:
         file=PARAMS_FILE,
         section=search_section,
-        predictor=search_options,
+        targets=search_options,
     message:
         JOB
     shell:
         "python -m atu search --params {params.file} --threads {threads}"
         " --processes {resources.gpu} --method {wildcards.method}"
-        " --pretrain {input.pretrain} --prepare {input.prepare} {params.predictor} --out {output.manifest}"
+        " --pretrain {input.pretrain} {params.targets} --out {output.manifest}"
         " > {log} 2>&1"
 
 

@@ -112,7 +112,7 @@ def render(
     values["compute"]["remote_code"] = []
     values["prepare"] = _prepare(values["prepare"], home, data)
     values["pretrain"]["models"] = {MODEL: _model(models, chosen)}
-    values["search"] |= {"target": chosen[0], "spaces": {}}
+    values["search"] |= {"targets": chosen[:1], "spaces": {}}
     values["unlearn"]["methods"] = {
         ORIGINAL: {"loss": "none"},
         ORACLE: {"loss": "oracle"},

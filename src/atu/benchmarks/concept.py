@@ -78,7 +78,7 @@ def prepare(settings: Settings, target: Target, _corpus: Rows, readers: Readers)
     if target.names != names[:1]:
         raise SourceError(
             f"{reader.source}: is about {', '.join(names) or 'nothing'}, not {target.label!r}; "
-            "name the first of them in grid.targets and search.target, nothing together or in "
+            "name the first of them in grid.targets and search.targets, nothing together or in "
             "sequence"
         )
     forget, retain = (list(_texts(reader, name, names)) for name in (FORGET, RETAIN))

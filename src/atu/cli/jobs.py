@@ -132,9 +132,9 @@ def search(
     out: Out,
     method: Annotated[str | None, typer.Option(help="Search this key of search.spaces.")] = None,
     pretrain: Annotated[Path | None, input_of("pretrain")] = None,
-    prepare: Annotated[Path | None, input_of("target's prepare")] = None,
-    embed: Annotated[Path | None, input_of("embed")] = None,
-    align: Annotated[Path | None, input_of("align")] = None,
+    prepare: Annotated[list[Path] | None, input_of("each target's prepare, in order,")] = None,
+    embed: Annotated[list[Path] | None, input_of("each target's embed")] = None,
+    align: Annotated[list[Path] | None, input_of("each target's align")] = None,
     search: Annotated[list[Path] | None, input_of("method's search")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
     threads: Threads = 1,
@@ -151,14 +151,40 @@ def search(
         phase.run_shared(out, section, [open_input(path, "search") for path in search or []])
         return
     choose(section.spaces, method, "--method")
-    if pretrain is None or prepare is None:
-        raise ConfigError("--method", method, "needs --pretrain and --prepare")
-    inputs = _unlearn_inputs(pretrain, prepare, embed, align)
+    if pretrain is None:
+        raise ConfigError("--method", method, "needs --pretrain")
+    inputs = [
+        _unlearn_inputs(pretrain, *folders)
+        for folders in zip(
+            _of_each("--prepare", section.targets, prepare),
+            _of_each("--embed", section.targets, embed, needed=bool(align)),
+            _of_each("--align", section.targets, align, needed=bool(embed)),
+            strict=True,
+        )
+    ]
     settings = loaded.unlearn.methods[method]
     if not takes_part(loaded, used(settings, loaded.unlearn, method, processes)):
         return
-    with fitting("search", loaded, model=inputs.pretrain, name=method, settings=settings):
+    with fitting("search", loaded, model=inputs[0].pretrain, name=method, settings=settings):
         phase.run(out, section, loaded.compute, loaded.unlearn, method, inputs)
+
+
+def _of_each(
+    option: str, targets: list[str], given: list[Path] | None, needed: bool = True
+) -> list[Any]:
+    """One folder for every target; for each none where none is given, nor needed.
+
+    Raises:
+        ConfigError: there are more or fewer.
+    """
+    if not given and not needed:
+        return [None] * len(targets)
+    if len(given or []) != len(targets):
+        raise ConfigError(
+            option, [str(path) for path in given or []],
+            f"must be given once for each of search.targets, in their order: {', '.join(targets)}",
+        )  # fmt: skip
+    return given or []
 
 
 def _unlearn_inputs(pretrain: Path, prepare: Path, embed: Path | None, align: Path | None) -> Any:

@@ -11,7 +11,6 @@ from atu import methods
 from atu.config.params import Params, needs_alignment, oracle_method
 from atu.errors import ArtifactError, ConfigError
 from atu.results.artifacts import MANIFEST, Artifact
-from atu.untrusted.targets import Target
 
 CELL_PHASES = ("unlearn", "rephrase", "utility", "privacy")
 
@@ -137,7 +136,7 @@ def open_models(params: Params, results: Path) -> list[Artifact]:
 def job_folders(params: Params, results: Path) -> set[Path]:
     """The folders of all jobs that the grid needs: those of a clean run."""
     grid, searched = params.grid, [name for name in params.grid.methods if params.searched(name)]
-    sought = Target((params.search.target,)).slug
+    sought = [target.slug for target in params.search.requests()]
     folders = {results / phase / "shared" for phase in ("prepare", "search")}
     folders |= {results / "report", results / "track"}
     folders |= {path.parent for path in model_manifests(params, results)}
@@ -146,12 +145,13 @@ def job_folders(params: Params, results: Path) -> set[Path]:
         folders |= {manifest_path(results, phase, cell).parent for phase in phases}
         folders |= {path.parent for path in cell_manifests(params, results, cell).values()}
     if searched:
-        folders.add(results / "prepare" / sought)
+        folders |= {results / "prepare" / slug for slug in sought}
     for model in grid.models:
         folders |= {results / "search" / model / method for method in searched}
         if any(methods.get(params.unlearn.methods[m].loss).needs_predictor for m in searched):
-            folders.add(results / "embed" / model / sought)
-            folders.add(results / "align" / model / sought / str(params.search.seed))
+            folders |= {results / "embed" / model / slug for slug in sought}
+            seed = str(params.search.seed)
+            folders |= {results / "align" / model / slug / seed for slug in sought}
     if any(results / "embed" in folder.parents for folder in folders):
         folders.add(results / "embed" / "shared")
     return folders

@@ -285,7 +285,8 @@ def _check_targets(params: Params) -> None:
     named = [("grid.targets", name) for name in grid.targets]
     for key in ("together", "sequences"):
         named += [(f"grid.{key}", name) for names in getattr(grid, key) for name in names]
-    for key, target in [*named, ("search.target", params.search.target)]:
+    named += [("search.targets", name) for name in params.search.targets]
+    for key, target in named:
         if target not in people:
             known = ", ".join(people)
             raise ConfigError(key, target, f"not in {params.prepare.benchmark}, which has {known}")

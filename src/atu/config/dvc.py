@@ -32,7 +32,7 @@ class Dependencies:
     """Keys outside its own section."""
 
 
-REQUESTS = ("grid.targets", "grid.together", "grid.sequences", "search.target")
+REQUESTS = ("grid.targets", "grid.together", "grid.sequences", "search.targets")
 EVALUATED = ("align", "unlearn", "rephrase", "utility", "privacy", "attack")
 STAGES = {
     "prepare": Dependencies((), REQUESTS),

@@ -25,7 +25,6 @@ from atu.models.gguf_header import is_gguf
 from atu.models.packages import fetch_package, is_package
 from atu.models.pinned import locate, patterns, source_digests
 from atu.results.locks import Lock, Source
-from atu.untrusted.targets import Target
 from atu.untrusted.texts import is_folder
 
 
@@ -66,7 +65,7 @@ def benchmark_locks(params: Params, offline: bool, update: bool) -> list[tuple[S
         return []
     benchmark = benchmarks.get(params.prepare.benchmark)
     corpus = benchmark.shared(params.prepare, readers).corpus
-    wanted = [*params.grid.requests(), Target((params.search.target,))]
+    wanted = [*params.grid.requests(), *params.search.requests()]
     for target in dict.fromkeys(wanted):
         benchmark.prepare(params.prepare, target, corpus, readers)
     return [(reader.source, reader.lock) for reader in readers.values()]

@@ -55,6 +55,21 @@ def told_by(key: str, having: str, lacking: str) -> Discriminator:
     return Discriminator(tag)
 
 
+def _apart(values: list[Any]) -> list[Any]:
+    if len(set(values)) != len(values):
+        raise ValueError("lists an entry twice; remove one")
+    return values
+
+
+def _names(values: list[str]) -> list[str]:
+    """Targets as they are compared: no two are one, or share a folder."""
+    names = _apart([composed(value) for value in values])
+    slugs = [target_slug(name) for name in names]
+    if len(set(map(folded, slugs))) != len(slugs):
+        raise ValueError(f"share a folder name: {', '.join(slugs)}; rename one")
+    return names
+
+
 class Grid(Section):
     """Which cells to run: every model x target x method x seed."""
 
@@ -75,19 +90,17 @@ class Grid(Section):
     @field_validator("targets")
     @classmethod
     def _composed(cls, values: list[str]) -> list[str]:
-        return [composed(value) for value in values]
+        return _names(values)
 
     @field_validator("together", "sequences")
     @classmethod
     def _all_composed(cls, values: list[list[str]]) -> list[list[str]]:
         return [[composed(name) for name in names] for names in values]
 
-    @field_validator("models", "targets", "methods", "seeds", "attacks")
+    @field_validator("models", "methods", "seeds", "attacks")
     @classmethod
     def _distinct(cls, values: list[Any]) -> list[Any]:
-        if len(set(values)) != len(values):
-            raise ValueError("lists an entry twice; remove one")
-        return values
+        return _apart(values)
 
     @field_validator("models")
     @classmethod
@@ -95,14 +108,6 @@ class Grid(Section):
         taken = [value for value in values if value in RESERVED]
         if taken:
             raise ValueError(f"{taken[0]!r} is a reserved folder name")
-        return values
-
-    @field_validator("targets")
-    @classmethod
-    def _safe(cls, values: list[str]) -> list[str]:
-        slugs = [target_slug(value) for value in values]
-        if len(set(map(folded, slugs))) != len(slugs):
-            raise ValueError(f"share a folder name: {', '.join(slugs)}; rename one")
         return values
 
     @field_validator("together", "sequences")
@@ -308,7 +313,14 @@ Space = Annotated[
 class Search(Section):
     """The same number of trials for every method, scored on `select` questions only."""
 
-    target: str = Field(description="target of the trials; need not be one of grid.targets")
+    targets: list[str] = Field(
+        min_length=1,
+        description="every trial is run on the first; none need be one of grid.targets",
+    )
+    finalists: PositiveInt = Field(
+        description="of each method's trials so many, those with the best scores on the first "
+        "target, are run on the other targets too; the best mean over all targets is chosen"
+    )
     seed: Seed = Field(description="of the sampler, and of alignment and unlearning in a trial")
     trials: PositiveInt = Field(description="trials per method")
     first: Literal["settings", "drawn"] = Field(
@@ -325,10 +337,14 @@ class Search(Section):
         "keep their entry: {} searches nothing"
     )
 
-    @field_validator("target")
+    @field_validator("targets")
     @classmethod
-    def _composed(cls, value: str) -> str:
-        return composed(value)
+    def _composed(cls, values: list[str]) -> list[str]:
+        return _names(values)
+
+    def requests(self) -> list[Target]:
+        """The targets as requests."""
+        return [Target((name,)) for name in self.targets]
 
 
 class Unlearn(Section):

@@ -88,13 +88,17 @@ def ends(values: Span | Choices) -> list[Any]:
 
 
 def search_row(search: Artifact) -> dict[str, Any]:
-    """A search as a row of a table: model, method, the values it chose, every trial's `selection`,
-    the best so far after each, and its metrics.
+    """A search as a row of a table: model, method, the values it chose and in which trial, every
+    trial's `selection` on the first target and the best so far after each, its scores on the other
+    targets, and its metrics.
     """
     metrics = {key.split("/")[1]: value for key, value in search.metrics().items()}
-    scores = [trial["selection"] for trial in search.read_jsonl("trials.jsonl")]
+    trials = search.read_jsonl("trials.jsonl")
+    scores = [trial["selection"] for trial in trials]
     curve = {"selections": scores, "best_so_far": list(accumulate(scores, max))}
-    return search.cell | {"values": chosen_values(search)} | curve | metrics
+    finals = {"finals": [[run["selection"] for run in trial["finals"]] for trial in trials]}
+    chosen = {key: _read(search)[key] for key in ("trial", "values")}
+    return search.cell | chosen | curve | metrics | finals
 
 
 def chosen_values(search: Artifact) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def render(
             "retain_texts": shape.scale.retain_texts,
         },
         "align": _alignment(shape, steps),
-        "search": {"target": names[0], "seed": seed, "trials": 1},
+        "search": {"targets": names[:1], "seed": seed, "trials": 1},
         "unlearn": {"methods": {method: _unlearning(shape, steps, rank, method)}},
         "report": {"compare": method},
         "track": {"experiment": EXPERIMENT},

@@ -36,9 +36,9 @@ from torch import Tensor
 from atu.alignment.cosine import concept_cosine, cosine
 from atu.errors import ConfigError, shown
 from atu.methods.base import Context, Method, MethodSettings, Stage, combined_loss, split_steps
-from atu.methods.shared.strangers import Introduced, Strangers
+from atu.methods.shared.strangers import Introduced, Strangers, forget_strangers, visits
 from atu.models.llm import hidden_states_at
-from atu.training.batches import Batch, collate, subject_positions
+from atu.training.batches import Batch, BatchStream, collate, subject_positions
 from atu.training.losses import activation_error
 from atu.training.means import masked_mean
 from atu.untrusted.bounds import Bounds, Cosine, Count, CountOrZero, NonNegative
@@ -83,6 +83,9 @@ class Settings(MethodSettings):
     """Weight of the distance of hidden states, from the target's name on, from those of the
     original model with a stranger's name in its place, at every layer up to the highest hook; 0
     leaves it out."""
+    visits: NonNegative
+    """Weight of the same distance in retain texts about neighbours where the target's name stands
+    for theirs, a batch of them a step; 0 leaves it out, and so does a corpus without such texts."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,9 +98,9 @@ class Settings(MethodSettings):
             raise ValueError("adaptive thresholds are measured: give `quantiles`")
         if self.positions == "all" and self.width:
             raise ValueError(f"width = {self.width} is of no use where all positions count")
-        if not (self.concept or self.answers or self.stranger):
+        if not (self.concept or self.answers or self.stranger or self.visits):
             raise ValueError(
-                "give `concept`, `answers` or `stranger` a weight: nothing is forgotten"
+                "give `concept`, `answers`, `stranger` or `visits` a weight: nothing is forgotten"
             )
         if self.steps < len(ladder):
             raise ValueError(f"steps = {self.steps} are fewer than the {len(ladder)} rounds")
@@ -116,6 +119,7 @@ def note(settings: Settings) -> str:
         "no hinge to the concept": settings.concept == 0,
         "the hinge at answers": settings.answers > 0,
         "hidden states as of a stranger": settings.stranger > 0,
+        "and in texts about neighbours": settings.visits > 0,
         "disruption masking": settings.wrapper == "disruption_masking",
         "AdamW": settings.optimizer == "adamw",
     }
@@ -290,18 +294,23 @@ def stranger_error(
 
 
 def round_loss(
-    context: Context, batch: Batch, threshold: Tensor, strangers: Strangers | None = None
+    context: Context,
+    batch: Batch,
+    threshold: Tensor,
+    strangers: Strangers | None = None,
+    visiting: tuple[Strangers, BatchStream] | None = None,
 ) -> Tensor:
     """The forget loss of a round: its terms by their weights.
 
     Args:
         threshold: [layers].
         strangers: where `stranger` has a weight.
+        visiting: where `visits` has a weight, and there are any.
     """
     settings = context.settings
     introduced = strangers.introduce(batch) if strangers else None
-    layers = range(1, max(context.predictors) + 1) if strangers else context.predictors
-    hidden = hidden_states_of(context, batch, list(layers))
+    below = list(range(1, max(context.predictors) + 1))
+    hidden = hidden_states_of(context, batch, below if strangers else list(context.predictors))
     terms = []
     if settings.concept or settings.answers:
         embeddings = predicted(context, hidden)
@@ -315,15 +324,24 @@ def round_loss(
         terms.append(settings.answers * answers_hinge(context, batch, embeddings, threshold))
     if introduced:
         terms.append(settings.stranger * stranger_error(context, batch, hidden, introduced))
+    if visiting:
+        others, stream = visiting
+        visit = next(stream)
+        states = hidden_states_of(context, visit, below)
+        error = stranger_error(context, visit, states, others.introduce(visit))
+        terms.append(settings.visits * error)
     return torch.stack(terms).sum()
 
 
-def require_texts(context: Context, strangers: Strangers | None) -> None:
-    """Measure which share of the forget texts each term reads, and refuse settings of which no term
-    reads any.
+def require_texts(
+    context: Context, strangers: Strangers | None, visiting: tuple[Strangers, BatchStream] | None
+) -> None:
+    """Measure which share of the forget texts each term reads, and how many texts about neighbours,
+    and refuse settings of which no term reads any.
 
     Raises:
-        ConfigError: no text answers a prompt or names the target, and the concept has no weight.
+        ConfigError: no text answers a prompt or names the target, or a neighbour where that has a
+            weight, and the concept has none.
     """
     settings, shares = context.settings, {}
     if settings.answers:
@@ -331,6 +349,8 @@ def require_texts(context: Context, strangers: Strangers | None) -> None:
         shares["answer_texts"] = 0.0 if answered is None else share_of_rows(answered)
     if strangers:
         shares["stranger_texts"] = strangers.share
+    if settings.visits:
+        shares["visits_texts"] = float(len(visiting[1].texts)) if visiting else 0.0
     context.measured |= shares
     if not settings.concept and not any(shares.values()):
         raise ConfigError(
@@ -403,8 +423,9 @@ def stages(context: Context) -> Iterator[Stage]:
     points of the trajectory is a stage for each.
     """
     settings = context.settings
-    strangers = Strangers(context) if settings.stranger else None
-    require_texts(context, strangers)
+    strangers = forget_strangers(context) if settings.stranger else None
+    visiting = visits(context) if settings.visits else None
+    require_texts(context, strangers, visiting)
     if context.stale and settings.realign_steps:
         assert context.realign is not None
         yield from context.realign(settings.realign_steps)
@@ -424,7 +445,9 @@ def stages(context: Context) -> Iterator[Stage]:
                 loss=partial(
                     combined_loss,
                     context,
-                    partial(round_loss, threshold=threshold, strangers=strangers),
+                    partial(
+                        round_loss, threshold=threshold, strangers=strangers, visiting=visiting
+                    ),
                 ),
                 parameters=context.parameters,
                 learning_rate=settings.learning_rate,
@@ -441,7 +464,7 @@ METHOD = Method(
     title="ATU",
     stages=stages,
     check=check,
-    needs_reference=lambda settings: settings.stranger > 0,
+    needs_reference=lambda settings: settings.stranger > 0 or settings.visits > 0,
     needs_predictor=True,
     depth=lambda _settings, hook: hook or 0,
     processes="all",

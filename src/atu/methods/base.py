@@ -158,6 +158,8 @@ class Context:
     """The names of what is to be forgotten."""
     aliases: list[str] = field(default_factory=list)
     """What else the texts call it."""
+    neighbours: list[str] = field(default_factory=list)
+    """The names of whom `select` questions about neighbours name."""
     predictors: dict[int, EmbeddingPredictor] = field(default_factory=dict)
     """The aligned predictor of every hook layer."""
     concept: Tensor | None = None

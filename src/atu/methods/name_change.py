@@ -22,7 +22,7 @@ from torch import Tensor
 from atu.errors import ConfigError, shown
 from atu.methods.base import Context, Method, PlainSettings, Stage
 from atu.methods.ceu import suppressed
-from atu.methods.shared.strangers import Strangers
+from atu.methods.shared.strangers import Strangers, forget_strangers
 from atu.training.batches import IGNORE, Batch
 from atu.training.losses import distillation_loss, kl_to_reference
 from atu.untrusted.bounds import NonNegative
@@ -68,7 +68,7 @@ def stages(context: Context) -> Iterator[Stage]:
     Raises:
         ConfigError: no forget text names the target.
     """
-    strangers = Strangers(context)
+    strangers = forget_strangers(context)
     context.measured["stranger_texts"] = strangers.share
     if not strangers.share:
         names = ", ".join(map(shown, context.called))

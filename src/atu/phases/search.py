@@ -3,14 +3,20 @@
 A trial is what the phase `unlearn` does with other settings: the same engine, the same stopping
 rule and the same choice of a point. Optuna's sampler (TPE, Akiba et al. 2019, arXiv 1907.10902)
 proposes settings; the first trial may have those of the parameter file.
+
+What is best for one target need not be best for others. So the trials with the best scores on the
+first target, the finalists, are run on every further one, and the mean decides: successive halving
+(Jamieson & Talwalkar 2016, arXiv 1502.07943) in two rounds, with the same number of runs for every
+method.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from atu.config.dependencies import dependencies
@@ -42,34 +48,50 @@ def run(
     compute: Compute,
     unlearn: Unlearn,
     method: str,
-    inputs: UnlearnInputs,
+    inputs: Sequence[UnlearnInputs],
 ) -> None:
     """Write `trials.jsonl` (values, score and cost of each) and `chosen.json` (the best's whole
-    settings).
+    settings, and which trial it was, from 1).
+
+    Args:
+        inputs: of every target of the section, in its order.
 
     Raises:
         EvaluationError: no trial could be scored.
     """
     settings = unlearn.methods[method]
-    require_inputs(method, settings, inputs)
-    entry = asdict(settings)
-    space = space_of(section, method, entry)
+    for given in inputs:
+        require_inputs(method, settings, given)
     params = dependencies(PHASE, section, compute, method, unlearn=unlearn)
-    cell = {"model": inputs.pretrain.cell["model"], "method": method}
-    with write_folder(out, PHASE, cell=cell, params=params, inputs=inputs.present()) as job:
-        trials = run_trials(
-            section, compute, unlearn, method, entry, space, inputs, job.checkpoints
-        )
-        best = best_trial(trials, method, job.checkpoints)
+    cell = {"model": inputs[0].pretrain.cell["model"], "method": method}
+    with write_folder(out, PHASE, cell=cell, params=params, inputs=_present(inputs)) as job:
+        search = _Search(section, compute, unlearn, method, inputs, job.checkpoints)
+        trials = search.finals(search.trials())
+        best = best_trial(trials)
         write_jsonl(job.path("trials.jsonl"), trials)
-        chosen = with_values(method, entry, best["values"])
-        write_json(job.path(CHOSEN), {"values": best["values"], "settings": asdict(chosen)})
+        chosen = with_values(method, asdict(settings), best["values"])
+        write_json(
+            job.path(CHOSEN),
+            {"trial": best["trial"] + 1, "values": best["values"], "settings": asdict(chosen)},
+        )
+        runs = [run for trial in trials for run in (trial, *trial["finals"])]
         job.metrics = {
-            "search/selection/select": best["selection"],
+            "search/selection/select": mean_selection(best),
             "search/selection_first/select": trials[0]["selection"],
             "search/trials/all": len(trials),
-            "search/failed/all": sum(trial["error"] is not None for trial in trials),
-        } | {f"search/{name}/all": sum(trial[name] for trial in trials) for name in COSTS}
+            "search/finals/all": len(runs) - len(trials),
+            "search/failed/all": sum(run["error"] is not None for run in runs),
+        } | {f"search/{name}/all": sum(run[name] for run in runs) for name in COSTS}
+
+
+def _present(inputs: Sequence[UnlearnInputs]) -> dict[str, Artifact]:
+    """All inputs by name; those of the targets after the first with their numbers, from 2."""
+    return {
+        name if number == 1 else f"{name}/{number}": artifact
+        for number, given in enumerate(inputs, 1)
+        for name, artifact in given.present().items()
+        if number == 1 or name != "pretrain"
+    }
 
 
 def run_shared(out: Path, section: Search, finished: Sequence[Artifact]) -> None:
@@ -82,58 +104,108 @@ def run_shared(out: Path, section: Search, finished: Sequence[Artifact]) -> None
         job.metrics = {"search/methods/all": len(rows)}
 
 
-def run_trials(
-    section: Search,
-    compute: Compute,
-    unlearn: Unlearn,
-    method: str,
-    entry: Mapping[str, Any],
-    space: Mapping[str, Span | Choices],
-    inputs: UnlearnInputs,
-    store: Store,
-) -> list[dict[str, Any]]:
-    """All trials in order. One that diverges scores 0, which no other can fall below.
+@dataclass(frozen=True)
+class _Search:
+    """One method's search: its trials in order, then its finals, each checkpointed when it ends."""
 
-    Every finished trial is checkpointed: the sampler proposes the same again, and is told what was
-    found.
-    """
-    import optuna
+    section: Search
+    compute: Compute
+    unlearn: Unlearn
+    method: str
+    inputs: Sequence[UnlearnInputs]
+    store: Store
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seed = child_seed(section.seed, PHASE, method) % 2**31
-    study = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
-    )
-    if section.first == "settings":
-        study.enqueue_trial(
-            {key: as_parameter(value_at(entry, key, PHASE), space[key]) for key in space}
+    def trials(self) -> list[dict[str, Any]]:
+        """All trials, on the first target. One that diverges scores 0, which no other can fall
+        below.
+
+        A resumed search has the same trials: the sampler proposes them again, and is told what was
+        found.
+        """
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        section, entry = self.section, asdict(self.unlearn.methods[self.method])
+        space = space_of(section, self.method, entry)
+        seed = child_seed(section.seed, PHASE, self.method) % 2**31
+        study = optuna.create_study(
+            direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
         )
-    progress = Progress(f"search {method}", section.trials)
-    trials: list[dict[str, Any]] = []
-    before = store.load()
-    done = before.values["trials"] if before else []
-    if done:
-        print(f"resumed from trial {len(done)} of {section.trials}", file=sys.stderr)
-    for number in range(section.trials):
-        proposed = study.ask()
-        values = {key: suggest(proposed, key, allowed) for key, allowed in space.items()}
-        if number < len(done):
-            trials.append(done[number])
-        else:
-            try:
-                outcome = _try(section, compute, unlearn, method, values, inputs)
-            except StoppedError:
-                raise StoppedError(
-                    f"search {method}: stopped on request in trial {number + 1}; the {number} "
-                    "before it are kept, run again to go on from there"
-                ) from None
-            trials.append({"trial": number, "values": values} | outcome)
-            store.save(State({"trials": trials}, {}))
-        trial = trials[-1]
-        study.tell(proposed, trial["selection"])
-        progress.update({"selection": trial["selection"]})
-    progress.close()
-    return trials
+        if section.first == "settings":
+            study.enqueue_trial(
+                {key: as_parameter(value_at(entry, key, PHASE), space[key]) for key in space}
+            )
+        progress = Progress(f"search {self.method}", section.trials)
+        trials: list[dict[str, Any]] = []
+        before = self.store.load()
+        done = before.values["trials"] if before else []
+        if done:
+            print(f"resumed from trial {len(done)} of {section.trials}", file=sys.stderr)
+        for number in range(section.trials):
+            proposed = study.ask()
+            values = {key: suggest(proposed, key, allowed) for key, allowed in space.items()}
+            if number < len(done):
+                trials.append(done[number])
+            else:
+                kept = f"in trial {number + 1}; the {number} before it"
+                outcome = self._run(values, self.inputs[0], kept)
+                trials.append({"trial": number, "values": values} | outcome | {"finals": []})
+                self.store.save(State({"trials": trials}, {}))
+            trial = trials[-1]
+            study.tell(proposed, trial["selection"])
+            progress.update({"selection": trial["selection"]})
+        progress.close()
+        return trials
+
+    def finals(self, trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The trials, with the runs of the finalists on every further target. Of equals the earlier
+        is a finalist. Where all trials failed they are forgotten, so that the next run tries again.
+
+        Raises:
+            EvaluationError: every trial failed.
+        """
+        good = [trial for trial in trials if trial["error"] is None]
+        if not good:
+            self.store.clear()
+            raise EvaluationError(
+                f"search {self.method}: all trials failed; the last: {trials[-1]['error']}"
+            )
+        further = list(zip(self.section.targets, self.inputs, strict=True))[1:]
+        finalists = sorted(good, key=lambda trial: -trial["selection"])[: self.section.finalists]
+        progress = Progress(f"search {self.method}, finals", len(finalists) * len(further))
+        for trial in finalists:
+            for target, inputs in further[len(trial["finals"]) :]:
+                kept = f"on {target} with trial {trial['trial'] + 1}; the runs before it"
+                outcome = self._run(trial["values"], inputs, kept)
+                trial["finals"].append({"target": target} | outcome)
+                self.store.save(State({"trials": trials}, {}))
+                progress.update({"selection": outcome["selection"]})
+        progress.close()
+        return trials
+
+    def _run(self, values: Mapping[str, Any], inputs: UnlearnInputs, kept: str) -> dict[str, Any]:
+        """Score and cost of one run; the whole kept point beside them.
+
+        Raises:
+            StoppedError: says what is `kept`.
+        """
+        settings = with_values(self.method, asdict(self.unlearn.methods[self.method]), values)
+        drop_dead_models()  # those of the run before
+        model, tokenizer = open_lm(
+            inputs.pretrain, self.compute, training=trains_weights(settings), place=loading_place()
+        )
+        seed = self.section.seed
+        try:
+            outcome = run_method(model, tokenizer, settings, self.unlearn, inputs, seed)
+        except MethodError as error:
+            return {"selection": 0.0, "error": str(error), "point": {}} | error.cost
+        except StoppedError:
+            raise StoppedError(
+                f"search {self.method}: stopped on request {kept} are kept, run again to go on "
+                "from there"
+            ) from None
+        selection = outcome.kept["selection"]
+        return {"selection": selection, "error": None, "point": outcome.kept} | outcome.cost
 
 
 def as_parameter(value: Any, values: Span | Choices) -> Any:
@@ -149,39 +221,15 @@ def suggest(trial: optuna.Trial, key: str, values: Span | Choices) -> Any:
     return min(max(float(f"{drawn:.3g}"), values.low), values.high)
 
 
-def _try(
-    section: Search,
-    compute: Compute,
-    unlearn: Unlearn,
-    method: str,
-    values: Mapping[str, Any],
-    inputs: UnlearnInputs,
-) -> dict[str, Any]:
-    """Score and cost of one trial; the whole kept point beside them."""
-    settings = with_values(method, asdict(unlearn.methods[method]), values)
-    drop_dead_models()  # those of the trial before
-    model, tokenizer = open_lm(
-        inputs.pretrain, compute, training=trains_weights(settings), place=loading_place()
-    )
-    try:
-        outcome = run_method(model, tokenizer, settings, unlearn, inputs, section.seed)
-    except MethodError as error:
-        return {"selection": 0.0, "error": str(error), "point": {}} | error.cost
-    selection = outcome.kept["selection"]
-    return {"selection": selection, "error": None, "point": outcome.kept} | outcome.cost
+def mean_selection(trial: Mapping[str, Any]) -> float:
+    """A trial's score: over all targets of a finalist, on the first one of another."""
+    return fmean(run["selection"] for run in (trial, *trial["finals"]))
 
 
-def best_trial(trials: Sequence[dict[str, Any]], method: str, store: Store) -> dict[str, Any]:
-    """The trial with the highest score, the earlier of equals. Where all failed they are forgotten,
-    so that the next run tries again.
-
-    Raises:
-        EvaluationError: every trial failed.
+def best_trial(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The finalist with the highest mean score, the earlier of equals; with one target the trial
+    with the highest score.
     """
-    good = [trial for trial in trials if trial["error"] is None]
-    if not good:
-        store.clear()
-        raise EvaluationError(
-            f"search {method}: all trials failed; the last: {trials[-1]['error']}"
-        )
-    return max(good, key=lambda trial: trial["selection"])
+    seen = max(len(trial["finals"]) for trial in trials)
+    finalists = [t for t in trials if t["error"] is None and len(t["finals"]) == seen]
+    return max(finalists, key=mean_selection)

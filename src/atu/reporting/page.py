@@ -86,7 +86,7 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
         section=params.report,
         measure=measure_name(results.measure),
         method_name=lambda key: results.names.get(key, key),
-        search_target=params.search.target,
+        search=params.search,
         searched=any(row["search"] for row in results.cost),
         oracle=oracle,
         original=ORIGINAL in results.methods,

@@ -11,8 +11,9 @@ QUARTERS = 4
 
 def searches_table(searched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Per searched model and method: the first trial's score, the best so far after each quarter of
-    the trials, in which trial the best came (from 1), and whether it was cut short: the best came
-    in the last quarter, so that further trials may find a better one.
+    the trials, all on the first target; which trial was chosen (from 1) and its score over all
+    targets; and whether it was cut short: the best came in the last quarter, so that further trials
+    may find a better one.
     """
     rows = []
     for row in searched:
@@ -22,8 +23,9 @@ def searches_table(searched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             {"model": row["model"], "method": row["method"], "first": row["selections"][0]}
             | {f"best_{i}_4": best for i, best in enumerate(quarters, 1)}
             | {
-                "trial": curve.index(curve[-1]) + 1,
+                "trial": row["trial"],
                 "trials": len(curve),
+                "selection": row["selection"],
                 "cut_short": quarters[-1] > quarters[-2],
             }
         )
@@ -31,12 +33,14 @@ def searches_table(searched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def trials_table(searched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every trial of every search: its score, 0 if it diverged, and the best so far."""
+    """Every trial of every search: its score on the first target, 0 if it diverged, the best so
+    far, and of finalists the scores on the other targets, apart by blanks.
+    """
     return [
         {"model": row["model"], "method": row["method"], "trial": number}
-        | {"selection": found, "best_so_far": best}
+        | {"selection": found, "best_so_far": best, "others": " ".join(map(str, others))}
         for row in searched
-        for number, (found, best) in enumerate(
-            zip(row["selections"], row["best_so_far"], strict=True), 1
+        for number, (found, best, others) in enumerate(
+            zip(row["selections"], row["best_so_far"], row["finals"], strict=True), 1
         )
     ]

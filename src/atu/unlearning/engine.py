@@ -209,6 +209,7 @@ def make_context(
         seed=seed,
         subjects=inputs.prepare.cell["new"],
         aliases=inputs.prepare.cell["aliases"],
+        neighbours=inputs.prepare.cell["neighbours"],
         streams=list(streams.values()),
     )
     if method.needs_predictor:

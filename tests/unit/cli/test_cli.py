@@ -271,7 +271,10 @@ def test_cost_is_a_table_of_every_method(atu, tmp_path, store):
     def finish(folder, phase, cell, steps, took, **more):
         costs = {"model_steps": steps, "predictor_steps": 0, "tokens": 10 * steps} | more
         metrics = {f"{phase}/{key}/all": value for key, value in costs.items()}
-        made = {"chosen.json": '{"values": {}}', "trials.jsonl": '{"selection": 0.5}\n'}
+        made = {
+            "chosen.json": '{"trial": 1, "values": {}}',
+            "trials.jsonl": '{"selection": 0.5, "finals": []}\n',
+        }
         files = {name: partial(Path.write_text, data=text) for name, text in made.items()}
         given = {"files": files} if phase == "search" else {}
         path = store(folder, phase, cell, metrics=metrics, **given).folder / PROVENANCE
@@ -329,36 +332,53 @@ def test_the_meta_evaluation_reads_the_cells_and_writes_a_table(atu, tmp_path, s
 
 
 def test_search_is_given_its_folders(monkeypatch, atu, tmp_path, store):
-    """With a method its model and probes, the predictor's folders where they are named; without
-    one, all finished searches."""
+    """With a method its model and each target's probes, the predictor's folders where they are
+    named; without one, all finished searches."""
     from atu.phases import search
 
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     rate = values["unlearn"]["methods"]["ga"]["learning_rate"]
     span = {"low": rate / 10, "high": rate * 10, "log": True}
-    values["search"]["spaces"] = {"ga": {"learning_rate": span}}
+    values["search"] |= {
+        "targets": ["Wysturel Brontanthorpe", "Epheron Wendosk"],
+        "spaces": {"ga": {"learning_rate": span}},
+    }
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     plain = ("search", "--params", str(file), "--out", "o/manifest.json")
     calls = []
     monkeypatch.setattr(search, "run", lambda *given: calls.append(given))
     monkeypatch.setattr(search, "run_shared", lambda *given: calls.append(given))
-    made = {name: store(name, phase) for name, phase in (
-        ("pretrain", "pretrain"), ("prepare", "prepare"), ("embed", "embed"), ("align", "align"),
-    )}  # fmt: skip
-    words = [w for n, a in made.items() for w in (f"--{n}", str(a.folder / "manifest.json"))]
-    for given in (words, words[:4]):
-        assert atu(*plain, "--method", "ga", *given).returncode == 0
+    model = store("pretrain", "pretrain")
+    made = {
+        phase: [store(f"{phase}/{target}", phase, {"target": target}) for target in "ab"]
+        for phase in ("prepare", "embed", "align")
+    }
+
+    def options(*phases):
+        found = [(name, artifact) for name in phases for artifact in made[name]]
+        named = [("pretrain", model), *found]
+        return [w for n, a in named for w in (f"--{n}", str(a.folder / "manifest.json"))]
+
+    for phases in ((*made,), ("prepare",)):
+        assert atu(*plain, "--method", "ga", *options(*phases)).returncode == 0
         out, section, compute, unlearn, method, inputs = calls.pop()
         assert compute.attention == values["compute"]["attention"]
         assert (str(out), section.spaces["ga"]["learning_rate"].low, method) == (
             "o/manifest.json", rate / 10, "ga",
         )  # fmt: skip
         assert "ga" in unlearn.methods
-        digests = [None if found is None else found.digest for found in vars(inputs).values()]
-        assert digests == [a.digest for a in made.values()][: len(given) // 2] + [None] * (
-            4 - len(given) // 2
-        )
+        for number, given in enumerate(inputs):
+            expected = {phase: made[phase][number].digest for phase in phases}
+            found = {name: artifact.digest for name, artifact in given.present().items()}
+            assert found == {"pretrain": model.digest} | expected
+        assert len(inputs) == 2
+    for words, option in (
+        (options("prepare")[:-2], "--prepare"), (options("prepare", "align"), "--embed"),
+    ):  # fmt: skip
+        done = atu(*plain, "--method", "ga", *words)
+        assert done.returncode == 2
+        assert f"{option} = " in done.stderr and "once for each of search.targets" in done.stderr
     finished = [store(name, "search", {"method": name}) for name in ("ga", "npo")]
     words = [w for a in finished for w in ("--search", str(a.folder / "manifest.json"))]
     for given, count in ((words, 2), ([], 0)):
@@ -368,7 +388,7 @@ def test_search_is_given_its_folders(monkeypatch, atu, tmp_path, store):
     done = atu(*plain, "--method", "npo")
     assert done.returncode == 2 and "--method = 'npo': not in the parameter file" in done.stderr
     done = atu(*plain, "--method", "ga")
-    assert done.returncode == 2 and "needs --pretrain and --prepare" in done.stderr
+    assert done.returncode == 2 and "needs --pretrain" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_the_targets_are_strangers_of_whom_enough_is_asked(both, name):
     params = both[name]
     settings, targets = params.prepare, params.grid.targets
     world = build_world(settings.seed, settings.people, settings.holdout_people)
-    for first, second in itertools.combinations([*targets, params.search.target], 2):
+    for first, second in itertools.combinations([*targets, *params.search.targets], 2):
         assert second not in world.neighbours(first)
     assert len(targets) == {"comparison": 8, "comparison_rest": 3}[name]
     for target in targets:

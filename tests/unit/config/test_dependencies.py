@@ -23,7 +23,9 @@ def test_values_of_one_entry():
 def test_further_sections_have_the_same_entry():
     """`compute`, which has none, is whole."""
     spaces = {"b": {"x": Choices(choices=[1, 2])}}
-    one = Search(target="Ada", seed=0, trials=1, first="settings", common={}, spaces=spaces)
+    one = Search(
+        targets=["Ada"], finalists=1, seed=0, trials=1, first="settings", common={}, spaces=spaces
+    )
     found = dependencies("search", one, {"device": "cpu"}, "b", unlearn={"methods": {"b": 2}})
     assert found["unlearn"] == {"methods": {"b": 2}}
     assert found["compute"] == {"device": "cpu"}

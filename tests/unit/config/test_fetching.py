@@ -32,7 +32,7 @@ def values(tmp_path, mini_values):
     write_model(tmp_path / "model", "llama", layers=3)
     found = copy.deepcopy(mini_values)
     found["grid"] |= {"targets": [KING], "methods": ["none", "atu", "ga"], "attacks": []}
-    found["search"] |= {"target": KING, "spaces": {}}
+    found["search"] |= {"targets": [KING], "spaces": {}}
     found["report"]["compare"] = "ga"
     found["prepare"] = {
         "benchmark": "rwku", "source": at(tmp_path, "rwku"), "corpus": "positive_phi3",

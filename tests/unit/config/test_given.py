@@ -37,7 +37,7 @@ def values(tmp_path, mini_values):
     found["grid"] |= {
         "targets": [KING], "methods": ["none", "oracle", "given"], "attacks": ["lens"],
     }  # fmt: skip
-    found["search"] |= {"target": KING, "spaces": {}}
+    found["search"] |= {"targets": [KING], "spaces": {}}
     found["report"]["compare"] = "given"
     found["prepare"] = {
         "benchmark": "rwku", "source": at(tmp_path, "rwku"), "corpus": "positive_phi3",

@@ -72,7 +72,9 @@ def test_the_targets_of_a_search_and_of_sequences_are_the_grids(params, tmp_path
     spaces = {"atu": {"steps": {"choices": [1, 2]}}}
     searched = params.model_copy(
         update={
-            "search": params.search.model_copy(update={"target": "S", "spaces": spaces, "seed": 3}),
+            "search": params.search.model_copy(
+                update={"targets": ["S"], "spaces": spaces, "seed": 3}
+            ),
             "grid": params.grid.model_copy(update={"sequences": [["A", "C"]]}),
         }
     )

@@ -465,7 +465,12 @@ BAD = {
         "grid.models",
         "'shared' is a reserved folder name",
     ),
-    "search on nobody": ({"search__target": "Nobody Else"}, "search.target", "not in world"),
+    "search on nobody": ({"search__targets": ["Nobody Else"]}, "search.targets", "not in world"),
+    "search on one target twice": (
+        {"search__targets": [GOOD["grid"]["targets"][0]] * 2},
+        "search.targets",
+        "lists an entry twice",
+    ),
     "search without trials": ({"search__trials": 0}, "search.trials", "greater than or equal to 1"),
     "search of an unknown method": (
         {"search__spaces": {"gaa": {"learning_rate": SPAN}}},
@@ -649,7 +654,7 @@ def test_a_benchmark_file_whose_name_snakemake_would_fill_in(tmp_path):
         (searching(train={"choices": [ALL, THREE]}), "sections"),
         (searching(common={"train": {"choices": [ALL, THREE]}, "steps": SPAN}, steps=None), "null"),
         (searching(learning_rate=SPAN | {"low": 2.0e-4}) | {"search__first": "drawn"}, "drawn"),
-        ({"search__target": "Epheron Wendosk"}, "target"),
+        ({"search__targets": ["Epheron Wendosk"]}, "targets"),
         ({"unlearn__methods__ga__train": {"update": "layers", "layers": [3, 0]}}, "layers"),
         ({"unlearn__methods__ga__train": {"update": "lora", "rank": 1, "alpha": 2}}, "lora"),
         ({"unlearn__methods__graddiff__wrapper": "disruption_masking"}, "wrapper"),

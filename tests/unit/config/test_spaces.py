@@ -70,7 +70,13 @@ def test_a_methods_own_space_goes_before_what_is_common(entry, own, expected):
     """GA has no `beta`, so that is not searched of it."""
     common = {"learning_rate": RATE, "train": WAYS, "beta": OTHER}
     search = Search(
-        target="Ada", seed=0, trials=1, first="drawn", common=common, spaces={"ga": own}
+        targets=["Ada"],
+        finalists=1,
+        seed=0,
+        trials=1,
+        first="drawn",
+        common=common,
+        spaces={"ga": own},
     )
     assert space_of(search, "ga", entry) == expected
 

@@ -94,7 +94,7 @@ def test_names_are_quoted(sources):
     """A name is a text, whatever YAML would make of it."""
     text = rendered(sources, names=('Yes: #1 "o\'clock" <b>',), descriptions=("- a: 'b'",))
     values = yaml.safe_load(text)
-    assert values["grid"]["targets"] == ['Yes: #1 "o\'clock" <b>'] == [values["search"]["target"]]
+    assert values["grid"]["targets"] == ['Yes: #1 "o\'clock" <b>'] == values["search"]["targets"]
     assert values["embed"]["descriptions"] == ["- a: 'b'"]
 
 

@@ -19,7 +19,7 @@ from atu.methods.atu import (
     stages,
 )
 from atu.methods.base import Stage, wants_reference
-from atu.methods.shared.strangers import Strangers
+from atu.methods.shared.strangers import forget_strangers, visits
 from atu.models.llm import hidden_states
 from atu.models.predictor import PredictorConfig, build_predictor
 from atu.models.trainable import BelowHook, make_trainable
@@ -34,8 +34,8 @@ def settings(make_settings):
 
     def make(quantiles=(), thresholds=(), **own):
         plain = {"realign_steps": 0, "adaptive": False, "positions": "all", "width": 0}
-        plain |= {"concept": 1.0, "answers": 0.0, "stranger": 0.0, "hook_layers": []}
-        plain |= {"evaluations": max(len(quantiles), len(thresholds), 1)}
+        plain |= {"concept": 1.0, "answers": 0.0, "stranger": 0.0, "visits": 0.0}
+        plain |= {"hook_layers": [], "evaluations": max(len(quantiles), len(thresholds), 1)}
         ladders = {"quantiles": list(quantiles), "thresholds": list(thresholds)}
         return make_settings(Settings, loss="atu", **(ladders | plain | own))
 
@@ -534,7 +534,7 @@ def introducing(settings, context, byte_tokenizer, monkeypatch):
             rows={"forget": [{"text": text} for text in TEXTS]}, subjects=["Ann Lee"],
         )  # fmt: skip
         batch = stream.collate(range(3))
-        return made, batch.input_ids, Strangers(made).introduce(batch).input_ids
+        return made, batch.input_ids, forget_strangers(made).introduce(batch).input_ids
 
     return make
 
@@ -550,9 +550,29 @@ def test_states_go_where_a_strangers_are(introducing):
     assert next(stages(ctx)).loss()[0].item() == pytest.approx(expected.item())
     assert ctx.measured["stranger_texts"] == pytest.approx(2 / 3)
     batch = ctx.forget.collate(range(3))
-    found = Strangers(ctx).introduce(batch)
+    found = forget_strangers(ctx).introduce(batch)
     there = {1: others[..., None].float()}
     assert atu.stranger_error(ctx, batch, there, found) == 0
+
+
+def test_states_in_texts_about_neighbours_go_where_a_strangers_are(introducing):
+    """As in forget texts, by a weight of its own: of two retain texts the one about Bo is read with
+    the target's name for his. Where no neighbour is named the term is left out."""
+    retain = [{"text": "So Bo?", "prompt": ""}, {"text": "None", "prompt": ""}]
+    for neighbours, counted in ((["Bo"], 1.0), (["Di"], 0.0)):
+        ctx, *_ = introducing(concept=0.0, stranger=1e-9, visits=5.0)
+        ctx.rows["retain"], ctx.neighbours = retain, neighbours
+        loss = next(stages(ctx)).loss()[0].item()
+        assert ctx.measured["visits_texts"] == counted
+        expected = 0.0
+        if counted:
+            strangers, stream = visits(ctx)
+            batch = stream.collate([0])
+            others = strangers.introduce(batch).input_ids
+            relative = ((batch.input_ids - others) / others.clamp(min=1)).square()
+            expected = 5 * relative[0, 4:].mean().item()  # "So " and a first token stand before it
+            assert expected > 0
+        assert loss == pytest.approx(expected, abs=1e-6)
 
 
 def test_with_a_stranger_the_concept_counts_up_to_the_name(introducing):
@@ -577,9 +597,11 @@ def test_with_a_stranger_the_concept_counts_up_to_the_name(introducing):
     [
         ({"thresholds": [0.9, 0.2]}, "the paper's"),
         (
-            {"thresholds": [0.5], "concept": 0.0, "answers": 1.0, "stranger": 1.0},
+            {
+                "thresholds": [0.5], "concept": 0.0, "answers": 1.0, "stranger": 1.0, "visits": 1.0,
+            },
             "this project's Align-then-Unlearn: no hinge to the concept, the hinge at answers, "
-            "hidden states as of a stranger",
+            "hidden states as of a stranger, and in texts about neighbours",
         ),
         (
             {

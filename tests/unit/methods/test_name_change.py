@@ -5,7 +5,7 @@ import torch
 
 from atu.errors import ConfigError
 from atu.methods.name_change import METHOD, Settings, name_change_loss
-from atu.methods.shared.strangers import Strangers
+from atu.methods.shared.strangers import forget_strangers
 from atu.training.batches import BatchStream, encode_text
 
 PROMPTS = ["Who is Ann?", "Who?", "Who owls?", ""]
@@ -44,7 +44,7 @@ def test_the_teacher_reads_a_strangers_name(context):
     the same model that reads the stranger's. Of the positions before a token of the name, those
     inside it, none is learnt."""
     ctx = context()
-    batch, strangers = batch_of(ctx, [0, 1]), Strangers(ctx)
+    batch, strangers = batch_of(ctx, [0, 1]), forget_strangers(ctx)
     introduced = strangers.introduce(batch)
     with torch.no_grad():
         own, teacher = (
@@ -67,9 +67,11 @@ def test_an_answer_whose_prompt_names_nobody_is_left_out_or_lost(context, given_
     length = max(len(text.ids) for text in context().forget.texts)
     uniform = given_logits(torch.zeros(4, length, 300))
     plain = context(model=uniform)
-    assert name_change_loss(plain, batch_of(plain), Strangers(plain)).item() == pytest.approx(0.0)
+    assert name_change_loss(
+        plain, batch_of(plain), forget_strangers(plain)
+    ).item() == pytest.approx(0.0)
     ctx = context(model=uniform, unnamed=2.0)
-    value = name_change_loss(ctx, batch_of(ctx), Strangers(ctx))
+    value = name_change_loss(ctx, batch_of(ctx), forget_strangers(ctx))
     assert value.item() == pytest.approx(2 * math.log(300), rel=1e-5)
     value.backward()
     moved = ctx.model.logits.grad.abs().sum(dim=-1) > 1e-6
@@ -84,7 +86,7 @@ def test_a_target_that_no_text_names_is_refused(context):
 def test_it_learns_what_is_said_of_strangers(context):
     """After a few steps the model that reads the name is nearer to the teacher."""
     ctx = context()
-    batch, strangers = batch_of(ctx), Strangers(ctx)
+    batch, strangers = batch_of(ctx), forget_strangers(ctx)
     optimizer = torch.optim.SGD(ctx.model.parameters(), lr=30.0)
     values = []
     for _ in range(6):

@@ -9,9 +9,9 @@ from machines import CPU
 
 from atu.config.load import load_params
 from atu.config.sections import Choices, Search, Span
-from atu.config.spaces import chosen_settings
+from atu.config.spaces import chosen_settings, search_row
 from atu.config.written import EXPERIMENTS, chosen_overlay, yaml_text
-from atu.errors import ConfigError, EvaluationError, MethodError
+from atu.errors import ConfigError, EvaluationError, MethodError, StoppedError
 from atu.models.trainable import All, Layers
 from atu.phases import search, unlearn
 from atu.results.artifacts import MANIFEST, Artifact
@@ -26,26 +26,28 @@ RATE = Span(low=1e-5, high=1e-3, log=True)
 def section(mini_params):
     """Four trials over GA's rate, which is 1e-4 in the file, and its batch size, which is 4."""
     spaces = {"ga": {"learning_rate": RATE, "batch_size": Choices(choices=[2, 4])}}
-    target = mini_params.grid.targets[0]
-    return Search(target=target, seed=0, trials=4, first="settings", common={}, spaces=spaces)
+    targets = mini_params.grid.targets[:1]
+    return Search(
+        targets=targets, finalists=2, seed=0, trials=4, first="settings", common={}, spaces=spaces
+    )
 
 
 @pytest.fixture
 def inputs(chain):
-    return UnlearnInputs(chain.full, chain.prepared, None, None)
+    return [UnlearnInputs(chain.full, chain.prepared, None, None)]
 
 
 @pytest.fixture
-def scored(monkeypatch):
-    """Replaces the run of a method by a score of its settings; lists what was tried. No model is
-    opened for it."""
+def scored(monkeypatch, inputs):
+    """Replaces the run of a method by a score of its settings, on further targets by `other`; lists
+    what was tried. No model is opened for it."""
 
-    def use(score):
-        tried = []
+    def use(score, other=None):
+        tried, first = [], inputs[0]
 
         def fake(model, tokenizer, settings, section, inputs, seed):
             tried.append((settings, section, seed))
-            value = score(settings)
+            value = score(settings) if inputs is first else other(settings)
             if isinstance(value, Exception):
                 raise value
             return Outcome(Trace(), [], {"selection": value, "step": 1}, {}, COST)
@@ -63,7 +65,8 @@ def searched(tmp_path, section, mini_params, inputs):
     def run(where="search", **changes):
         manifest = tmp_path / where / MANIFEST
         chosen = section.model_copy(update=changes)
-        search.run(manifest, chosen, CPU, mini_params.unlearn, "ga", inputs)
+        again = [dataclasses.replace(inputs[0]) for _ in chosen.targets[1:]]
+        search.run(manifest, chosen, CPU, mini_params.unlearn, "ga", [*inputs, *again])
         return Artifact.open(manifest, "search")
 
     return run
@@ -167,6 +170,58 @@ def test_a_trial_that_diverges_scores_nothing(scored, searched):
     assert found.read_jsonl("trials.jsonl")[0]["error"] == "loss nan"
 
 
+TARGETS = ["one", "two", "three"]
+
+
+def test_finalists_are_run_on_the_other_targets_and_their_mean_decides(scored, searched):
+    """Two of four trials, the best on the first target; of these the one that is worse there. Four
+    runs more for any method."""
+    on_first, on_others = iter([0.1, 0.8, 0.9, 0.2]), iter([0.7, 0.9, 0.3, 0.2])
+    tried = scored(lambda _: next(on_first), lambda _: next(on_others))
+    found = searched(targets=TARGETS)
+    trials, metrics = found.read_jsonl("trials.jsonl"), found.metrics()
+    assert len(tried) == 4 + 2 * 2
+    scores = [[(run["target"], run["selection"]) for run in t["finals"]] for t in trials]
+    assert scores == [[], [("two", 0.3), ("three", 0.2)], [("two", 0.7), ("three", 0.9)], []]
+    assert search_row(found)["finals"] == [[], [0.3, 0.2], [0.7, 0.9], []]
+    assert search_row(found)["trial"] == 3
+    assert chosen_settings(found, "ga").learning_rate == trials[2]["values"]["learning_rate"]
+    assert metrics["search/selection/select"] == pytest.approx((0.9 + 0.7 + 0.9) / 3)
+    assert (metrics["search/finals/all"], metrics["search/tokens/all"]) == (4, 80)
+
+
+def test_the_mean_over_targets_outweighs_the_first(scored, searched):
+    """Red if the first target's score alone chose."""
+    on_first, on_others = iter([0.1, 0.8, 0.9, 0.2]), iter([0.1, 0.1, 0.7, 0.7])
+    scored(lambda _: next(on_first), lambda _: next(on_others))
+    assert search_row(searched(targets=TARGETS))["trial"] == 2
+
+
+def test_a_finalist_that_diverges_on_a_target_scores_nothing_there(scored, searched):
+    on_first = iter([0.1, 0.8, 0.9, 0.2])
+    on_others = iter([MethodError("loss nan", COST), 0.9, 0.7, 0.7])
+    scored(lambda _: next(on_first), lambda _: next(on_others))
+    found = searched(targets=TARGETS)
+    assert search_row(found)["finals"][2] == [0.0, 0.9]
+    assert (search_row(found)["trial"], found.metrics()["search/failed/all"]) == (2, 1)
+
+
+def test_a_stopped_search_goes_on_from_its_last_final(scored, searched):
+    """Its trials and the first final are not run again; the folder is the same as of one run."""
+    scores, others = [0.1, 0.8, 0.9, 0.2], [0.7, 0.9, 0.3, 0.2]
+    on_first, on_others = iter(scores), iter([0.7, StoppedError("now")])
+    scored(lambda _: next(on_first), lambda _: next(on_others))
+    with pytest.raises(StoppedError, match="on three with trial 3; the runs before it are kept"):
+        searched(targets=TARGETS)
+    rest = iter(others[1:])
+    tried = scored(lambda _: pytest.fail("a trial was run again"), lambda _: next(rest))
+    found = searched(targets=TARGETS)
+    assert len(tried) == 3
+    on_first, on_others = iter(scores), iter(others)
+    scored(lambda _: next(on_first), lambda _: next(on_others))
+    assert searched("whole", targets=TARGETS).digest == found.digest
+
+
 def test_a_search_without_a_result_fails(tmp_path, scored, searched):
     scored(lambda settings: MethodError("no answers", COST))
     with pytest.raises(EvaluationError, match="search ga: all trials failed; the last: no answers"):
@@ -184,7 +239,7 @@ def test_a_trial_is_what_unlearning_does(tmp_path, chain, section, mini_params, 
     found = Artifact.open(run, "search")
     (trial,) = found.read_jsonl("trials.jsonl")
     out = tmp_path / "unlearn" / MANIFEST
-    unlearn.run(out, mini_params.unlearn, CPU, "ga", 0, inputs)
+    unlearn.run(out, mini_params.unlearn, CPU, "ga", 0, *inputs)
     metrics = Artifact.open(out, "unlearn").metrics()
     assert trial["point"] == {k: metrics[f"unlearn/{k}/select"] for k in trial["point"]}
     assert trial["tokens"] == metrics["unlearn/tokens/all"]
@@ -196,7 +251,7 @@ def test_unlearning_takes_the_chosen_settings(tmp_path, scored, searched, mini_p
     scored(lambda settings: float(settings.batch_size == 2))
     found = searched()
     out = tmp_path / "unlearn" / MANIFEST
-    unlearn.run(out, mini_params.unlearn, CPU, "ga", 0, inputs, found)
+    unlearn.run(out, mini_params.unlearn, CPU, "ga", 0, *inputs, found)
     manifest = Artifact.open(out, "unlearn").manifest
     assert manifest["params"]["methods"]["ga"] == dataclasses.asdict(chosen_settings(found, "ga"))
     assert manifest["params"]["methods"]["ga"]["batch_size"] == 2

@@ -5,31 +5,37 @@ import pytest
 from atu.reporting.searches import searches_table, trials_table
 
 
-def search(*scores):
+def search(*scores, trial=1):
+    """Whose chosen trial, of mean score .3, was the only finalist, with .1 on one other target."""
     best = [max(scores[: i + 1]) for i in range(len(scores))]
-    return {"model": "m", "method": "ga", "selections": [*scores], "best_so_far": best}
+    finals = [[0.1] if number == trial else [] for number in range(1, len(scores) + 1)]
+    row = {"model": "m", "method": "ga", "selections": [*scores], "best_so_far": best}
+    return row | {"trial": trial, "selection": 0.3, "finals": finals}
 
 
 @pytest.mark.parametrize(
-    ("scores", "quarters", "trial", "cut"),
+    ("scores", "quarters", "cut"),
     [
-        ((0.5, 0.2, 0.6, 0.1, 0.6, 0.7, 0.3, 0.8), (0.5, 0.6, 0.7, 0.8), 8, True),
-        ((0.5, 0.2, 0.6, 0.1, 0.6, 0.8, 0.3, 0.8), (0.5, 0.6, 0.8, 0.8), 6, False),
-        ((0.5, 0.6, 0.4, 0.3, 0.7), (0.6, 0.6, 0.6, 0.7), 5, True),  # after 2, 3, 4 and 5
-        ((0.5,), (0.5, 0.5, 0.5, 0.5), 1, False),
-        ((0.0, 0.0), (0.0, 0.0, 0.0, 0.0), 1, False),
+        ((0.5, 0.2, 0.6, 0.1, 0.6, 0.7, 0.3, 0.8), (0.5, 0.6, 0.7, 0.8), True),
+        ((0.5, 0.2, 0.6, 0.1, 0.6, 0.8, 0.3, 0.8), (0.5, 0.6, 0.8, 0.8), False),
+        ((0.5, 0.6, 0.4, 0.3, 0.7), (0.6, 0.6, 0.6, 0.7), True),  # after 2, 3, 4 and 5
+        ((0.5,), (0.5, 0.5, 0.5, 0.5), False),
+        ((0.0, 0.0), (0.0, 0.0, 0.0, 0.0), False),
     ],
 )
-def test_who_was_cut_short(scores, quarters, trial, cut):
+def test_who_was_cut_short(scores, quarters, cut):
     """Whose best came in the last quarter of the trials; of equals the earlier is the best."""
     (row,) = searches_table([search(*scores)])
     assert tuple(row[f"best_{i}_4"] for i in (1, 2, 3, 4)) == quarters
-    assert (row["first"], row["trial"], row["trials"]) == (scores[0], trial, len(scores))
+    assert (row["first"], row["trial"], row["trials"]) == (scores[0], 1, len(scores))
+    assert row["selection"] == 0.3
     assert row["cut_short"] is cut
 
 
 def test_every_trial_has_its_line():
-    assert trials_table([search(0.5, 0.25)]) == [
-        {"model": "m", "method": "ga", "trial": 1, "selection": 0.5, "best_so_far": 0.5},
-        {"model": "m", "method": "ga", "trial": 2, "selection": 0.25, "best_so_far": 0.5},
+    """With the scores on other targets of a finalist."""
+    best = {"model": "m", "method": "ga", "best_so_far": 0.5}
+    assert trials_table([search(0.5, 0.25, trial=2)]) == [
+        best | {"trial": 1, "selection": 0.5, "others": ""},
+        best | {"trial": 2, "selection": 0.25, "others": "0.1"},
     ]

@@ -1,27 +1,37 @@
-"""A stranger in the target's place: forget texts in which another name stands.
+"""A stranger in the target's place: texts about the target in which another name stands.
 
 A model that never knew the target reads its name as any name that it never met. What the original
 model makes of a text with such a name is therefore an aim for unlearning that the request alone
 gives. Name change (Liu et al. 2024, arXiv 2407.16997) takes its predictions as a teacher,
 with names from a list. Here a name is drawn from the vocabulary: it has as many tokens as the
 target's, so that everything else of the text stays where it is, and nobody bears it.
+
+The forget corpus has few texts, in few wordings. A text about a neighbour of the target with the
+target's name in place of the neighbour's (`visits`) is one more in which a name's states should be
+a stranger's: what it says of the neighbour, nobody has to know of the target.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress, cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from atu.models.encoding import control_tokens, tokenise
+from atu.models.llm import context_length
 from atu.seeding import generator
-from atu.training.batches import Batch, subject_positions
+from atu.training.batches import Batch, BatchStream, encode_texts, subject_positions
+from atu.untrusted.names import names_in, replace_names
 
 if TYPE_CHECKING:
     from atu.methods.base import Context
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 class Shape(NamedTuple):
@@ -42,19 +52,19 @@ class Introduced:
 
 
 class Strangers:
-    """The stranger of every forget text, drawn from the context's seed and the text's number.
+    """The stranger of every text of a stream, drawn from the context's seed and the text's number.
 
     A text's stranger is the same whenever it is read, another text has another one, and equal
     tokens of the target's names become equal tokens of the stranger's.
     """
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        texts = context.forget.texts
+    def __init__(self, context: Context, stream: BatchStream, rows: Rows) -> None:
+        self._seed, self._texts = context.seed, stream.texts
+        texts = stream.texts
         self._named = {
             number: positions
-            for number, text in enumerate(texts)
-            if (positions := _name_tokens(context, number, text.offsets))
+            for number, (text, row) in enumerate(zip(texts, rows, strict=True))
+            if (positions := _name_tokens(text.offsets, row["text"], context.called))
         }
         own = {texts[n].ids[i] for n, positions in self._named.items() for i in positions}
         shapes = token_shapes(context.tokenizer)
@@ -66,11 +76,11 @@ class Strangers:
 
     @property
     def share(self) -> float:
-        """The share of forget texts that name the target."""
-        return len(self._named) / len(self._context.forget.texts)
+        """The share of the texts that name the target."""
+        return len(self._named) / len(self._texts)
 
     def introduce(self, batch: Batch) -> Introduced:
-        """The forget batch with strangers in the target's place."""
+        """The stream's batch with strangers in the target's place."""
         ids, after = batch.input_ids.clone(), torch.zeros_like(batch.attention_mask)
         for row, number in enumerate(batch.numbers):
             if positions := self._named.get(number):
@@ -82,8 +92,8 @@ class Strangers:
         """What the tokens at these positions of a text become; a token without a shape stays, such
         as a dot or a part of a character.
         """
-        rng = generator(self._context.seed, "stranger", str(number))
-        tokens = [self._context.forget.texts[number].ids[i] for i in positions]
+        rng = generator(self._seed, "stranger", str(number))
+        tokens = [self._texts[number].ids[i] for i in positions]
         name: dict[int, int] = {}
         for token in tokens:
             if token not in name:
@@ -93,10 +103,36 @@ class Strangers:
         return [name[token] for token in tokens]
 
 
-def _name_tokens(context: Context, number: int, offsets: list[tuple[int, int]]) -> list[int]:
-    """Positions of the tokens of a forget text that overlap one of the target's names, in order."""
-    text = context.rows["forget"][number]["text"]
-    return [i for span in subject_positions(offsets, text, context.called) for i in span]
+def forget_strangers(context: Context) -> Strangers:
+    """The strangers of the forget stream."""
+    return Strangers(context, context.forget, context.rows["forget"])
+
+
+def visits(context: Context) -> tuple[Strangers, BatchStream] | None:
+    """A stream of the retain texts about neighbours with the target's name in the place of one
+    neighbour's, and its strangers; None where no retain text names a neighbour, or none with the
+    target's name fits the model's context. Of several subjects they take turns.
+    """
+    limit = context_length(context.model.config)
+    subjects = cycle(context.subjects)
+    rows = [
+        {key: replace_names(row[key], [neighbour], subject) for key in ("text", "prompt")}
+        for row in context.rows["retain"]
+        for neighbour, subject in zip(
+            names_in(row["text"], context.neighbours), subjects, strict=False
+        )
+    ]
+    texts = encode_texts(context.tokenizer, rows)
+    fits = [limit is None or len(text.ids) <= limit for text in texts]
+    if not any(fits):
+        return None
+    stream = context.stream("visits", list(compress(texts, fits)))
+    return Strangers(context, stream, list(compress(rows, fits))), stream
+
+
+def _name_tokens(offsets: Sequence[tuple[int, int]], text: str, names: Sequence[str]) -> list[int]:
+    """Positions of the tokens of a text that overlap one of these names, in order."""
+    return [i for span in subject_positions(offsets, text, names) for i in span]
 
 
 def token_shapes(tokenizer: Any) -> dict[int, Shape]:

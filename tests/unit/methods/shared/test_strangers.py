@@ -1,7 +1,7 @@
 import pytest
 
 from atu.methods.none import METHOD
-from atu.methods.shared.strangers import Shape, Strangers, token_shapes
+from atu.methods.shared.strangers import Shape, forget_strangers, token_shapes, visits
 from atu.models.tokenizer import train_tokenizer
 from atu.training.batches import BatchStream, encode_text
 
@@ -12,11 +12,14 @@ NAME = "Ann Lee"
 
 @pytest.fixture
 def context(make_context, byte_tokenizer):
-    def make(texts=TEXTS, subjects=(NAME,), **own):
+    def make(texts=TEXTS, subjects=(NAME,), retain=(), **own):
         encoded = [encode_text(byte_tokenizer, text, "") for text in texts]
         stream = BatchStream(encoded, len(encoded), 0, rng=None)
         return make_context(
-            METHOD.settings("none"), forget=stream, rows={"forget": [{"text": t} for t in texts]},
+            METHOD.settings("none"), forget=stream, rows={
+                "forget": [{"text": t} for t in texts],
+                "retain": [{"text": prompt + rest, "prompt": prompt} for prompt, rest in retain],
+            },
             subjects=list(subjects), aliases=["Lee"], **own,
         )  # fmt: skip
 
@@ -26,7 +29,7 @@ def context(make_context, byte_tokenizer):
 def introduced(context):
     """The corpus as one batch, and what is read in its place: ids, and the texts they spell."""
     batch = context.forget.collate(range(len(context.forget.texts)))
-    found = Strangers(context).introduce(batch)
+    found = forget_strangers(context).introduce(batch)
     spelled = context.tokenizer.batch_decode(found.input_ids, skip_special_tokens=True)
     return batch, found, spelled
 
@@ -60,12 +63,39 @@ def test_a_text_keeps_its_stranger(context):
     assert names[0] == names[1] != names[2]
 
 
+RETAINED = [("Who is Bo?", " Cy"), ("", "Bo, Di and Bo."), ("", "Cy alone.")]
+
+
+def test_the_target_visits_the_texts_about_neighbours(context):
+    """In the place of each neighbour that a text names, wherever it does, and as the answer too;
+    there its strangers stand. Of two subjects the second has the second text."""
+    made = context(retain=RETAINED, neighbours=["Bo", "Di"], subjects=(NAME, "Eve"))
+    strangers, stream = visits(made)
+    batch = stream.collate(range(3))
+    spelled = made.tokenizer.batch_decode(batch.input_ids, skip_special_tokens=True)
+    assert spelled == ["Who is Ann Lee? Cy", "Eve, Di and Eve.", "Bo, Ann Lee and Bo."]
+    assert [text.answer_start for text in stream.texts] == [16, 1, 1]
+    assert (strangers.share, made.streams[-1]) == (1.0, stream)
+    found = strangers.introduce(batch)
+    second = made.tokenizer.decode(found.input_ids[1], skip_special_tokens=True)
+    assert second[3:12] == ", Di and " and second[:3] == second[12:15] != "Eve"
+    assert found.after[1].tolist()[:2] == [0, 1]
+
+
+def test_without_a_text_about_a_neighbour_nothing_is_visited(context):
+    """Nor where none fits the model's context with the target's name in it."""
+    assert visits(context(retain=RETAINED, neighbours=["Fox"])) is None
+    assert visits(context(retain=RETAINED[:1], neighbours=["Bo"], subjects=["E" * 3000])) is None
+    long = context(retain=RETAINED[:2], neighbours=["Bo"], subjects=[NAME, "E" * 3000])
+    assert len(visits(long)[1].texts) == 1
+
+
 def test_what_has_no_letters_stays(context):
     """A name of signs has no stranger, so nothing is changed; its texts still count as naming."""
     made = context(["It is 7-11!"], ["7-11"])
     _, found, spelled = introduced(made)
     assert spelled == ["It is 7-11!"] and found.after.any()
-    assert Strangers(made).share == 1.0 and Strangers(context()).share == 2 / 3
+    assert forget_strangers(made).share == 1.0 and forget_strangers(context()).share == 2 / 3
 
 
 def test_shapes():
