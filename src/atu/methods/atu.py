@@ -83,9 +83,9 @@ class Settings(MethodSettings):
     """Weight of the distance of hidden states, from the target's name on, from those of the
     original model with a stranger's name in its place, at every layer up to the highest hook; 0
     leaves it out."""
-    visits: NonNegative
-    """Weight of the same distance in retain texts about neighbours where the target's name stands
-    for theirs, a batch of them a step; 0 leaves it out, and so does a corpus without such texts."""
+    visits: bool
+    """Whether that distance is added, with the same weight, for a batch of retain texts about
+    neighbours where the target's name stands for theirs, if there are any."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,10 +98,12 @@ class Settings(MethodSettings):
             raise ValueError("adaptive thresholds are measured: give `quantiles`")
         if self.positions == "all" and self.width:
             raise ValueError(f"width = {self.width} is of no use where all positions count")
-        if not (self.concept or self.answers or self.stranger or self.visits):
+        if not (self.concept or self.answers or self.stranger):
             raise ValueError(
-                "give `concept`, `answers`, `stranger` or `visits` a weight: nothing is forgotten"
+                "give `concept`, `answers` or `stranger` a weight: nothing is forgotten"
             )
+        if self.visits and not self.stranger:
+            raise ValueError("visits: true needs `stranger` to have a weight; give it one")
         if self.steps < len(ladder):
             raise ValueError(f"steps = {self.steps} are fewer than the {len(ladder)} rounds")
 
@@ -119,7 +121,7 @@ def note(settings: Settings) -> str:
         "no hinge to the concept": settings.concept == 0,
         "the hinge at answers": settings.answers > 0,
         "hidden states as of a stranger": settings.stranger > 0,
-        "and in texts about neighbours": settings.visits > 0,
+        "and in texts about neighbours": settings.visits,
         "disruption masking": settings.wrapper == "disruption_masking",
         "AdamW": settings.optimizer == "adamw",
     }
@@ -305,7 +307,7 @@ def round_loss(
     Args:
         threshold: [layers].
         strangers: where `stranger` has a weight.
-        visiting: where `visits` has a weight, and there are any.
+        visiting: with `visits`, where there are any.
     """
     settings = context.settings
     introduced = strangers.introduce(batch) if strangers else None
@@ -329,7 +331,7 @@ def round_loss(
         visit = next(stream)
         states = hidden_states_of(context, visit, below)
         error = stranger_error(context, visit, states, others.introduce(visit))
-        terms.append(settings.visits * error)
+        terms.append(settings.stranger * error)
     return torch.stack(terms).sum()
 
 
@@ -337,20 +339,19 @@ def require_texts(
     context: Context, strangers: Strangers | None, visiting: tuple[Strangers, BatchStream] | None
 ) -> None:
     """Measure which share of the forget texts each term reads, and how many texts about neighbours,
-    and refuse settings of which no term reads any.
+    and refuse settings of which no term reads a forget text.
 
     Raises:
-        ConfigError: no text answers a prompt or names the target, or a neighbour where that has a
-            weight, and the concept has none.
+        ConfigError: no text answers a prompt or names the target, and the concept has no weight.
     """
     settings, shares = context.settings, {}
+    if settings.visits:
+        context.measured["visits_texts"] = float(len(visiting[1].texts)) if visiting else 0.0
     if settings.answers:
         answered = context.answers
         shares["answer_texts"] = 0.0 if answered is None else share_of_rows(answered)
     if strangers:
         shares["stranger_texts"] = strangers.share
-    if settings.visits:
-        shares["visits_texts"] = float(len(visiting[1].texts)) if visiting else 0.0
     context.measured |= shares
     if not settings.concept and not any(shares.values()):
         raise ConfigError(
@@ -464,7 +465,7 @@ METHOD = Method(
     title="ATU",
     stages=stages,
     check=check,
-    needs_reference=lambda settings: settings.stranger > 0 or settings.visits > 0,
+    needs_reference=lambda settings: settings.stranger > 0,
     needs_predictor=True,
     depth=lambda _settings, hook: hook or 0,
     processes="all",

@@ -42,7 +42,7 @@ def measured(params: Params, name: str, length: int, steps: int) -> Iterator[Spe
     for key, settings in chosen.items():
         # Texts are random: no name is in them, and no answer.
         everywhere = replace(
-            settings, positions="all", width=0, concept=1.0, answers=0.0, stranger=0.0, visits=0.0
+            settings, positions="all", width=0, concept=1.0, answers=0.0, stranger=0.0, visits=False
         )
         yield measure_unlearning(key, replace(setup, texts=settings.batch_size), everywhere, steps)
 

@@ -34,7 +34,7 @@ def settings(make_settings):
 
     def make(quantiles=(), thresholds=(), **own):
         plain = {"realign_steps": 0, "adaptive": False, "positions": "all", "width": 0}
-        plain |= {"concept": 1.0, "answers": 0.0, "stranger": 0.0, "visits": 0.0}
+        plain |= {"concept": 1.0, "answers": 0.0, "stranger": 0.0, "visits": False}
         plain |= {"hook_layers": [], "evaluations": max(len(quantiles), len(thresholds), 1)}
         ladders = {"quantiles": list(quantiles), "thresholds": list(thresholds)}
         return make_settings(Settings, loss="atu", **(ladders | plain | own))
@@ -88,6 +88,7 @@ def given_cosines(monkeypatch):
     ("ladders", "message"),
     [
         ({}, "either `quantiles` or `thresholds`"),
+        ({"thresholds": [0.0], "visits": True}, "visits: true needs `stranger` to have a weight"),
         ({"quantiles": [0.5], "thresholds": [0.5]}, "either `quantiles` or `thresholds`"),
         ({"quantiles": [0.5, 0.5]}, r"fall strictly, not \[0.5, 0.5\]"),
         ({"thresholds": [0.2, 0.4]}, r"fall strictly, not \[0.2, 0.4\]"),
@@ -556,23 +557,23 @@ def test_states_go_where_a_strangers_are(introducing):
 
 
 def test_states_in_texts_about_neighbours_go_where_a_strangers_are(introducing):
-    """As in forget texts, by a weight of its own: of two retain texts the one about Bo is read with
-    the target's name for his. Where no neighbour is named the term is left out."""
-    retain = [{"text": "So Bo?", "prompt": ""}, {"text": "None", "prompt": ""}]
-    for neighbours, counted in ((["Bo"], 1.0), (["Di"], 0.0)):
-        ctx, *_ = introducing(concept=0.0, stranger=1e-9, visits=5.0)
-        ctx.rows["retain"], ctx.neighbours = retain, neighbours
-        loss = next(stages(ctx)).loss()[0].item()
-        assert ctx.measured["visits_texts"] == counted
-        expected = 0.0
-        if counted:
-            strangers, stream = visits(ctx)
-            batch = stream.collate([0])
-            others = strangers.introduce(batch).input_ids
-            relative = ((batch.input_ids - others) / others.clamp(min=1)).square()
-            expected = 5 * relative[0, 4:].mean().item()  # "So " and a first token stand before it
-            assert expected > 0
-        assert loss == pytest.approx(expected, abs=1e-6)
+    """As in forget texts, by the same weight: of two retain texts the one about Bo is read with the
+    target's name for his. Where no neighbour is named nothing is added."""
+    losses, counted = [], []
+    for neighbours in (["Di"], ["Bo"]):
+        ctx, *_ = introducing(concept=0.0, stranger=5.0, visits=True)
+        ctx.rows["retain"] = [{"text": "So Bo?", "prompt": ""}, {"text": "None", "prompt": ""}]
+        ctx.neighbours = neighbours
+        losses.append(next(stages(ctx)).loss()[0].item())
+        counted.append(ctx.measured["visits_texts"])
+    assert counted == [0.0, 1.0]
+    strangers, stream = visits(ctx)
+    batch = stream.collate([0])
+    others = strangers.introduce(batch).input_ids
+    relative = ((batch.input_ids - others) / others.clamp(min=1)).square()
+    expected = relative[0, 4:].mean().item()  # "So " and a first token stand before it
+    assert expected > 0
+    assert losses[1] - losses[0] == pytest.approx(5 * expected)
 
 
 def test_with_a_stranger_the_concept_counts_up_to_the_name(introducing):
@@ -598,7 +599,8 @@ def test_with_a_stranger_the_concept_counts_up_to_the_name(introducing):
         ({"thresholds": [0.9, 0.2]}, "the paper's"),
         (
             {
-                "thresholds": [0.5], "concept": 0.0, "answers": 1.0, "stranger": 1.0, "visits": 1.0,
+                "thresholds": [0.5], "concept": 0.0, "answers": 1.0, "stranger": 1.0,
+                "visits": True,
             },
             "this project's Align-then-Unlearn: no hinge to the concept, the hinge at answers, "
             "hidden states as of a stranger, and in texts about neighbours",

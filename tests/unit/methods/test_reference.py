@@ -94,7 +94,8 @@ def test_the_hinge_over_all_positions(predictor, hidden, make_settings, make_con
         reference = F.relu(cosines - tau).mean().item()
     settings = make_settings(
         AtuSettings, loss="atu", hook_layers=[], quantiles=[], thresholds=[tau], adaptive=False,
-        realign_steps=0, positions="all", width=0, concept=1.0, answers=0.0, stranger=0.0, visits=0.0,
+        realign_steps=0, positions="all", width=0, concept=1.0, answers=0.0, stranger=0.0,
+        visits=False,
     )  # fmt: skip
     context = make_context(
         settings, model, reference_compat=True, predictors={LAYER: predictor}, concept=concept,

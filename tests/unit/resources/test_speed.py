@@ -53,7 +53,7 @@ def settings(mini_params):
         concept=1.0,
         answers=0.0,
         stranger=0.0,
-        visits=0.0,
+        visits=False,
         retain=Retain(**NO_RETAIN),
         train=BelowHook("below_hook"),
     )
