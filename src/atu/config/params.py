@@ -113,15 +113,16 @@ def needs_alignment(params: Params) -> bool:
 
 
 def method_names(params: Params) -> dict[str, str]:
-    """What people call the entries of `unlearn.methods`: one named after its method as the method,
-    `<method>_<what>` as the method with what differs, and any other as it is.
+    """What people call the entries of `unlearn.methods`: as `report.names` says; else one named
+    after its method as the method, `<method>_<what>` as the method with what differs, and any other
+    as it is.
     """
     found = {}
     for name, entry in params.unlearn.methods.items():
         title = methods.get(entry.loss).title or entry.loss
         own = name.removeprefix(entry.loss)
         found[name] = f"{title}{own.replace('_', ' ')}" if own != name else name
-    return found
+    return found | {n: title for n, title in params.report.names.items() if n in found}
 
 
 def method_notes(params: Params, names: Iterable[str]) -> dict[str, str]:

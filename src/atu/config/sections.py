@@ -481,6 +481,10 @@ class Report(Section):
     bootstrap: PositiveInt = Field(description="resamples")
     confidence: Annotated[float, Field(gt=0, lt=1)]
     seed: Seed
+    names: dict[Slug, Annotated[str, Field(pattern=r"^[^|\n]+$")]] = Field(
+        default_factory=dict,
+        description="what people call a key of unlearn.methods; others are called by their loss",
+    )
 
 
 class Track(Section):

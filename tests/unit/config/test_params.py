@@ -11,7 +11,7 @@ import yaml
 
 from atu import attacks
 from atu.config.load import experiment_name, load_grid, load_params
-from atu.config.params import PHASES, oracle_method
+from atu.config.params import PHASES, Params, method_names, oracle_method
 from atu.config.schema import schema_text
 from atu.errors import ConfigError
 from atu.metrics.registry import markdown
@@ -735,6 +735,18 @@ def test_a_file_that_is_not_yaml_or_not_there(tmp_path):
 )
 def test_slugs(name, slug):
     assert target_slug(name) == slug
+
+
+def test_what_methods_are_called():
+    """As `report.names` says; else by their loss, with what else their key says, or by their key.
+    Names of methods that are not there name nothing."""
+    values = copy.deepcopy(GOOD)
+    values["report"]["names"] = {"npo_retain": "NPO + KL", "other": "Other"}
+    names = method_names(Params.model_validate(values))
+    assert (names["npo_retain"], names["npo_states"], names["ga"], names["graddiff"]) == (
+        "NPO + KL", "NPO states", "Gradient ascent", "graddiff",
+    )  # fmt: skip
+    assert "other" not in names
 
 
 @pytest.mark.parametrize("name", ["", " x", "a/b", "a\\b", "..", ".hidden", "a\nb", "Full"])
