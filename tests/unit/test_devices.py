@@ -67,7 +67,7 @@ METHODS = {
     "atu": {
         "hook_layers": [], "quantiles": [0.9, 0.2], "thresholds": [], "adaptive": True,
         "realign_steps": 1, "positions": "all", "width": 0, "concept": 1.0,
-        "answers": 1.0, "stranger": 1.0, "train": {"update": "below_hook"},
+        "answers": 1.0, "stranger": 1.0, "visits": True, "train": {"update": "below_hook"},
     },
     "ga": {"train": {"update": "lora", "rank": 2, "alpha": 4}},
     "npo": {"beta": 0.1, "wrapper": "disruption_masking"},
@@ -79,7 +79,7 @@ METHODS = {
     },
     "satimp": {"beta1": 5.0, "beta2": 1.0},
     "ceu": {"skip": 1},
-    "name_change": {"unnamed": 1.0},
+    "name_change": {"unnamed": 1.0, "visits": True},
     "dpo": {"beta": 0.1},
     "altpo": {"beta": 0.1, "alternatives": 2, "temperature": 1.0, "write": "other_token"},
     "rt": {},

@@ -22,8 +22,8 @@ from torch import Tensor
 from atu.errors import ConfigError, shown
 from atu.methods.base import Context, Method, PlainSettings, Stage
 from atu.methods.ceu import suppressed
-from atu.methods.shared.strangers import Strangers, forget_strangers
-from atu.training.batches import IGNORE, Batch
+from atu.methods.shared.strangers import Introduced, Strangers, forget_strangers, visits
+from atu.training.batches import IGNORE, Batch, BatchStream
 from atu.training.losses import distillation_loss, kl_to_reference
 from atu.untrusted.bounds import NonNegative
 
@@ -37,28 +37,46 @@ class Settings(PlainSettings):
     """Weight of the cross-entropy from the original's predictions without the answer's token (as
     CE-U's targets), in answers to prompts that do not name the target, up to the name if the answer
     is or has it; 0 leaves it out."""
+    visits: bool
+    """Whether the same is learnt from a batch of retain texts about neighbours where the target's
+    name stands for theirs, if there are any; the paper reads forget documents alone."""
 
 
-def name_change_loss(context: Context, batch: Batch, strangers: Strangers) -> Tensor:
+def taught(context: Context, batch: Batch, introduced: Introduced) -> tuple[Tensor, Tensor, Tensor]:
     """KL(teacher || model) in nats, averaged over the tokens from the target's name on that are
-    followed by no name; a scalar. And by its weight `unnamed`.
+    followed by no name; the model's logits, and the teacher's.
     """
     assert context.reference is not None
-    introduced = strangers.introduce(batch)
-    logits = context.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    mask = batch.attention_mask
+    logits = context.model(input_ids=batch.input_ids, attention_mask=mask).logits
     with torch.no_grad():
-        teacher = context.reference(
-            input_ids=introduced.input_ids, attention_mask=batch.attention_mask
-        ).logits
+        teacher = context.reference(input_ids=introduced.input_ids, attention_mask=mask).logits
     replaced = introduced.input_ids != batch.input_ids
-    counted = introduced.after[:, :-1] * batch.attention_mask[:, 1:] * ~replaced[:, 1:]
-    loss = kl_to_reference(logits[:, :-1], teacher[:, :-1], counted)
+    counted = introduced.after[:, :-1] * mask[:, 1:] * ~replaced[:, 1:]
+    return kl_to_reference(logits[:, :-1], teacher[:, :-1], counted), logits, teacher
+
+
+def name_change_loss(
+    context: Context,
+    batch: Batch,
+    strangers: Strangers,
+    visiting: tuple[Strangers, BatchStream] | None = None,
+) -> Tensor:
+    """What is `taught` by the forget texts, and with `visits` by the neighbours'; a scalar. And by
+    its weight `unnamed`.
+    """
+    introduced = strangers.introduce(batch)
+    loss, logits, teacher = taught(context, batch, introduced)
     if weight := context.settings.unnamed:
         labels = batch.labels.clone()
         # A token is predicted from the one before it, where the teacher has read the very text.
         labels[:, 1:][introduced.after[:, :-1].bool()] = IGNORE
         labels[[not context.rows["forget"][n]["prompt"] for n in batch.numbers]] = IGNORE
         loss = loss + weight * distillation_loss(logits, suppressed(teacher, labels), labels)
+    if visiting:
+        others, stream = visiting
+        visit = next(stream)
+        loss = loss + taught(context, visit, others.introduce(visit))[0]
     return loss
 
 
@@ -76,9 +94,9 @@ def stages(context: Context) -> Iterator[Stage]:
             "loss", "name_change", f"no forget text names {names}; give what the texts call it "
             "(prepare.aliases; prepare.concepts of muse and wmdp), or another method",
         )  # fmt: skip
-    yield from Method(Settings, forget_loss=partial(name_change_loss, strangers=strangers)).plan(
-        context
-    )
+    visiting = visits(context) if context.settings.visits else None
+    loss = partial(name_change_loss, strangers=strangers, visiting=visiting)
+    yield from Method(Settings, forget_loss=loss).plan(context)
 
 
 METHOD = Method(Settings, title="Name change", stages=stages, needs_reference=True, processes="all")

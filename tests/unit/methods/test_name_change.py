@@ -1,11 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from atu.errors import ConfigError
-from atu.methods.name_change import METHOD, Settings, name_change_loss
-from atu.methods.shared.strangers import forget_strangers
+from atu.methods.name_change import METHOD, Settings, name_change_loss, taught
+from atu.methods.shared.strangers import forget_strangers, visits
 from atu.training.batches import BatchStream, encode_text
 
 PROMPTS = ["Who is Ann?", "Who?", "Who owls?", ""]
@@ -23,13 +24,17 @@ def context(make_settings, make_context, byte_tokenizer, tiny_lm):
             encode_text(byte_tokenizer, text, prompt)
             for text, prompt in zip(texts, PROMPTS, strict=True)
         ]
-        settings = make_settings(Settings, loss="name_change", **({"unnamed": 0.0} | own))
+        settings = make_settings(
+            Settings, loss="name_change", **({"unnamed": 0.0, "visits": False} | own)
+        )
         return make_context(
             settings, model=model or tiny_lm(vocab_size=300), subjects=[subject],
-            forget=BatchStream(encoded, 4, 0, rng=None),
+            forget=BatchStream(encoded, 4, 0, np.random.default_rng(0)),
             rows={
-                "forget": [{"text": t, "prompt": p} for t, p in zip(texts, PROMPTS, strict=True)]
+                "forget": [{"text": t, "prompt": p} for t, p in zip(texts, PROMPTS, strict=True)],
+                "retain": [{"text": "Is Bo an owl?", "prompt": ""}],
             },
+            neighbours=["Bo"],
         )  # fmt: skip
 
     return make
@@ -76,6 +81,21 @@ def test_an_answer_whose_prompt_names_nobody_is_left_out_or_lost(context, given_
     value.backward()
     moved = ctx.model.logits.grad.abs().sum(dim=-1) > 1e-6
     assert moved.sum(dim=1).tolist() == [0, len(ANSWERS[1]) + 1, 2, 0]
+
+
+def test_neighbours_texts_teach_too(context):
+    """The loss is that of the forget texts and that of the neighbour's with the target's name."""
+    ctx = context(visits=True)
+    batch, strangers = batch_of(ctx), forget_strangers(ctx)
+    with torch.no_grad():
+        plain = name_change_loss(ctx, batch, strangers)
+        others, stream = visits(ctx)
+        visit = stream.collate([0])
+        own = taught(ctx, visit, others.introduce(visit))[0]
+        both = next(METHOD.plan(ctx)).loss()[0]
+    assert ctx.tokenizer.decode(visit.input_ids[0], skip_special_tokens=True) == "Is Ann an owl?"
+    assert own > 0
+    assert both.item() == pytest.approx((plain + own).item(), rel=1e-4)
 
 
 def test_a_target_that_no_text_names_is_refused(context):

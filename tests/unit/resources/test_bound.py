@@ -57,7 +57,7 @@ def settings_of(loss, **own):
         "clip": 1.0, "batch_size": 1, "retain": NOTHING, "train": All("all"), "wrapper": "none",
         "stop_below": None, "evaluations": 1, "hook_layers": [2], "quantiles": [],
         "thresholds": [-1.0], "adaptive": False, "realign_steps": 0, "positions": "all",
-        "width": 0, "concept": 1.0, "answers": 0.0, "stranger": 0.0,
+        "width": 0, "concept": 1.0, "answers": 0.0, "stranger": 0.0, "visits": False,
         "alpha": 1.0, "beta": 0.1, "steering": 3.0, "top": 0.01,
         "uniform_weight": 1.0,
         "reinforce_steps": 2, "reinforce_learning_rate": 1e-3, "alphas": [1.0],

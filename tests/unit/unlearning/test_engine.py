@@ -888,7 +888,13 @@ class TestReferenceCompat:
     def test_pads_in_the_hinge(self, context, compat):
         """At threshold -1 every cosine is above: the loss is the mean of cos + 1, over real tokens
         here, over pads too in the reference."""
-        push = {"quantiles": [], "thresholds": [-1.0], "answers": 0.0, "stranger": 0.0}
+        push = {
+            "quantiles": [],
+            "thresholds": [-1.0],
+            "answers": 0.0,
+            "stranger": 0.0,
+            "visits": False,
+        }
         made, method = context("atu", compat, **push)
         batch = next(made.forget)
         assert not batch.attention_mask.all()
