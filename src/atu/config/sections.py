@@ -472,6 +472,10 @@ class AttackSection(Section):
         }
 
 
+LONGEST_NAME = 60
+"""Characters of what a method is called: it stands at the side of tables and in legends."""
+
+
 class Report(Section):
     """Tables, intervals and figures."""
 
@@ -481,10 +485,27 @@ class Report(Section):
     bootstrap: PositiveInt = Field(description="resamples")
     confidence: Annotated[float, Field(gt=0, lt=1)]
     seed: Seed
-    names: dict[Slug, Annotated[str, Field(pattern=r"^[^|\n]+$")]] = Field(
+    names: dict[Slug, str] = Field(
         default_factory=dict,
-        description="what people call a key of unlearn.methods; others are called by their loss",
+        description="what people call a key of unlearn.methods; others are called by their method, "
+        "or by their key",
     )
+
+    @field_validator("names")
+    @classmethod
+    def _told_apart(cls, values: dict[str, str]) -> dict[str, str]:
+        for name in values.values():
+            if (
+                not name.strip()
+                or not name.isprintable()
+                or "|" in name
+                or len(name) > LONGEST_NAME
+            ):
+                raise ValueError(
+                    f"{shown(name)} must be one line of 1 to {LONGEST_NAME} characters, without |"
+                )
+        _apart(list(values.values()))
+        return values
 
 
 class Track(Section):

@@ -38,7 +38,7 @@ from atu.errors import ConfigError, shown
 from atu.methods.base import Context, Method, MethodSettings, Stage, combined_loss, split_steps
 from atu.methods.shared.strangers import Introduced, Strangers, forget_strangers, visits
 from atu.models.llm import hidden_states_at
-from atu.training.batches import Batch, BatchStream, collate, subject_positions
+from atu.training.batches import Batch, collate, subject_positions
 from atu.training.losses import activation_error
 from atu.training.means import masked_mean
 from atu.untrusted.bounds import Bounds, Cosine, Count, CountOrZero, NonNegative
@@ -85,7 +85,7 @@ class Settings(MethodSettings):
     leaves it out."""
     visits: bool
     """Whether that distance is added, with the same weight, for a batch of retain texts about
-    neighbours where the target's name stands for theirs, if there are any."""
+    neighbours in which the target's name stands for theirs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,8 +120,8 @@ def note(settings: Settings) -> str:
         "the subject's tokens alone": settings.positions == "subject",
         "no hinge to the concept": settings.concept == 0,
         "the hinge at answers": settings.answers > 0,
-        "hidden states as of a stranger": settings.stranger > 0,
-        "and in texts about neighbours": settings.visits,
+        "hidden states as of a stranger": settings.stranger > 0 and not settings.visits,
+        "hidden states as of a stranger (also in neighbours' texts)": settings.visits,
         "disruption masking": settings.wrapper == "disruption_masking",
         "AdamW": settings.optimizer == "adamw",
     }
@@ -300,14 +300,14 @@ def round_loss(
     batch: Batch,
     threshold: Tensor,
     strangers: Strangers | None = None,
-    visiting: tuple[Strangers, BatchStream] | None = None,
+    visiting: Strangers | None = None,
 ) -> Tensor:
     """The forget loss of a round: its terms by their weights.
 
     Args:
         threshold: [layers].
         strangers: where `stranger` has a weight.
-        visiting: with `visits`, where there are any.
+        visiting: with `visits`.
     """
     settings = context.settings
     introduced = strangers.introduce(batch) if strangers else None
@@ -327,33 +327,26 @@ def round_loss(
     if introduced:
         terms.append(settings.stranger * stranger_error(context, batch, hidden, introduced))
     if visiting:
-        others, stream = visiting
-        visit = next(stream)
+        visit, others = visiting.draw()
         states = hidden_states_of(context, visit, below)
-        error = stranger_error(context, visit, states, others.introduce(visit))
-        terms.append(settings.stranger * error)
+        terms.append(settings.stranger * stranger_error(context, visit, states, others))
     return torch.stack(terms).sum()
 
 
-def require_texts(
-    context: Context, strangers: Strangers | None, visiting: tuple[Strangers, BatchStream] | None
-) -> None:
-    """Measure which share of the forget texts each term reads, and how many texts about neighbours,
-    and refuse settings of which no term reads a forget text.
+def require_texts(context: Context, strangers: Strangers | None) -> None:
+    """Measure which share of the forget texts the hinge at answers reads, and refuse settings of
+    which no term reads any.
 
     Raises:
         ConfigError: no text answers a prompt or names the target, and the concept has no weight.
     """
-    settings, shares = context.settings, {}
-    if settings.visits:
-        context.measured["visits_texts"] = float(len(visiting[1].texts)) if visiting else 0.0
+    settings, answered = context.settings, context.answers
+    read = strangers.share if strangers else 0.0
     if settings.answers:
-        answered = context.answers
-        shares["answer_texts"] = 0.0 if answered is None else share_of_rows(answered)
-    if strangers:
-        shares["stranger_texts"] = strangers.share
-    context.measured |= shares
-    if not settings.concept and not any(shares.values()):
+        share = 0.0 if answered is None else share_of_rows(answered)
+        context.measured["answer_texts"] = share
+        read += share
+    if not settings.concept and not read:
         raise ConfigError(
             "concept", settings.concept, "no forget text answers a prompt or names the target, so "
             "nothing would be forgotten; give it a weight",
@@ -426,7 +419,7 @@ def stages(context: Context) -> Iterator[Stage]:
     settings = context.settings
     strangers = forget_strangers(context) if settings.stranger else None
     visiting = visits(context) if settings.visits else None
-    require_texts(context, strangers, visiting)
+    require_texts(context, strangers)
     if context.stale and settings.realign_steps:
         assert context.realign is not None
         yield from context.realign(settings.realign_steps)

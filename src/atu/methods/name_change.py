@@ -23,7 +23,7 @@ from atu.errors import ConfigError, shown
 from atu.methods.base import Context, Method, PlainSettings, Stage
 from atu.methods.ceu import suppressed
 from atu.methods.shared.strangers import Introduced, Strangers, forget_strangers, visits
-from atu.training.batches import IGNORE, Batch, BatchStream
+from atu.training.batches import IGNORE, Batch
 from atu.training.losses import distillation_loss, kl_to_reference
 from atu.untrusted.bounds import NonNegative
 
@@ -39,7 +39,7 @@ class Settings(PlainSettings):
     is or has it; 0 leaves it out."""
     visits: bool
     """Whether the same is learnt from a batch of retain texts about neighbours where the target's
-    name stands for theirs, if there are any; the paper reads forget documents alone."""
+    name stands for theirs; the paper reads forget documents alone."""
 
 
 def taught(context: Context, batch: Batch, introduced: Introduced) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +60,7 @@ def name_change_loss(
     context: Context,
     batch: Batch,
     strangers: Strangers,
-    visiting: tuple[Strangers, BatchStream] | None = None,
+    visiting: Strangers | None = None,
 ) -> Tensor:
     """What is `taught` by the forget texts, and with `visits` by the neighbours'; a scalar. And by
     its weight `unnamed`.
@@ -74,9 +74,7 @@ def name_change_loss(
         labels[[not context.rows["forget"][n]["prompt"] for n in batch.numbers]] = IGNORE
         loss = loss + weight * distillation_loss(logits, suppressed(teacher, labels), labels)
     if visiting:
-        others, stream = visiting
-        visit = next(stream)
-        loss = loss + taught(context, visit, others.introduce(visit))[0]
+        loss = loss + taught(context, *visiting.draw())[0]
     return loss
 
 
@@ -87,7 +85,6 @@ def stages(context: Context) -> Iterator[Stage]:
         ConfigError: no forget text names the target.
     """
     strangers = forget_strangers(context)
-    context.measured["stranger_texts"] = strangers.share
     if not strangers.share:
         names = ", ".join(map(shown, context.called))
         raise ConfigError(

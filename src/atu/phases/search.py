@@ -7,7 +7,7 @@ proposes settings; the first trial may have those of the parameter file.
 What is best for one target need not be best for others. So the trials with the best scores on the
 first target, the finalists, are run on every further one, and the mean decides: successive halving
 (Jamieson & Talwalkar 2016, arXiv 1502.07943) in two rounds, with the same number of runs for every
-method.
+method of which enough trials end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from atu.config.dependencies import dependencies
 from atu.config.sections import Choices, Search, Span, Unlearn
 from atu.config.spaces import CHOSEN, search_row, space_of, value_at, with_values
-from atu.errors import EvaluationError, MethodError, StoppedError
+from atu.errors import ConfigError, EvaluationError, MethodError, StoppedError
 from atu.models.compute import Compute, drop_dead_models
 from atu.models.llm import open_lm
 from atu.models.shards import loading_place
@@ -51,17 +51,19 @@ def run(
     inputs: Sequence[UnlearnInputs],
 ) -> None:
     """Write `trials.jsonl` (values, score and cost of each) and `chosen.json` (the best's whole
-    settings, and which trial it was, from 1).
+    settings, and which trial it was). Trials are counted from 1.
 
     Args:
         inputs: of every target of the section, in its order.
 
     Raises:
+        ConfigError: a folder is another target's.
         EvaluationError: no trial could be scored.
     """
     settings = unlearn.methods[method]
-    for given in inputs:
+    for target, given in zip(section.targets, inputs, strict=True):
         require_inputs(method, settings, given)
+        _require_about(target, given)
     params = dependencies(PHASE, section, compute, method, unlearn=unlearn)
     cell = {"model": inputs[0].pretrain.cell["model"], "method": method}
     with write_folder(out, PHASE, cell=cell, params=params, inputs=_present(inputs)) as job:
@@ -72,7 +74,7 @@ def run(
         chosen = with_values(method, asdict(settings), best["values"])
         write_json(
             job.path(CHOSEN),
-            {"trial": best["trial"] + 1, "values": best["values"], "settings": asdict(chosen)},
+            {"trial": best["trial"], "values": best["values"], "settings": asdict(chosen)},
         )
         runs = [run for trial in trials for run in (trial, *trial["finals"])]
         job.metrics = {
@@ -82,6 +84,17 @@ def run(
             "search/finals/all": len(runs) - len(trials),
             "search/failed/all": sum(run["error"] is not None for run in runs),
         } | {f"search/{name}/all": sum(run[name] for run in runs) for name in COSTS}
+
+
+def _require_about(target: str, given: UnlearnInputs) -> None:
+    """The target's folders, for a score would stand under another's name."""
+    for name in ("prepare", "embed", "align"):
+        artifact = getattr(given, name)
+        if artifact is not None and artifact.cell["target"] != target:
+            raise ConfigError(
+                f"--{name}", artifact.cell["target"], f"is not about {target!r}; give one folder "
+                "for each of search.targets, in their order",
+            )  # fmt: skip
 
 
 def _present(inputs: Sequence[UnlearnInputs]) -> dict[str, Artifact]:
@@ -149,7 +162,7 @@ class _Search:
             else:
                 kept = f"in trial {number + 1}; the {number} before it"
                 outcome = self._run(values, self.inputs[0], kept)
-                trials.append({"trial": number, "values": values} | outcome | {"finals": []})
+                trials.append({"trial": number + 1, "values": values} | outcome | {"finals": []})
                 self.store.save(State({"trials": trials}, {}))
             trial = trials[-1]
             study.tell(proposed, trial["selection"])
@@ -171,11 +184,16 @@ class _Search:
                 f"search {self.method}: all trials failed; the last: {trials[-1]['error']}"
             )
         further = list(zip(self.section.targets, self.inputs, strict=True))[1:]
+        if not further:
+            return trials
         finalists = sorted(good, key=lambda trial: -trial["selection"])[: self.section.finalists]
-        progress = Progress(f"search {self.method}, finals", len(finalists) * len(further))
+        total, done = len(finalists) * len(further), sum(len(t["finals"]) for t in finalists)
+        if done:
+            print(f"resumed from final {done} of {total}", file=sys.stderr)
+        progress = Progress(f"search {self.method}, finals", total, done)
         for trial in finalists:
             for target, inputs in further[len(trial["finals"]) :]:
-                kept = f"on {target} with trial {trial['trial'] + 1}; the runs before it"
+                kept = f"on {target} with trial {trial['trial']}; the runs before it"
                 outcome = self._run(trial["values"], inputs, kept)
                 trial["finals"].append({"target": target} | outcome)
                 self.store.save(State({"trials": trials}, {}))

@@ -34,7 +34,7 @@ def flat_cost(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     search = row["search"] or {}
     flat = {key: value for key, value in row.items() if key != "search"}
-    flat |= {f"search_{name}": search.get(name) for name in ("trials", "failed", *COSTS)}
+    flat |= {f"search_{name}": search.get(name) for name in ("trials", "finals", "failed", *COSTS)}
     return flat | {"chosen": json.dumps(search["values"]) if search else None}
 
 
@@ -49,16 +49,17 @@ def text_table(
 ) -> str:
     """The cost table as Markdown; `spent` holds the seconds per cell and of the search."""
     lines = [
-        "| method | cells | steps | predictor steps | tokens | seconds | trials | search tokens "
-        "| search seconds |",
+        "| method | cells | steps | predictor steps | tokens | seconds | search runs "
+        "| search tokens | search seconds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        search = row["search"] or {"trials": 0, "tokens": 0}
+        search = row["search"] or {"trials": 0, "finals": 0, "tokens": 0}
         per_cell, searching = spent[row["model"], row["method"]]
         lines.append(
             f"| `{row['method']}` | {row['cells']} | {row['model_steps']:.0f} "
             f"| {row['predictor_steps']:.0f} | {row['tokens']:.0f} | {per_cell:.0f} "
-            f"| {search['trials']:.0f} | {search['tokens']:.0f} | {searching:.0f} |"
+            f"| {search['trials'] + search['finals']:.0f} | {search['tokens']:.0f} "
+            f"| {searching:.0f} |"
         )
     return "\n".join(lines) + "\n"

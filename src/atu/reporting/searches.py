@@ -41,6 +41,6 @@ def trials_table(searched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         | {"selection": found, "best_so_far": best, "others": " ".join(map(str, others))}
         for row in searched
         for number, (found, best, others) in enumerate(
-            zip(row["selections"], row["best_so_far"], row["finals"], strict=True), 1
+            zip(row["selections"], row["best_so_far"], row["others"], strict=True), 1
         )
     ]

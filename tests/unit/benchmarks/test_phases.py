@@ -44,7 +44,7 @@ def parameters(folder, name, values):
     built = name in BUILT
     methods = ["none", *(["oracle"] if built else []), "atu"]
     values["grid"] |= {"targets": [TARGETS[name]], "methods": methods, "attacks": []}
-    values["search"] |= {"target": TARGETS[name], "spaces": {}}
+    values["search"] |= {"targets": [TARGETS[name]], "spaces": {}}
     values["report"]["compare"] = "atu"
     values["prepare"] = {"benchmark": name, "select": 0.5} | sources(folder, name)
     if not built:

@@ -51,7 +51,7 @@ def test_what_is_trained_and_how_fast_is_searched_of_every_method(both, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_targets_are_strangers_of_whom_enough_is_asked(both, name):
-    """Of each other, and of the search's target: none is tied to another. Each has at least 21
+    """Of each other, and of the search's targets: none is tied to another. Each has at least 21
     held-out plain questions to report, about 10 facts or more, and 19 to choose by."""
     params = both[name]
     settings, targets = params.prepare, params.grid.targets

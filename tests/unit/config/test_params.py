@@ -465,6 +465,19 @@ BAD = {
         "grid.models",
         "'shared' is a reserved folder name",
     ),
+    **{
+        f"a method called {name!r}": (
+            {"report__names": {"ga": name}},
+            "report.names",
+            "one line of",
+        )
+        for name in ("", " ", "a|b", "a\nb", "\x1b[0m", "n" * 61)
+    },
+    "two methods of one name": (
+        {"report__names": {"ga": "G", "npo": "G"}},
+        "report.names",
+        "lists an entry twice",
+    ),
     "search on nobody": ({"search__targets": ["Nobody Else"]}, "search.targets", "not in world"),
     "search on one target twice": (
         {"search__targets": [GOOD["grid"]["targets"][0]] * 2},

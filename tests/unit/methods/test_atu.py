@@ -558,18 +558,16 @@ def test_states_go_where_a_strangers_are(introducing):
 
 def test_states_in_texts_about_neighbours_go_where_a_strangers_are(introducing):
     """As in forget texts, by the same weight: of two retain texts the one about Bo is read with the
-    target's name for his. Where no neighbour is named nothing is added."""
-    losses, counted = [], []
-    for neighbours in (["Di"], ["Bo"]):
-        ctx, *_ = introducing(concept=0.0, stranger=5.0, visits=True)
+    target's name for his."""
+    losses = []
+    for visiting in (False, True):
+        ctx, *_ = introducing(concept=0.0, stranger=5.0, visits=visiting)
         ctx.rows["retain"] = [{"text": "So Bo?", "prompt": ""}, {"text": "None", "prompt": ""}]
-        ctx.neighbours = neighbours
+        ctx.neighbours = ["Bo"]
         losses.append(next(stages(ctx)).loss()[0].item())
-        counted.append(ctx.measured["visits_texts"])
-    assert counted == [0.0, 1.0]
-    strangers, stream = visits(ctx)
-    batch = stream.collate([0])
-    others = strangers.introduce(batch).input_ids
+    assert ctx.measured["visits_texts"] == 1
+    batch, introduced = visits(ctx).draw()
+    others = introduced.input_ids
     relative = ((batch.input_ids - others) / others.clamp(min=1)).square()
     expected = relative[0, 4:].mean().item()  # "So " and a first token stand before it
     assert expected > 0
@@ -603,7 +601,7 @@ def test_with_a_stranger_the_concept_counts_up_to_the_name(introducing):
                 "visits": True,
             },
             "this project's Align-then-Unlearn: no hinge to the concept, the hinge at answers, "
-            "hidden states as of a stranger, and in texts about neighbours",
+            "hidden states as of a stranger (also in neighbours' texts)",
         ),
         (
             {

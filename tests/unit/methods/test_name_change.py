@@ -89,9 +89,8 @@ def test_neighbours_texts_teach_too(context):
     batch, strangers = batch_of(ctx), forget_strangers(ctx)
     with torch.no_grad():
         plain = name_change_loss(ctx, batch, strangers)
-        others, stream = visits(ctx)
-        visit = stream.collate([0])
-        own = taught(ctx, visit, others.introduce(visit))[0]
+        visit, introduced = visits(ctx).draw()
+        own = taught(ctx, visit, introduced)[0]
         both = next(METHOD.plan(ctx)).loss()[0]
     assert ctx.tokenizer.decode(visit.input_ids[0], skip_special_tokens=True) == "Is Ann an owl?"
     assert own > 0

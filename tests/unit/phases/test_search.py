@@ -60,13 +60,23 @@ def scored(monkeypatch, inputs):
     return use
 
 
+def about(target, inputs):
+    """The folders as if they were another target's."""
+    manifest = inputs.prepare.manifest | {"cell": inputs.prepare.cell | {"target": target}}
+    return dataclasses.replace(
+        inputs, prepare=dataclasses.replace(inputs.prepare, manifest=manifest)
+    )
+
+
 @pytest.fixture
 def searched(tmp_path, section, mini_params, inputs):
-    def run(where="search", **changes):
+    """A function that searches on the section's target and on `further`."""
+
+    def run(where="search", further=(), **changes):
         manifest = tmp_path / where / MANIFEST
-        chosen = section.model_copy(update=changes)
-        again = [dataclasses.replace(inputs[0]) for _ in chosen.targets[1:]]
-        search.run(manifest, chosen, CPU, mini_params.unlearn, "ga", [*inputs, *again])
+        chosen = section.model_copy(update={"targets": [*section.targets, *further]} | changes)
+        others = [about(target, inputs[0]) for target in further]
+        search.run(manifest, chosen, CPU, mini_params.unlearn, "ga", [*inputs, *others])
         return Artifact.open(manifest, "search")
 
     return run
@@ -170,7 +180,7 @@ def test_a_trial_that_diverges_scores_nothing(scored, searched):
     assert found.read_jsonl("trials.jsonl")[0]["error"] == "loss nan"
 
 
-TARGETS = ["one", "two", "three"]
+FURTHER = ("two", "three")
 
 
 def test_finalists_are_run_on_the_other_targets_and_their_mean_decides(scored, searched):
@@ -178,31 +188,53 @@ def test_finalists_are_run_on_the_other_targets_and_their_mean_decides(scored, s
     runs more for any method."""
     on_first, on_others = iter([0.1, 0.8, 0.9, 0.2]), iter([0.7, 0.9, 0.3, 0.2])
     tried = scored(lambda _: next(on_first), lambda _: next(on_others))
-    found = searched(targets=TARGETS)
+    found = searched(further=FURTHER)
     trials, metrics = found.read_jsonl("trials.jsonl"), found.metrics()
     assert len(tried) == 4 + 2 * 2
     scores = [[(run["target"], run["selection"]) for run in t["finals"]] for t in trials]
     assert scores == [[], [("two", 0.3), ("three", 0.2)], [("two", 0.7), ("three", 0.9)], []]
-    assert search_row(found)["finals"] == [[], [0.3, 0.2], [0.7, 0.9], []]
+    assert search_row(found)["others"] == [[], [0.3, 0.2], [0.7, 0.9], []]
     assert search_row(found)["trial"] == 3
     assert chosen_settings(found, "ga").learning_rate == trials[2]["values"]["learning_rate"]
     assert metrics["search/selection/select"] == pytest.approx((0.9 + 0.7 + 0.9) / 3)
     assert (metrics["search/finals/all"], metrics["search/tokens/all"]) == (4, 80)
 
 
+def test_of_few_trials_that_end_all_are_finalists(scored, searched):
+    """One of four, where two are wanted: fewer runs, and it is chosen."""
+    lost = MethodError("loss nan", COST)
+    on_first = iter([lost, lost, 0.1, lost])
+    scored(lambda _: next(on_first), lambda _: 0.5)
+    found = searched(further=FURTHER)
+    assert search_row(found)["others"] == [[], [], [0.5, 0.5], []]
+    assert (search_row(found)["trial"], found.metrics()["search/finals/all"]) == (3, 2)
+
+
+def test_folders_in_another_order_are_refused(scored, section, mini_params, inputs, tmp_path):
+    """Before any trial: a score would stand under another target's name."""
+    tried = scored(lambda settings: 0.5)
+    mixed = section.model_copy(update={"targets": ["two", *section.targets]})
+    with pytest.raises(ConfigError, match=r"--prepare = .*is not about 'two'; give one folder for"):
+        search.run(
+            tmp_path / MANIFEST, mixed, CPU, mini_params.unlearn, "ga",
+            [*inputs, about("two", inputs[0])],
+        )  # fmt: skip
+    assert tried == []
+
+
 def test_the_mean_over_targets_outweighs_the_first(scored, searched):
     """Red if the first target's score alone chose."""
     on_first, on_others = iter([0.1, 0.8, 0.9, 0.2]), iter([0.1, 0.1, 0.7, 0.7])
     scored(lambda _: next(on_first), lambda _: next(on_others))
-    assert search_row(searched(targets=TARGETS))["trial"] == 2
+    assert search_row(searched(further=FURTHER))["trial"] == 2
 
 
 def test_a_finalist_that_diverges_on_a_target_scores_nothing_there(scored, searched):
     on_first = iter([0.1, 0.8, 0.9, 0.2])
     on_others = iter([MethodError("loss nan", COST), 0.9, 0.7, 0.7])
     scored(lambda _: next(on_first), lambda _: next(on_others))
-    found = searched(targets=TARGETS)
-    assert search_row(found)["finals"][2] == [0.0, 0.9]
+    found = searched(further=FURTHER)
+    assert search_row(found)["others"][2] == [0.0, 0.9]
     assert (search_row(found)["trial"], found.metrics()["search/failed/all"]) == (2, 1)
 
 
@@ -212,14 +244,14 @@ def test_a_stopped_search_goes_on_from_its_last_final(scored, searched):
     on_first, on_others = iter(scores), iter([0.7, StoppedError("now")])
     scored(lambda _: next(on_first), lambda _: next(on_others))
     with pytest.raises(StoppedError, match="on three with trial 3; the runs before it are kept"):
-        searched(targets=TARGETS)
+        searched(further=FURTHER)
     rest = iter(others[1:])
     tried = scored(lambda _: pytest.fail("a trial was run again"), lambda _: next(rest))
-    found = searched(targets=TARGETS)
+    found = searched(further=FURTHER)
     assert len(tried) == 3
     on_first, on_others = iter(scores), iter(others)
     scored(lambda _: next(on_first), lambda _: next(on_others))
-    assert searched("whole", targets=TARGETS).digest == found.digest
+    assert searched("whole", further=FURTHER).digest == found.digest
 
 
 def test_a_search_without_a_result_fails(tmp_path, scored, searched):

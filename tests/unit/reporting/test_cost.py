@@ -54,10 +54,10 @@ def test_a_search_stands_beside_its_method(folder):
 def test_as_plain_columns():
     """A search's counts and values; the same columns, empty, where nothing was searched."""
     row = {"model": "m", "method": "ga", "cells": 2} | dict.fromkeys(COSTS, 1.0)
-    search = {"model": "m", "method": "ga", "trials": 8.0, "failed": 1.0, "values": {"a.b": [1]}}
-    search |= dict.fromkeys(COSTS, 5.0)
+    search = {"model": "m", "method": "ga", "trials": 8.0, "values": {"a.b": [1]}}
+    search |= {"finals": 4.0, "failed": 1.0} | dict.fromkeys(COSTS, 5.0)
     found = flat_cost(row | {"search": search})
-    columns = {"trials": 8.0, "failed": 1.0} | dict.fromkeys(COSTS, 5.0)
+    columns = {"trials": 8.0, "finals": 4.0, "failed": 1.0} | dict.fromkeys(COSTS, 5.0)
     expected = {f"search_{name}": value for name, value in columns.items()}
     assert found == row | expected | {"chosen": '{"a.b": [1]}'}
     assert flat_cost(row | {"search": None}) == row | dict.fromkeys([*expected, "chosen"])
@@ -77,13 +77,19 @@ def test_seconds_are_those_of_the_provenance(folder):
 def test_as_text():
     """Rounded; a method that was not searched had no trials."""
     row = {"model": "m", "method": "ga", "cells": 2, "model_steps": 15.4, "predictor_steps": 2.6,
-           "tokens": 250.5, "search": {"trials": 12.0, "tokens": 5000.0}}  # fmt: skip
+           "tokens": 250.5,
+           "search": {"trials": 12.0, "finals": 8.0, "tokens": 5000.0}}  # fmt: skip
     rows = [row, row | {"method": "npo", "search": None}]
     spent = {("m", "ga"): (61.7, 300.2), ("m", "npo"): (9.1, 0)}
     lines = text_table(rows, spent).splitlines()
     assert lines[2:] == [
-        "| `ga` | 2 | 15 | 3 | 250 | 62 | 12 | 5000 | 300 |",
+        "| `ga` | 2 | 15 | 3 | 250 | 62 | 20 | 5000 | 300 |",
         "| `npo` | 2 | 15 | 3 | 250 | 9 | 0 | 0 | 0 |",
     ]
     assert len({line.count("|") for line in lines}) == 1
-    assert lines[0].split(" | ")[5:] == ["seconds", "trials", "search tokens", "search seconds |"]
+    assert lines[0].split(" | ")[5:] == [
+        "seconds",
+        "search runs",
+        "search tokens",
+        "search seconds |",
+    ]

@@ -10,7 +10,7 @@ def search(*scores, trial=1):
     best = [max(scores[: i + 1]) for i in range(len(scores))]
     finals = [[0.1] if number == trial else [] for number in range(1, len(scores) + 1)]
     row = {"model": "m", "method": "ga", "selections": [*scores], "best_so_far": best}
-    return row | {"trial": trial, "selection": 0.3, "finals": finals}
+    return row | {"trial": trial, "selection": 0.3, "others": finals}
 
 
 @pytest.mark.parametrize(

@@ -392,9 +392,11 @@ def test_alignment_of_two_layers_goes_on(monkeypatch, tmp_path, chain, mini_para
 def test_a_search_goes_on_with_its_next_trial(monkeypatch, tmp_path, chain, mini_params, capsys):
     """Killed in the third of three: the first two are not run again, the chosen is the same."""
     spaces = {"ga": {"learning_rate": Span(low=1e-5, high=1e-3, log=True)}}
-    target = mini_params.grid.targets[0]
-    section = Search(target=target, seed=0, trials=3, first="settings", common={}, spaces=spaces)
-    inputs = UnlearnInputs(chain.full, chain.prepared, None, None)
+    section = Search(
+        targets=mini_params.grid.targets[:1], finalists=1, seed=0, trials=3, first="settings",
+        common={}, spaces=spaces,
+    )  # fmt: skip
+    inputs = [UnlearnInputs(chain.full, chain.prepared, None, None)]
     run_method, tried = search.run_method, []
 
     def counted(*args):

@@ -7,31 +7,35 @@ with names from a list. Here a name is drawn from the vocabulary: it has as many
 target's, so that everything else of the text stays where it is, and nobody bears it.
 
 The forget corpus has few texts, in few wordings. A text about a neighbour of the target with the
-target's name in place of the neighbour's (`visits`) is one more in which a name's states should be
-a stranger's: what it says of the neighbour, nobody has to know of the target.
+target's name in place of the neighbour's (`visits`) is one more in which the target should be a
+stranger.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import compress, cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from atu.errors import ConfigError, shown
 from atu.models.encoding import control_tokens, tokenise
 from atu.models.llm import context_length
 from atu.seeding import generator
 from atu.training.batches import Batch, BatchStream, encode_texts, subject_positions
-from atu.untrusted.names import names_in, replace_names
+from atu.untrusted.names import name_spans
 
 if TYPE_CHECKING:
     from atu.methods.base import Context
 
-Rows = Sequence[Mapping[str, Any]]
+
+Spans = list[tuple[int, int]]
+"""Of characters."""
 
 
 class Shape(NamedTuple):
@@ -52,14 +56,17 @@ class Introduced:
 
 
 class Strangers:
-    """The stranger of every text of a stream, drawn from the context's seed and the text's number.
+    """The stranger of every text of a stream, drawn from the context's seed, the name of the
+    strangers and the text's number.
 
     A text's stranger is the same whenever it is read, another text has another one, and equal
     tokens of the target's names become equal tokens of the stranger's.
     """
 
-    def __init__(self, context: Context, stream: BatchStream, rows: Rows) -> None:
-        self._seed, self._texts = context.seed, stream.texts
+    def __init__(
+        self, context: Context, stream: BatchStream, rows: Sequence[Mapping[str, Any]], name: str
+    ) -> None:
+        self._seed, self._name, self._stream = context.seed, name, stream
         texts = stream.texts
         self._named = {
             number: positions
@@ -77,7 +84,12 @@ class Strangers:
     @property
     def share(self) -> float:
         """The share of the texts that name the target."""
-        return len(self._named) / len(self._texts)
+        return len(self._named) / len(self._stream.texts)
+
+    def draw(self) -> tuple[Batch, Introduced]:
+        """The stream's next batch, and the same with strangers."""
+        batch = next(self._stream)
+        return batch, self.introduce(batch)
 
     def introduce(self, batch: Batch) -> Introduced:
         """The stream's batch with strangers in the target's place."""
@@ -92,8 +104,8 @@ class Strangers:
         """What the tokens at these positions of a text become; a token without a shape stays, such
         as a dot or a part of a character.
         """
-        rng = generator(self._seed, "stranger", str(number))
-        tokens = [self._texts[number].ids[i] for i in positions]
+        rng = generator(self._seed, self._name, str(number))
+        tokens = [self._stream.texts[number].ids[i] for i in positions]
         name: dict[int, int] = {}
         for token in tokens:
             if token not in name:
@@ -104,30 +116,62 @@ class Strangers:
 
 
 def forget_strangers(context: Context) -> Strangers:
-    """The strangers of the forget stream."""
-    return Strangers(context, context.forget, context.rows["forget"])
+    """The strangers of the forget stream; what share of its texts names the target is measured."""
+    found = Strangers(context, context.forget, context.rows["forget"], "stranger")
+    context.measured["stranger_texts"] = found.share
+    return found
 
 
-def visits(context: Context) -> tuple[Strangers, BatchStream] | None:
-    """A stream of the retain texts about neighbours with the target's name in the place of one
-    neighbour's, and its strangers; None where no retain text names a neighbour, or none with the
-    target's name fits the model's context. Of several subjects they take turns.
+def visits(context: Context) -> Strangers:
+    """The strangers of a stream of its own: the retain texts about neighbours with the target's
+    name in the place of one neighbour's. Of several subjects they take turns. A text that then does
+    not fit the model's context is left out; the number of the others is measured.
+
+    Neighbours are whom the `select` questions of that role name.
+
+    Raises:
+        ConfigError: there is no such text.
     """
     limit = context_length(context.model.config)
     subjects = cycle(context.subjects)
     rows = [
-        {key: replace_names(row[key], [neighbour], subject) for key in ("text", "prompt")}
+        {
+            "text": _put(row["text"], places, subject),
+            "prompt": _put(row["prompt"], [span for span in places if span[1] <= end], subject),
+        }
         for row in context.rows["retain"]
-        for neighbour, subject in zip(
-            names_in(row["text"], context.neighbours), subjects, strict=False
-        )
+        for (places, end), subject in zip(_visits(row, context.neighbours), subjects, strict=False)
     ]
     texts = encode_texts(context.tokenizer, rows)
     fits = [limit is None or len(text.ids) <= limit for text in texts]
     if not any(fits):
-        return None
+        names = ", ".join(map(shown, context.neighbours)) or "a neighbour"
+        raise ConfigError(
+            "visits", True, f"no retain text names {names}, or none fits the model's context with "
+            "the target's name in it; set it to false",
+        )  # fmt: skip
+    context.measured["visits_texts"] = float(sum(fits))
     stream = context.stream("visits", list(compress(texts, fits)))
-    return Strangers(context, stream, list(compress(rows, fits))), stream
+    return Strangers(context, stream, list(compress(rows, fits)), "visit")
+
+
+def _visits(row: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[Spans, int]]:
+    """For every name in a text, as it is written there, where it stands; with the prompt's length.
+    A name half in the prompt stays.
+    """
+    end = len(row["prompt"])
+    found: dict[str, Spans] = defaultdict(list)
+    for start, stop in name_spans(row["text"], names):
+        if not start < end < stop:
+            found[row["text"][start:stop]].append((start, stop))
+    yield from ((places, end) for places in found.values())
+
+
+def _put(text: str, places: Spans, new: str) -> str:
+    """The text with `new` in these places."""
+    for start, stop in reversed(places):
+        text = text[:start] + new + text[stop:]
+    return text
 
 
 def _name_tokens(offsets: Sequence[tuple[int, int]], text: str, names: Sequence[str]) -> list[int]:
@@ -135,6 +179,7 @@ def _name_tokens(offsets: Sequence[tuple[int, int]], text: str, names: Sequence[
     return [i for span in subject_positions(offsets, text, names) for i in span]
 
 
+@lru_cache(maxsize=1)  # two streams of one run read it, and every trial of a search
 def token_shapes(tokenizer: Any) -> dict[int, Shape]:
     """The shape, inside a text, of every token of letters; of no control token."""
     before = tokenise(tokenizer, "a", special_tokens=False).ids[-1:]

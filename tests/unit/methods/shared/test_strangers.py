@@ -1,5 +1,6 @@
 import pytest
 
+from atu.errors import ConfigError
 from atu.methods.none import METHOD
 from atu.methods.shared.strangers import Shape, forget_strangers, token_shapes, visits
 from atu.models.tokenizer import train_tokenizer
@@ -66,28 +67,52 @@ def test_a_text_keeps_its_stranger(context):
 RETAINED = [("Who is Bo?", " Cy"), ("", "Bo, Di and Bo."), ("", "Cy alone.")]
 
 
-def test_the_target_visits_the_texts_about_neighbours(context):
-    """In the place of each neighbour that a text names, wherever it does, and as the answer too;
-    there its strangers stand. Of two subjects the second has the second text."""
+def test_the_targets_name_in_texts_about_neighbours(context):
+    """In the place of each neighbour that a text names, wherever it does; there its strangers
+    stand. Of two subjects the second has the second text."""
     made = context(retain=RETAINED, neighbours=["Bo", "Di"], subjects=(NAME, "Eve"))
-    strangers, stream = visits(made)
+    strangers = visits(made)
+    stream = made.streams[-1]
     batch = stream.collate(range(3))
     spelled = made.tokenizer.batch_decode(batch.input_ids, skip_special_tokens=True)
     assert spelled == ["Who is Ann Lee? Cy", "Eve, Di and Eve.", "Bo, Ann Lee and Bo."]
     assert [text.answer_start for text in stream.texts] == [16, 1, 1]
-    assert (strangers.share, made.streams[-1]) == (1.0, stream)
+    assert (strangers.share, made.measured["visits_texts"]) == (1.0, 3.0)
     found = strangers.introduce(batch)
     second = made.tokenizer.decode(found.input_ids[1], skip_special_tokens=True)
     assert second[3:12] == ", Di and " and second[:3] == second[12:15] != "Eve"
     assert found.after[1].tolist()[:2] == [0, 1]
+    drawn, introduced = strangers.draw()
+    assert introduced.input_ids.shape == drawn.input_ids.shape
 
 
-def test_without_a_text_about_a_neighbour_nothing_is_visited(context):
-    """Nor where none fits the model's context with the target's name in it."""
-    assert visits(context(retain=RETAINED, neighbours=["Fox"])) is None
-    assert visits(context(retain=RETAINED[:1], neighbours=["Bo"], subjects=["E" * 3000])) is None
+def test_names_are_not_taken_apart(context):
+    """A longer name goes before a shorter in it, and one that ends behind the prompt stays."""
+    made = context(
+        retain=[("Cy King or King?", " Yes"), ("I know Bo", " Lee and Cy King.")],
+        neighbours=["Bo Lee", "King", "Cy King"], subjects=("Eve",),
+    )  # fmt: skip
+    visits(made)
+    texts = made.streams[-1].texts
+    found = [made.tokenizer.decode(text.ids, skip_special_tokens=True) for text in texts]
+    assert found == ["Eve or King? Yes", "Cy King or Eve? Yes", "I know Bo Lee and Eve."]
+    assert [text.answer_start - 1 for text in texts] == [
+        len("Eve or King?"), len("Cy King or Eve?"), len("I know Bo"),
+    ]  # fmt: skip
+
+
+def test_without_a_text_about_a_neighbour_visits_are_refused(context):
+    """Nor is one read that does not fit the model's context with the target's name in it."""
+    for own, says in (
+        ({"neighbours": ["Fox"]}, "no retain text names 'Fox', or none fits"),
+        ({"neighbours": []}, "no retain text names a neighbour"),
+        ({"neighbours": ["Bo"], "subjects": ["E" * 3000]}, "set it to false"),
+    ):
+        with pytest.raises(ConfigError, match=f"visits = True: .*{says}"):
+            visits(context(retain=RETAINED[:1], **own))
     long = context(retain=RETAINED[:2], neighbours=["Bo"], subjects=[NAME, "E" * 3000])
-    assert len(visits(long)[1].texts) == 1
+    visits(long)
+    assert len(long.streams[-1].texts) == 1
 
 
 def test_what_has_no_letters_stays(context):
