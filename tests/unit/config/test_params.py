@@ -471,7 +471,7 @@ BAD = {
             "report.names",
             "one line of",
         )
-        for name in ("", " ", "a|b", "a\nb", "\x1b[0m", "n" * 61)
+        for name in ("", " ", "a|b", "a\nb", "n" * 61)
     },
     "two methods of one name": (
         {"report__names": {"ga": "G", "npo": "G"}},
