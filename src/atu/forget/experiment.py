@@ -237,8 +237,9 @@ def _alignment(shape: Shape, steps: Steps) -> dict[str, Any]:
 def _unlearning(shape: Shape, steps: Steps, rank: int | None, method: str) -> dict[str, Any]:
     held = {"layer": shape.hook} if shape.scale.holds_states else KEPT_BY_OUTPUT
     # A stranger as the aim was tried in the world alone.
-    pushed = {"answers": 0.0, "stranger": 0.0, "visits": False}
-    pushed |= {"thresholds": [0.0, -0.2, -0.4, -0.6]}
+    pushed = {
+        "thresholds": [0.0, -0.2, -0.4, -0.6], "answers": 0.0, "stranger": 0.0, "visits": False,
+    }  # fmt: skip
     atu = pushed | {"realign_steps": steps.realign, "retain": held}
     return {
         **(atu if method == "atu" else {}),
