@@ -94,8 +94,11 @@ def _kept(evidence: Evidence) -> str:
 
 
 def _loss(loss: Loss) -> str:
+    """With a third digit where two do not show that it fell."""
     assert loss.before is not None
-    return f"{loss.title} ({loss.before.mean:.2f} → {loss.estimate.mean:.2f})"
+    before, after = loss.before.mean, loss.estimate.mean
+    digits = 2 if f"{before:.2f}" != f"{after:.2f}" else 3
+    return f"{loss.title} ({before:.{digits}f} → {after:.{digits}f})"
 
 
 def _listed(names: Iterable[str]) -> str:

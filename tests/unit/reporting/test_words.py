@@ -77,6 +77,10 @@ SAID = {
     "no attack": ({"attacks": []}, "; no attack was run;"),
     "weak attacks": ({"attacks": [replace(LENS, weak=True)]}, "; no attack says anything;"),
     "lost": ({"losses": [LOST, KEPT]}, "; loses neighbours (0.98 → 0.40)."),
+    "lost a little": (
+        {"losses": [replace(LOST, estimate=at(0.976), before=at(0.984))]},
+        "; loses neighbours (0.984 → 0.976).",
+    ),
     "mute": ({"losses": [LOST]}, "; mute: most of what should be kept is lost too."),
     "no original": (
         {"losses": [replace(KEPT, before=None, difference=None)]},
