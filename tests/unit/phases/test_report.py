@@ -702,6 +702,7 @@ FOUND = {
     "model": "m", "method": "ga", "values": {"learning_rate": 0.003, "retain.nll": 2.5},
     "trials": 12.0, "failed": 2.0, "tokens": 5432.0, "model_steps": 99.0, "predictor_steps": 0.0,
     "selections": [0.5, 0.25, 0.375, 0.75], "best_so_far": [0.5, 0.5, 0.5, 0.75],
+    "trial": 4, "selection": 0.7, "finals": 8.0, "others": [[], [], [], [0.65]],
 }  # fmt: skip
 
 
@@ -711,7 +712,7 @@ def test_the_page_shows_what_was_searched(reported, make_inputs):
     lines = rows_of(page(reported(make_inputs(searched=[FOUND]))), "cost")
     assert lines["Original"] == ["0", "0", "0", "–", "–", "as in params.yaml"]
     chosen = "learning_rate = 0.003 retain.nll = 2.5"
-    assert lines["Gradient ascent"] == ["4", "0", "40", "12 2 diverged", "5432", chosen]
+    assert lines["Gradient ascent"] == ["4", "0", "40", "12 + 8 2 diverged", "5432", chosen]
 
 
 def test_the_page_shows_how_every_search_went(reported, make_inputs):
@@ -719,7 +720,7 @@ def test_the_page_shows_how_every_search_went(reported, make_inputs):
     artifact = reported(make_inputs(searched=[FOUND]))
     table = page(artifact).split("every quarter of the trials")[1].split("</table>")[0]
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", table)
-    assert cells == ["0.500", "0.500", "0.500", "0.500", "0.750", "4 of 4", "cut short"]
+    assert cells == ["0.500", "0.500", "0.500", "0.500", "0.750", "4 of 4", "0.700", "cut short"]
     trials = pl.read_csv(artifact.file("searches.csv"))
     assert trials["selection"].to_list() == FOUND["selections"]
     assert "every quarter" not in page(reported(make_inputs("none"), "none/report"))
@@ -776,7 +777,7 @@ def test_below_the_table_stands_whose_align_then_unlearn_a_row_is(reported, make
     artifact = reported(make_inputs(methods=methods), grid={"methods": [*methods]})
     ours = (
         "is this project's Align-then-Unlearn: thresholds from measured cosines, NLL, held states, "
-        "the hinge at answers, hidden states as of a stranger, AdamW"
+        "the hinge at answers, hidden states as of a stranger (also in neighbours' texts), AdamW"
     )
     table = artifact.file("table.md").read_text(encoding="utf-8")
     assert f"|\n\n`atu` {ours}.\n" in table

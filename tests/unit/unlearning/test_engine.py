@@ -657,13 +657,13 @@ class TestCost:
         [
             ("ga", {}, 4),
             ("ga", {"retain": NLL}, 8),
-            ("atu", {"retain": NLL}, 8),
+            ("atu", {"retain": NLL}, 12),
         ],
     )
     def test_tokens(self, monkeypatch, run, points, name, own, batches):
         """The ones of every batch's attention mask: 4 steps, each with a forget and, where there is
-        a retain term, a retain batch. Neither measuring thresholds nor alignment is counted, nor
-        the longest batches, which train nothing."""
+        a retain term, a retain batch; ATU's with one of neighbours' texts too. Neither measuring
+        thresholds nor alignment is counted, nor the longest batches, which train nothing."""
         points()
         read, original = [], BatchStream.__next__
 
