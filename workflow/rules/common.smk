@@ -223,7 +223,9 @@ def search_inputs(wildcards):
     inputs = {"prepare": [RESULTS / "prepare" / slug / MANIFEST for slug in slugs]}
     if needs_predictor(wildcards):
         for slug in slugs:
-            for name, path in alignment_of(wildcards.model, slug, PARAMS.search.seed).items():
+            for name, path in alignment_of(
+                wildcards.model, slug, PARAMS.search.seed
+            ).items():
                 inputs.setdefault(name, []).append(path)
     return inputs
 
