@@ -93,8 +93,13 @@ def names_in(text: str, names: Sequence[str]) -> list[str]:
 
 def replace_names(text: str, names: Sequence[str], new: str) -> str:
     """The text with `new` in place of each of the names."""
+    return replace_spans(text, name_spans(text, names), new)
+
+
+def replace_spans(text: str, spans: Sequence[tuple[int, int]], new: str) -> str:
+    """The text with `new` in place of each of these spans, which are in order and apart."""
     parts, end = [], 0
-    for start, stop in name_spans(text, names):
+    for start, stop in spans:
         parts += [text[end:start], new]
         end = stop
     return "".join([*parts, text[end:]])

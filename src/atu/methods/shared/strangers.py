@@ -14,7 +14,7 @@ stranger.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import compress, cycle
@@ -28,7 +28,7 @@ from atu.models.encoding import control_tokens, tokenise
 from atu.models.llm import context_length
 from atu.seeding import generator
 from atu.training.batches import Batch, BatchStream, encode_texts, subject_positions
-from atu.untrusted.names import name_spans
+from atu.untrusted.names import name_spans, replace_spans
 
 if TYPE_CHECKING:
     from atu.methods.base import Context
@@ -136,11 +136,13 @@ def visits(context: Context) -> Strangers:
     subjects = cycle(context.subjects)
     rows = [
         {
-            "text": _put(row["text"], places, subject),
-            "prompt": _put(row["prompt"], [span for span in places if span[1] <= end], subject),
+            "text": replace_spans(row["text"], spans, subject),
+            "prompt": replace_spans(
+                row["prompt"], [span for span in spans if span[1] <= len(row["prompt"])], subject
+            ),
         }
         for row in context.rows["retain"]
-        for (places, end), subject in zip(_visits(row, context.neighbours), subjects, strict=False)
+        for spans, subject in zip(_mentions(row, context.neighbours), subjects, strict=False)
     ]
     texts = encode_texts(context.tokenizer, rows)
     fits = [limit is None or len(text.ids) <= limit for text in texts]
@@ -155,23 +157,16 @@ def visits(context: Context) -> Strangers:
     return Strangers(context, stream, list(compress(rows, fits)), "visit")
 
 
-def _visits(row: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[Spans, int]]:
-    """For every name in a text, as it is written there, where it stands; with the prompt's length.
-    A name half in the prompt stays.
+def _mentions(row: Mapping[str, Any], names: Sequence[str]) -> list[Spans]:
+    """For every name in a text, as it is written there, where it stands. A name half in the prompt
+    stays.
     """
     end = len(row["prompt"])
     found: dict[str, Spans] = defaultdict(list)
     for start, stop in name_spans(row["text"], names):
         if not start < end < stop:
             found[row["text"][start:stop]].append((start, stop))
-    yield from ((places, end) for places in found.values())
-
-
-def _put(text: str, places: Spans, new: str) -> str:
-    """The text with `new` in these places."""
-    for start, stop in reversed(places):
-        text = text[:start] + new + text[stop:]
-    return text
+    return list(found.values())
 
 
 def _name_tokens(offsets: Sequence[tuple[int, int]], text: str, names: Sequence[str]) -> list[int]:
@@ -179,7 +174,7 @@ def _name_tokens(offsets: Sequence[tuple[int, int]], text: str, names: Sequence[
     return [i for span in subject_positions(offsets, text, names) for i in span]
 
 
-@lru_cache(maxsize=1)  # two streams of one run read it, and every trial of a search
+@lru_cache(maxsize=1)  # the strangers of both streams of a run read it
 def token_shapes(tokenizer: Any) -> dict[int, Shape]:
     """The shape, inside a text, of every token of letters; of no control token."""
     before = tokenise(tokenizer, "a", special_tokens=False).ids[-1:]
