@@ -46,7 +46,6 @@ def parameters(folder, name, values):
     values["grid"] |= {"targets": [TARGETS[name]], "methods": methods, "attacks": []}
     values["search"] |= {"targets": [TARGETS[name]], "spaces": {}}
     values["report"]["compare"] = "atu"
-    values["unlearn"]["methods"]["atu"]["visits"] = False  # not every one has neighbours' texts
     values["prepare"] = {"benchmark": name, "select": 0.5} | sources(folder, name)
     if not built:
         place = models.write_model(folder / "model", "llama", layers=3)

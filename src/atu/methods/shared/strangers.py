@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from atu.errors import ConfigError, shown
 from atu.models.encoding import control_tokens, tokenise
 from atu.models.llm import context_length
 from atu.seeding import generator
@@ -122,15 +121,13 @@ def forget_strangers(context: Context) -> Strangers:
     return found
 
 
-def visits(context: Context) -> Strangers:
+def visits(context: Context) -> Strangers | None:
     """The strangers of a stream of its own: the retain texts about neighbours with the target's
     name in the place of one neighbour's. Of several subjects they take turns. A text that then does
-    not fit the model's context is left out; the number of the others is measured.
+    not fit the model's context is left out; the number of the others is measured. None where there
+    is no such text, as in a user's corpus without neighbours.
 
     Neighbours are whom the `select` questions of that role name.
-
-    Raises:
-        ConfigError: there is no such text.
     """
     limit = context_length(context.model.config)
     subjects = cycle(context.subjects)
@@ -146,13 +143,9 @@ def visits(context: Context) -> Strangers:
     ]
     texts = encode_texts(context.tokenizer, rows)
     fits = [limit is None or len(text.ids) <= limit for text in texts]
-    if not any(fits):
-        names = ", ".join(map(shown, context.neighbours)) or "a neighbour"
-        raise ConfigError(
-            "visits", True, f"no retain text names {names}, or none fits the model's context with "
-            "the target's name in it; set it to false",
-        )  # fmt: skip
     context.measured["visits_texts"] = float(sum(fits))
+    if not any(fits):
+        return None
     stream = context.stream("visits", list(compress(texts, fits)))
     return Strangers(context, stream, list(compress(rows, fits)), "visit")
 
