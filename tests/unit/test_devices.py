@@ -67,7 +67,8 @@ METHODS = {
     "atu": {
         "hook_layers": [], "quantiles": [0.9, 0.2], "thresholds": [], "adaptive": True,
         "realign_steps": 1, "positions": "all", "width": 0, "concept": 1.0,
-        "answers": 1.0, "stranger": 1.0, "visits": True, "train": {"update": "below_hook"},
+        "answers": 1.0, "stranger": 1.0, "visits": True, "restored": 1.0,
+        "train": {"update": "below_hook"},
     },
     "ga": {"train": {"update": "lora", "rank": 2, "alpha": 4}},
     "npo": {"beta": 0.1, "wrapper": "disruption_masking"},

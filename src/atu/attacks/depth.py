@@ -38,7 +38,7 @@ from atu.inference.generation import mode, no_gradients
 from atu.metrics.internals import unlearning_depth
 from atu.models.compute import device_of
 from atu.models.llm import decoder_layers, logits_at, require_room
-from atu.models.patching import patched, states_above
+from atu.models.patching import patched, states_at
 from atu.probes.prompts import join_answer
 from atu.training.batches import IGNORE, Batch, EncodedText, collate, encode_text
 from atu.untrusted.bounds import STRICT, Fraction, Positive
@@ -149,10 +149,11 @@ def _traced(
     )
     lost = []
     for source in (oracle, context.model):
-        states = states_above(source, batch.input_ids, batch.attention_mask)
-        for layer in states:
+        indices = range(1, len(decoder_layers(source)) + 1)
+        states = states_at(source, batch.input_ids, batch.attention_mask, indices)
+        for layer in states.values():
             require_finite_states(source, layer, rows, names)
-        after = [_patched(original, batch, number, layer) for number, layer in enumerate(states, 1)]
+        after = [_patched(original, batch, number, layer) for number, layer in states.items()]
         lost.append(clean[:, None] - torch.stack(after, dim=1))
         require_finite(lost[-1], names, what="a log-probability with patched states")
     return [

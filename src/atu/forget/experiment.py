@@ -239,6 +239,7 @@ def _unlearning(shape: Shape, steps: Steps, rank: int | None, method: str) -> di
     # A stranger as the aim was tried in the world alone.
     pushed = {
         "thresholds": [0.0, -0.2, -0.4, -0.6], "answers": 0.0, "stranger": 0.0, "visits": False,
+        "restored": 0.0,
     }  # fmt: skip
     atu = pushed | {"realign_steps": steps.realign, "retain": held}
     return {

@@ -19,6 +19,7 @@ Where this differs from the reference implementation (`reference_compat` restore
   original model's are when a name that nobody bears stands for the target's. A model that only
   flees the concept ends where no model has ever been, which anyone can see. The hinge to the
   concept then counts up to the name, where the model is about to say it;
+- what the layers know of the name's original states can be unlearned too (`restored`);
 - a retain term is possible.
 """
 
@@ -36,10 +37,10 @@ from torch import Tensor
 from atu.alignment.cosine import concept_cosine, cosine
 from atu.errors import ConfigError, shown
 from atu.methods.base import Context, Method, MethodSettings, Stage, combined_loss, split_steps
-from atu.methods.shared.strangers import Introduced, Strangers, forget_strangers, visits
+from atu.methods.shared.stranger_states import restored_error, stranger_error
+from atu.methods.shared.strangers import Strangers, forget_strangers, visits
 from atu.models.llm import hidden_states_at
 from atu.training.batches import Batch, collate, subject_positions
-from atu.training.losses import activation_error
 from atu.training.means import masked_mean
 from atu.untrusted.bounds import Bounds, Cosine, Count, CountOrZero, NonNegative
 
@@ -86,6 +87,9 @@ class Settings(MethodSettings):
     visits: bool
     """Whether that distance is added, with the same weight, for a batch of retain texts about
     neighbours in which the target's name stands for theirs."""
+    restored: NonNegative
+    """Weight of that distance, above an index drawn for every batch and up to the last layer, where
+    the original's states of the name are put in at that index; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,8 +106,9 @@ class Settings(MethodSettings):
             raise ValueError(
                 "give `concept`, `answers` or `stranger` a weight: nothing is forgotten"
             )
-        if self.visits and not self.stranger:
-            raise ValueError("visits: true needs `stranger` to have a weight; give it one")
+        for name in ("visits", "restored"):
+            if getattr(self, name) and not self.stranger:
+                raise ValueError(f"{name} needs `stranger` to have a weight; give it one")
         if self.steps < len(ladder):
             raise ValueError(f"steps = {self.steps} are fewer than the {len(ladder)} rounds")
 
@@ -122,6 +127,7 @@ def note(settings: Settings) -> str:
         "the hinge at answers": settings.answers > 0,
         "hidden states as of a stranger": settings.stranger > 0 and not settings.visits,
         "hidden states as of a stranger (also in neighbours' texts)": settings.visits,
+        "the same from restored states": settings.restored > 0,
         "disruption masking": settings.wrapper == "disruption_masking",
         "AdamW": settings.optimizer == "adamw",
     }
@@ -273,28 +279,6 @@ def answers_hinge(context: Context, batch: Batch, embeddings: Tensor, threshold:
     return hinge_loss(similarity, has_answer, threshold[:, None])
 
 
-def stranger_error(
-    context: Context, batch: Batch, hidden: Mapping[int, Tensor], introduced: Introduced
-) -> Tensor:
-    """Relative distance (`activation_error`) of the hidden states from those of the original model
-    with strangers in the target's place, from the first name on, averaged over layers; a scalar.
-
-    Args:
-        hidden: the model's, at every layer that counts.
-        introduced: the batch with strangers.
-    """
-    assert context.reference is not None
-    with torch.no_grad():
-        wanted = hidden_states_at(
-            context.reference, introduced.input_ids, batch.attention_mask, list(hidden)
-        )
-    errors = [
-        activation_error(states, wanted[layer], introduced.after, relative=True)
-        for layer, states in hidden.items()
-    ]
-    return torch.stack(errors).mean()
-
-
 def round_loss(
     context: Context,
     batch: Batch,
@@ -326,6 +310,8 @@ def round_loss(
         terms.append(settings.answers * answers_hinge(context, batch, embeddings, threshold))
     if introduced:
         terms.append(settings.stranger * stranger_error(context, batch, hidden, introduced))
+        if settings.restored:
+            terms.append(settings.restored * restored_error(context, batch, introduced))
     if visiting:
         visit, others = visiting.draw()
         states = hidden_states_of(context, visit, below)
@@ -460,7 +446,7 @@ METHOD = Method(
     check=check,
     needs_reference=lambda settings: settings.stranger > 0,
     needs_predictor=True,
-    depth=lambda _settings, hook: hook or 0,
+    depth=lambda settings, hook: None if settings.restored else hook or 0,
     processes="all",
     note=note,
     points=lambda settings, compat: sum(points_per_round(settings, compat)),

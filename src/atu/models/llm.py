@@ -10,7 +10,7 @@ with hidden states [batch, seq, hidden] as its first argument.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -223,20 +223,36 @@ def hidden_states_at(
     for layer in indices:
         if not 1 <= layer < len(layers):
             raise ValueError(f"hook layer {layer} is not in 1..{len(layers) - 1}")
+    return read_states(model, input_ids, attention_mask, {i: layers[i] for i in indices})
+
+
+def read_states(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    readers: Mapping[int, nn.Module],
+) -> dict[int, Tensor]:
+    """The hidden states that each of these modules reads, [batch, seq, hidden], without running
+    what comes behind the last of them.
+
+    Args:
+        input_ids, attention_mask: [batch, seq].
+        readers: decoder layers or the final norm, by a number that rises with their order.
+    """
     read: dict[int, Tensor] = {}
 
-    def keep(layer: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def keep(number: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            read[layer] = args[0] if args else kwargs["hidden_states"]
-            if layer == max(indices):
+            read[number] = args[0] if args else kwargs["hidden_states"]
+            if number == max(readers):
                 raise _EarlyExit
 
         return hook
 
     handles = [
         # Before all other hooks: the layer at which the pass ends need not be gathered from shards.
-        layers[layer].register_forward_pre_hook(keep(layer), with_kwargs=True, prepend=True)
-        for layer in indices
+        module.register_forward_pre_hook(keep(number), with_kwargs=True, prepend=True)
+        for number, module in readers.items()
     ]
     return _until_exit(model, input_ids, attention_mask, read, handles)
 

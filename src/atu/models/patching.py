@@ -8,13 +8,13 @@ which put back would be normed twice.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from atu.models.llm import decoder_layers, final_norm
+from atu.models.llm import decoder_layers, final_norm, read_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,21 +25,12 @@ def state_readers(model: PreTrainedModel) -> list[nn.Module]:
     return [*decoder_layers(model), final_norm(model)]
 
 
-def states_above(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
-    """What every decoder layer returns, [batch, seq, hidden] each: the hidden states of index 1 to
-    the last.
-    """
-    states: list[Tensor] = []
-
-    def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states.append(args[0] if args else kwargs["hidden_states"])
-
-    with contextlib.ExitStack() as hooks:
-        for module in state_readers(model)[1:]:
-            handle = module.register_forward_pre_hook(keep, with_kwargs=True)
-            hooks.callback(handle.remove)
-        model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    return states
+def states_at(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, indices: Sequence[int]
+) -> dict[int, Tensor]:
+    """The hidden states at these indices, in 1 .. number of layers; [batch, seq, hidden] each."""
+    readers = state_readers(model)
+    return read_states(model, input_ids, attention_mask, {i: readers[i] for i in indices})
 
 
 @contextlib.contextmanager

@@ -42,7 +42,14 @@ def measured(params: Params, name: str, length: int, steps: int) -> Iterator[Spe
     for key, settings in chosen.items():
         # Texts are random: no name is in them, and no answer.
         everywhere = replace(
-            settings, positions="all", width=0, concept=1.0, answers=0.0, stranger=0.0, visits=False
+            settings,
+            positions="all",
+            width=0,
+            concept=1.0,
+            answers=0.0,
+            stranger=0.0,
+            visits=False,
+            restored=0.0,
         )
         yield measure_unlearning(key, replace(setup, texts=settings.batch_size), everywhere, steps)
 

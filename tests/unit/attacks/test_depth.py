@@ -11,7 +11,7 @@ from atu.attacks.depth import PATCHED, Traced, answer_log_probs, predicting, tra
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
 from atu.models.llm import final_norm
-from atu.models.patching import states_above
+from atu.models.patching import states_at
 from atu.probes.prompts import join_answer
 from atu.training.batches import collate, encode_text
 
@@ -89,7 +89,7 @@ def test_the_last_layer_by_hand(make_context, make_probe):
     (text,), batch = batch_of(context, [probe])
     scores = []
     for source in (context.original, context.oracle, context.model):
-        states = states_above(source, batch.input_ids, batch.attention_mask)[-1][0]
+        states = states_at(source, batch.input_ids, batch.attention_mask, [3])[3][0]
         head = context.original.get_output_embeddings()
         log_p = head(final_norm(context.original)(states)).log_softmax(dim=-1)
         each = [log_p[i - 1, text.ids[i]] for i in range(text.answer_start, len(text.ids))]

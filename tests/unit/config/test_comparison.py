@@ -14,7 +14,7 @@ from atu.config.spaces import space_of
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("comparison", "comparison_rest")
-AS_THEY_ARE = {"atu_paper", "npo_states_0_2"}
+AS_THEY_ARE = {"atu", "atu_paper", "npo_states_0_2"}
 """Rows that are what they are by what they train."""
 
 

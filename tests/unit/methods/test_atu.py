@@ -19,6 +19,7 @@ from atu.methods.atu import (
     stages,
 )
 from atu.methods.base import Stage, wants_reference
+from atu.methods.shared import stranger_states
 from atu.methods.shared.strangers import forget_strangers, visits
 from atu.models.llm import hidden_states
 from atu.models.predictor import PredictorConfig, build_predictor
@@ -34,7 +35,7 @@ def settings(make_settings):
 
     def make(quantiles=(), thresholds=(), **own):
         plain = {"realign_steps": 0, "adaptive": False, "positions": "all", "width": 0}
-        plain |= {"concept": 1.0, "answers": 0.0, "stranger": 0.0, "visits": False}
+        plain |= {"concept": 1.0, "answers": 0.0, "stranger": 0.0, "visits": False, "restored": 0.0}
         plain |= {"hook_layers": [], "evaluations": max(len(quantiles), len(thresholds), 1)}
         ladders = {"quantiles": list(quantiles), "thresholds": list(thresholds)}
         return make_settings(Settings, loss="atu", **(ladders | plain | own))
@@ -88,7 +89,8 @@ def given_cosines(monkeypatch):
     ("ladders", "message"),
     [
         ({}, "either `quantiles` or `thresholds`"),
-        ({"thresholds": [0.0], "visits": True}, "visits: true needs `stranger` to have a weight"),
+        ({"thresholds": [0.0], "visits": True}, "visits needs `stranger` to have a weight"),
+        ({"thresholds": [0.0], "restored": 1.0}, "restored needs `stranger` to have a weight"),
         ({"quantiles": [0.5], "thresholds": [0.5]}, "either `quantiles` or `thresholds`"),
         ({"quantiles": [0.5, 0.5]}, r"fall strictly, not \[0.5, 0.5\]"),
         ({"thresholds": [0.2, 0.4]}, r"fall strictly, not \[0.2, 0.4\]"),
@@ -525,7 +527,8 @@ def introducing(settings, context, byte_tokenizer, monkeypatch):
         def states(_, ids, mask, layers):
             return {layer: ids[..., None].float() for layer in layers}
 
-        monkeypatch.setattr(atu, "hidden_states_at", states)
+        for module in (atu, stranger_states):
+            monkeypatch.setattr(module, "hidden_states_at", states)
         monkeypatch.setattr(atu, "predicted", lambda _, hidden: hidden[2][None])
         monkeypatch.setattr(atu, "concept_cosine", lambda e, _: e[..., 0] * 0 + 1)
         texts = [encode_text(byte_tokenizer, text, "") for text in TEXTS]

@@ -288,7 +288,7 @@ def run_hinge(make_settings, make_context, monkeypatch):
         settings = make_settings(
             atu.Settings, loss="atu", hook_layers=[], quantiles=[], adaptive=False,
             thresholds=[case["settings"]["threshold"]], realign_steps=0, positions="all", width=0,
-            concept=1.0, answers=0.0, stranger=0.0, visits=False,
+            concept=1.0, answers=0.0, stranger=0.0, visits=False, restored=0.0,
         )  # fmt: skip
         context = make_context(
             settings, Given(), reference_compat=compat, predictors={1: nn.Identity()},

@@ -95,7 +95,7 @@ def test_the_hinge_over_all_positions(predictor, hidden, make_settings, make_con
     settings = make_settings(
         AtuSettings, loss="atu", hook_layers=[], quantiles=[], thresholds=[tau], adaptive=False,
         realign_steps=0, positions="all", width=0, concept=1.0, answers=0.0, stranger=0.0,
-        visits=False,
+        visits=False, restored=0.0,
     )  # fmt: skip
     context = make_context(
         settings, model, reference_compat=True, predictors={LAYER: predictor}, concept=concept,

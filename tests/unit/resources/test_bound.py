@@ -58,6 +58,7 @@ def settings_of(loss, **own):
         "stop_below": None, "evaluations": 1, "hook_layers": [2], "quantiles": [],
         "thresholds": [-1.0], "adaptive": False, "realign_steps": 0, "positions": "all",
         "width": 0, "concept": 1.0, "answers": 0.0, "stranger": 0.0, "visits": False,
+        "restored": 0.0,
         "alpha": 1.0, "beta": 0.1, "steering": 3.0, "top": 0.01,
         "uniform_weight": 1.0,
         "reinforce_steps": 2, "reinforce_learning_rate": 1e-3, "alphas": [1.0],

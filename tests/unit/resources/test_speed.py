@@ -54,6 +54,7 @@ def settings(mini_params):
         answers=0.0,
         stranger=0.0,
         visits=False,
+        restored=0.0,
         retain=Retain(**NO_RETAIN),
         train=BelowHook("below_hook"),
     )

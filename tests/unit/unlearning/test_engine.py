@@ -894,6 +894,7 @@ class TestReferenceCompat:
             "answers": 0.0,
             "stranger": 0.0,
             "visits": False,
+            "restored": 0.0,
         }
         made, method = context("atu", compat, **push)
         batch = next(made.forget)

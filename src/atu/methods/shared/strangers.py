@@ -47,9 +47,11 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Introduced:
-    """A batch in which strangers stand for the target; both [batch, seq]."""
+    """A batch in which strangers stand for the target; all [batch, seq]."""
 
     input_ids: Tensor
+    named: Tensor
+    """True at the tokens of names."""
     after: Tensor
     """1 from the first token of the first name on, 0 at padding; all 0 where no name stands."""
 
@@ -93,11 +95,13 @@ class Strangers:
     def introduce(self, batch: Batch) -> Introduced:
         """The stream's batch with strangers in the target's place."""
         ids, after = batch.input_ids.clone(), torch.zeros_like(batch.attention_mask)
+        named = torch.zeros_like(after, dtype=torch.bool)
         for row, number in enumerate(batch.numbers):
             if positions := self._named.get(number):
                 ids[row, positions] = ids.new_tensor(self._name_for(number, positions))
+                named[row, positions] = True
                 after[row, positions[0] :] = 1
-        return Introduced(ids, after * batch.attention_mask)
+        return Introduced(ids, named, after * batch.attention_mask)
 
     def _name_for(self, number: int, positions: list[int]) -> list[int]:
         """What the tokens at these positions of a text become; a token without a shape stays, such
