@@ -36,7 +36,15 @@ from torch import Tensor
 
 from atu.alignment.cosine import concept_cosine, cosine
 from atu.errors import ConfigError, shown
-from atu.methods.base import Context, Method, MethodSettings, Stage, combined_loss, split_steps
+from atu.methods.base import (
+    EVERY_LAYER,
+    Context,
+    Method,
+    MethodSettings,
+    Stage,
+    combined_loss,
+    split_steps,
+)
 from atu.methods.shared.stranger_states import restored_error, stranger_error
 from atu.methods.shared.strangers import Strangers, forget_strangers, visits
 from atu.models.llm import hidden_states_at
@@ -446,7 +454,7 @@ METHOD = Method(
     check=check,
     needs_reference=lambda settings: settings.stranger > 0,
     needs_predictor=True,
-    depth=lambda settings, hook: None if settings.restored else hook or 0,
+    depth=lambda settings, hook: EVERY_LAYER if settings.restored else hook or 0,
     processes="all",
     note=note,
     points=lambda settings, compat: sum(points_per_round(settings, compat)),

@@ -8,6 +8,7 @@ GradDiff is GA with a retain term and every method can be compared with and with
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -265,6 +266,8 @@ def done(name: str) -> Stage:
 
 
 ForgetLoss = Callable[[Context, Batch], Tensor]
+EVERY_LAYER = sys.maxsize
+"""As the highest hidden states that a loss reads: what the last layer returns."""
 GUARDED = "leaves the weights as they are: whoever has them can take the guard away"
 
 

@@ -231,6 +231,14 @@ def test_of_several_layers_one_of_which_is_chosen_the_lowest_counts(job, mini_pa
     assert held(replace(own, params=both))["gradients"] == 4 * (TABLE + 3 * LAYER)
 
 
+def test_restored_states_reach_every_layer(job):
+    """But not the final norm; without them the loss ends at the hook."""
+    settings = METHODS["atu, all"]
+    for restored, layers in ((0.0, 2), (1.0, 4)):
+        own = replace(settings, stranger=1.0, restored=restored)
+        assert held(job("unlearn", "x", own))["gradients"] == 4 * (TABLE + layers * LAYER)
+
+
 def test_smollm2_by_hand(job):
     """49152 x 576 in the table; per layer 2 x 576 x 576, 2 x 576 x 192, 3 x 576 x 1536 and two
     norms; a norm: 134 515 008, which is the published 135 M. Unlearning them all against a
