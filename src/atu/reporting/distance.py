@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -21,6 +23,8 @@ from atu.seeding import generator
 
 Parts = Mapping[str, pl.DataFrame]
 """The items behind each mean score of `oracle_distance`."""
+Cells = Mapping[tuple[str, int], Parts]
+"""The same by target and seed, of each what is not empty."""
 Scores = Mapping[tuple[str, str], Mapping[str, float]]
 """Utility scores by model and method."""
 
@@ -66,7 +70,9 @@ def distances(
     for model in items["model"].unique().sort():
         tasks = compared_tasks(utility, model, methods)
         parts = {
-            method: _parts(of(items, model, method), of(documents, model, method), columns, tasks)
+            method: _by_cell(
+                _parts(of(items, model, method), of(documents, model, method), columns, tasks)
+            )
             for method in methods
         }
         for method in methods:
@@ -85,11 +91,20 @@ def _parts(
     )
 
 
-def _distance(mine: Parts, theirs: Parts, section: Report) -> Distance:
+def _by_cell(parts: Parts) -> dict[tuple[str, int], dict[str, pl.DataFrame]]:
+    """What was asked, by target and seed."""
+    cells: dict[tuple[str, int], dict[str, pl.DataFrame]] = defaultdict(dict)
+    for name, part in parts.items():
+        for cell, rows in part.partition_by("target", "seed", as_dict=True).items():
+            cells[cast("tuple[str, int]", cell)][name] = rows
+    return cells
+
+
+def _distance(mine: Cells, theirs: Cells, section: Report) -> Distance:
     """The mean over cells; not valid unless every item of every cell was scored."""
-    cells = sorted({cell for part in theirs.values() for cell in part["target", "seed"].rows()})
-    found = [_sides(mine, theirs, *cell) for cell in cells]
-    sides = [pair for pair in found if pair is not None]
+    cells = sorted(theirs)
+    pairs = [(mine.get(cell, {}), theirs[cell]) for cell in cells]
+    sides = [pair for pair in pairs if _comparable(*pair)]
     if not cells or len(sides) < len(cells):
         return Distance(_invalid(len(cells), len(sides)), np.empty(0))
     points = [float(oracle_distance(*map(_means, pair))) for pair in sides]
@@ -107,19 +122,10 @@ def _distance(mine: Parts, theirs: Parts, section: Report) -> Distance:
     return Distance(estimate, resampled, dict(zip(cells, points, strict=True)))
 
 
-def _sides(mine: Parts, theirs: Parts, target: str, seed: int) -> tuple[Parts, Parts] | None:
-    """What was asked in one cell, of the method and of the oracle; None where an item was not
-    scored.
-    """
-    here = (pl.col("target") == target) & (pl.col("seed") == seed)
-    first, second = (
-        {name: part.filter(here) for name, part in side.items()} for side in (mine, theirs)
-    )
-    asked = [name for name in first if len(first[name]) or len(second[name])]
-    parts = [side[name] for side in (first, second) for name in asked]
-    if any(part.is_empty() or part[SCORE].has_nulls() for part in parts):
-        return None
-    return {name: first[name] for name in asked}, {name: second[name] for name in asked}
+def _comparable(first: Parts, second: Parts) -> bool:
+    """Whether both sides of a cell were asked alike, and every item was scored."""
+    parts = [*first.values(), *second.values()]
+    return set(first) == set(second) and not any(part[SCORE].has_nulls() for part in parts)
 
 
 def _means(parts: Parts) -> dict[str, NDArray[np.float64]]:

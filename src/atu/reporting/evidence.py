@@ -54,6 +54,7 @@ class Beside:
     _found: dict[tuple[str, str], Estimate] = field(default_factory=dict, repr=False)
     """By key and method: every method's numbers stand beside the same original and oracle."""
     _about: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
+    _worst: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
     _tried: dict[tuple[str, str], pl.DataFrame] = field(default_factory=dict, repr=False)
 
     def about(self, method: str) -> pl.DataFrame:
@@ -63,6 +64,12 @@ class Beside:
             self._about[method] = rows.filter((pl.col("role") == "target") & ~pl.col("seen"))
         return self._about[method]
 
+    def worst(self, method: str) -> pl.DataFrame:
+        """The worst form of a method's items about the target."""
+        if method not in self._worst:
+            self._worst[method] = worst(self.about(method))
+        return self._worst[method]
+
     def tried(self, method: str, attack: str) -> pl.DataFrame:
         """A method's items of an attack."""
         if (method, attack) not in self._tried:
@@ -70,9 +77,9 @@ class Beside:
             self._tried[method, attack] = rows
         return self._tried[method, attack]
 
-    def _estimate(self, key: str, method: str, items: pl.DataFrame) -> Estimate:
+    def _estimate(self, key: str, method: str, take: Callable[[str], pl.DataFrame]) -> Estimate:
         if (key, method) not in self._found:
-            self._found[key, method] = estimate(items, self.section)
+            self._found[key, method] = estimate(take(method), self.section)
         return self._found[key, method]
 
     def line(
@@ -82,14 +89,13 @@ class Beside:
         """A number about the target; `take` gives the items of a method, `floor` says whether a
         guess scores 0.
         """
-        mine = take(method)
         original = ORIGINAL in self.methods
-        before = self._estimate(key, ORIGINAL, take(ORIGINAL)) if original else None
-        found = self._estimate(key, method, mine)
+        before = self._estimate(key, ORIGINAL, take) if original else None
+        found = self._estimate(key, method, take)
         if ORACLE in self.methods:
-            theirs = take(ORACLE)
-            gap = difference(mine, theirs, self.section, key) if len(mine) else None
-            reference = self._estimate(key, ORACLE, theirs)
+            mine = take(method)
+            gap = difference(mine, take(ORACLE), self.section, key) if len(mine) else None
+            reference = self._estimate(key, ORACLE, take)
             return Line(key, title, found, before, reference, THE_ORACLE, gap, control=control)
         if control is not None:
             return Line(key, title, found, before, control, CONTROL)
@@ -170,7 +176,7 @@ def _asked(beside: Beside, method: str) -> tuple[Line, Line | None, list[Line]]:
         )
         for kind in others
     ]  # fmt: skip
-    most = beside.line("worst", "worst form", method, lambda name: worst(about(name)), False)
+    most = beside.line("worst", "worst form", method, beside.worst, False)
     return plain, most if others else None, lines
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from atu.config.sections import Report
 from atu.metrics import membership as mia
@@ -60,10 +62,11 @@ def privacy_table(
     answers, texts = (_load(privacy, f"{name}.parquet") for name in ("answers", "texts"))
     answer_scores = ANSWERS if "target" in answers["role"] else {}
     aucs = AUCS if "holdout" in texts["corpus"] else {}
+    numbers = [(artifact.cell, artifact.metrics()) for artifact in privacy]
     summaries = {
         key.split("/")[1]
-        for artifact in privacy
-        for key, value in artifact.metrics().items()
+        for _, metrics in numbers
+        for key, value in metrics.items()
         if value or not key.split("/")[1].endswith(f".{BLIND}")
     }
     rows = []
@@ -72,9 +75,9 @@ def privacy_table(
             target = of(answers, model, method).filter(pl.col("role") == "target")
             method_texts = of(texts, model, method)
             cells = [
-                artifact.metrics()
-                for artifact in privacy
-                if (artifact.cell["model"], artifact.cell["method"]) == (model, method)
+                metrics
+                for cell, metrics in numbers
+                if (cell["model"], cell["method"]) == (model, method)
             ]
             row: dict[str, Any] = {"model": model, "method": method}
             row |= {name: estimate(target, section, name) for name in answer_scores}
@@ -104,8 +107,8 @@ def auc_estimate(texts: pl.DataFrame, score: str, section: Report) -> Estimate:
     for (_, _), cell in texts.group_by(["target", "seed"], maintain_order=True):
         sides = [_by_fact(cell, corpus, score) for corpus in ("forget", "holdout")]
         counts += sum(len(values) for side in sides for values in side)
-        rng = generator(section.seed, "auc", score)
-        estimates.append(_resampled(sides, section, rng))
+        drawn = _drawn(section.seed, section.bootstrap, score, *map(len, sides))
+        estimates.append(_resampled(sides, drawn, section.confidence))
     point, low, high = np.mean(estimates, axis=0)
     return Estimate(float(point), float(low), float(high), counts)
 
@@ -116,10 +119,12 @@ def _by_fact(texts: pl.DataFrame, corpus: str, score: str) -> list[list[float]]:
 
 
 def _resampled(
-    sides: Sequence[Sequence[Sequence[float]]], section: Report, rng: np.random.Generator
+    sides: Sequence[Sequence[Sequence[float]]],
+    drawn: Sequence[NDArray[np.int64]],
+    confidence: float,
 ) -> tuple[float, float, float]:
     """The AUC of members, by fact, against non-members, by fact, and its percentile interval over
-    resamples of facts on both sides.
+    resamples of facts on both sides (`_drawn`).
 
     A resample's AUC is a mean over pairs of texts, so that what every pair of facts has in it, and
     how often each fact was drawn, is enough.
@@ -129,10 +134,15 @@ def _resampled(
     won = (members[:, None] > others) + 0.5 * (members[:, None] == others)
     starts = [np.cumsum([0, *(len(fact) for fact in side[:-1])]) for side in sides]
     pairs = np.add.reduceat(np.add.reduceat(won, starts[0], axis=0), starts[1], axis=1)
-    drawn, texts = [], []
-    for side in sides:
-        share = np.full(len(side), 1 / len(side))
-        drawn.append(rng.multinomial(len(side), share, size=section.bootstrap))
-        texts.append(drawn[-1] @ [len(fact) for fact in side])
+    texts = [d @ [len(fact) for fact in side] for d, side in zip(drawn, sides, strict=True)]
     resampled = ((drawn[0] @ pairs) * drawn[1]).sum(axis=1) / (texts[0] * texts[1])
-    return point, *percentiles(resampled, section.confidence)
+    return point, *percentiles(resampled, confidence)
+
+
+@lru_cache(maxsize=128)
+def _drawn(seed: int, resamples: int, score: str, *facts: int) -> list[NDArray[np.int64]]:
+    """How often every resample draws each of so many facts, [resamples, facts] of each side. They
+    are the same for every method: to draw them took longer than all that is done with them.
+    """
+    rng = generator(seed, "auc", score)
+    return [rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in facts]

@@ -15,6 +15,7 @@ from atu.reporting.privacy import (
     REFERENCE_AUC,
     SUMMARIES,
     TITLES,
+    _drawn,
     _resampled,
     auc_estimate,
     privacy_table,
@@ -155,8 +156,8 @@ def test_the_point_is_the_auc_of_all_texts(report_section):
 def test_a_resample_has_the_auc_of_its_texts(report_section):
     """Facts of several texts, with ties: every resample by all pairs of the texts drawn."""
     sides = [[[0.1, 0.4], [0.4], [0.9, 0.2, 0.3]], [[0.4, 0.3], [0.2], [0.8]]]
-    rng = np.random.default_rng(0)
-    counts = [rng.multinomial(3, [1 / 3] * 3, size=report_section.bootstrap) for _ in sides]
+    counts = _drawn(0, 50, "loss", 3, 3)
+    assert all((side.sum(axis=1) == 3).all() for side in counts)
     by_hand = []
     for drawn in zip(*counts, strict=True):
         texts = [
@@ -164,7 +165,7 @@ def test_a_resample_has_the_auc_of_its_texts(report_section):
             for side, each in zip(sides, drawn, strict=True)
         ]
         by_hand.append(mia.auc(*texts))
-    found = _resampled(sides, report_section, np.random.default_rng(0))
+    found = _resampled(sides, counts, 0.95)
     assert found[1:] == pytest.approx(np.quantile(by_hand, [0.025, 0.975]))
 
 
