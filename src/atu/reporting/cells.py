@@ -20,6 +20,7 @@ from atu.reporting.tables import (
     compared_tasks,
     interval,
     markdown_lines,
+    plain,
     utility_means,
 )
 from atu.results.artifacts import Artifact
@@ -63,8 +64,9 @@ def _utility_parts(
     """What utility is the mean of, as in the distance to the oracle: general facts, where they are
     asked, and every task.
     """
+    general = plain(items, GENERAL)
     parts = {task: documents.filter(pl.col("task") == task) for task in tasks}
-    return ({GENERAL: by_column(items)[GENERAL]} if GENERAL in asked_columns(items) else {}) | parts
+    return ({GENERAL: general} if len(general) else {}) | parts
 
 
 def utility_mean(parts: Mapping[str, pl.DataFrame], section: Report) -> Estimate:
@@ -125,13 +127,14 @@ def cell_rows(
     """
     means, asked = utility_means(utility), asked_columns(items)
     flags = {_key(a): a.metrics()["utility/collapsed/report"] for a in utility}
+    scored = documents.partition_by(CELL, as_dict=True, maintain_order=True)
     rows = []
     for key, group in items.group_by(CELL, maintain_order=True):
         model, target, method, seed = key
         columns = by_column(group)
         tasks = compared_tasks(means, model, [m for at, m in means if at == model])
         here = dict(zip(CELL, key, strict=True))
-        own = documents.filter(*(pl.col(name) == value for name, value in here.items()))
+        own = scored.get(key, documents.clear())
         scores = [_mean(part) for part in _utility_parts(group, own, tasks).values()]
         far = distances.get((model, method))
         rows.append(

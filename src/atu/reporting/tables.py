@@ -57,10 +57,14 @@ def main_table(
 
 def by_column(items: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """The items behind each column of `COLUMNS`, of one model and method."""
-    held_out = items.filter(~pl.col("seen"))
-    questions = held_out.filter(pl.col("form") == "question")
-    by_role = {role: questions.filter(pl.col("role") == role) for role in COLUMNS}
-    return by_role | {"worst_form": worst(held_out.filter(pl.col("role") == "target"))}
+    about = items.filter(~pl.col("seen") & (pl.col("role") == "target"))
+    return {role: plain(items, role) for role in COLUMNS} | {"worst_form": worst(about)}
+
+
+def plain(items: pl.DataFrame, role: str) -> pl.DataFrame:
+    """Plain questions of a role, in wordings that no corpus has."""
+    asked = ~pl.col("seen") & (pl.col("form") == "question") & (pl.col("role") == role)
+    return items.filter(asked)
 
 
 def form_table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -73,7 +74,9 @@ class Artifact:
             raise ArtifactError(f"{path}: not listed in {MANIFEST}; it is not part of this result")
         if not path.is_file():
             raise ArtifactError(f"{path}: listed in {MANIFEST} but missing; {self._repair}")
-        if not path.resolve().is_relative_to(self.folder.resolve()):
+        # To resolve a path looks at every folder above it; most have no link to follow.
+        linked = any(p.is_symlink() for p in (path, *path.parents[: len(Path(name).parts) - 1]))
+        if linked and not path.resolve().is_relative_to(self.folder.resolve()):
             raise ArtifactError(
                 f"{path}: a link to {path.resolve()}, outside of the folder; put the file itself "
                 "there (DVC: `dvc config cache.type copy`, `dvc checkout --relink`)"
@@ -116,7 +119,11 @@ class Artifact:
         return self.folder / name
 
     def metrics(self) -> dict[str, float]:
-        """The folder's checked metrics."""
+        """The folder's metrics, checked when they are first read."""
+        return dict(self._metrics)
+
+    @cached_property
+    def _metrics(self) -> dict[str, float]:
         path = self.file(METRICS)
         metrics = read_json(path)
         if not isinstance(metrics, dict) or not all(map(_is_number, metrics.values())):
