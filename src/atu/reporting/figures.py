@@ -130,7 +130,7 @@ def _mark_goal(
     axes.annotate(
         "better", xy=(x, y), xytext=(x + across, y + up * height),
         fontsize=9, ha="center", va="center",
-        arrowprops={"arrowstyle": "->", "color": INK, "alpha": 0.6, "shrinkB": 14},
+        arrowprops={"arrowstyle": "->", "color": INK, "alpha": 0.6, "shrinkB": 22},
     )  # fmt: skip
 
 
@@ -238,8 +238,12 @@ def trajectories(path: Path, points: pl.DataFrame, names: Names) -> None:
         panel.set_ylim(-0.05, 1.05)
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("score (select split)")
-    panels[0][0].legend(fontsize=7, framealpha=0.5)
     figure.tight_layout()
+    # Below all panels: in one of them it would lie on a curve.
+    figure.legend(
+        *panels[0][0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.0),
+        frameon=False, ncols=len(shown),
+    )  # fmt: skip
     _save(figure, path)
 
 
