@@ -59,14 +59,14 @@ GLOSSARY = {
     "Distance to the oracle": "how far the scores are from the oracle’s, too high or too low",
     "Membership AUC": "how well the loss tells texts about the target from texts nobody saw; .5 is "
     "not at all, and the oracle’s is the number to have",
-    "PrivLeak": "MUSE’s number: how far the same by another score, Min-K %, is from the oracle’s, in "
-    "per cent; far above 0 is over-suppressed",
+    "PrivLeak": "MUSE’s number: how far the same by another score, Min-K %, is from the oracle’s, "
+    "in per cent; far above 0 is over-suppressed",
     "Logit lens": "whether the answer can be read from the hidden states of some layer",
-    "Unlearning depth": "how much of the answer is gone from the layers: what the original loses when "
-    "it reads their hidden states in place of its own; 1 as in the oracle",
+    "Unlearning depth": "how much of the answer is gone from the layers: what the original loses "
+    "when it reads their hidden states in place of its own; 1 as in the oracle",
     "Retain question": "a question about somebody who should be kept",
-    "Selection": "the score by which checkpoints are chosen on `select`: forgetting down to chance, "
-    "and what is kept",
+    "Selection": "the score by which checkpoints are chosen on `select`: forgetting down to "
+    "chance, and what is kept",
     "COLLAPSED": "a ruined model, which says little of anything",
 }
 
