@@ -13,7 +13,7 @@ from atu.metrics.bootstrap import Estimate, clustered_mean, paired_difference
 from atu.metrics.selection import PARTNER
 from atu.metrics.worst_form import has_enough
 from atu.results.artifacts import Artifact
-from atu.results.items import SCORE, counted, wordings_per_fact, worst_forms, worst_of
+from atu.results.items import SCORE, counted, wordings_per_fact, worst_of, worst_of_rows
 from atu.results.tables import read_frame
 from atu.seeding import generator
 
@@ -143,17 +143,18 @@ def difference(
 
 def worst(items: pl.DataFrame, score: str = SCORE) -> pl.DataFrame:
     """One row per target, seed and fact that has enough wordings: its score in the form, or of the
-    wordings, in which it leaks most (`results.items.worst_forms`). The column `id` is the fact, so
-    that methods can be paired.
+    wordings, in which it leaks most (`results.items.worst_of_rows`). The column `id` is the fact,
+    so that methods can be paired.
     """
     rows: list[dict[str, Any]] = []
+    m = worst_of(items)
     for (target, seed), group in counted(items).group_by(["target", "seed"], maintain_order=True):
-        missing = group.filter(pl.col(score).is_null())["fact"].unique(maintain_order=True)
-        enough = has_enough(group["fact"], worst_of(group))
-        unscored = {fact: None for fact in missing if fact in enough}
+        scored = group.select("fact", "form", score).rows()
+        enough = has_enough((fact for fact, _, _ in scored), m)
+        unscored = {fact: None for fact, _, value in scored if value is None and fact in enough}
         rows += [
             {"target": target, "seed": seed, "fact": fact, "id": fact, score: value}
-            for fact, value in sorted((worst_forms(group, score) | unscored).items())
+            for fact, value in sorted((worst_of_rows(scored, m) | unscored).items())
         ]
     schema = {"target": pl.String, "seed": pl.Int64, "fact": pl.String, "id": pl.String}
     return pl.DataFrame(rows, schema=schema | {score: pl.Float64}, orient="row")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from atu.metrics.overlap import ort_probability
@@ -40,10 +42,14 @@ def worst_forms(items: pl.DataFrame, score: str = SCORE) -> dict[str, float]:
     """Per fact, its score in the form or among the wordings in which it leaks most. Facts with too
     few wordings are left out.
     """
-    scored = counted(items).select("fact", "form", score).drop_nulls()
-    worst = worst_form(scored.iter_rows(), worst_of(items))
-    enough = has_enough(scored["fact"], worst_of(items))
-    return {fact: value for fact, value in worst.items() if fact in enough}
+    return worst_of_rows(counted(items).select("fact", "form", score).rows(), worst_of(items))
+
+
+def worst_of_rows(rows: Sequence[tuple[str, str, float | None]], m: int | None) -> dict[str, float]:
+    """`worst_forms` of rows of fact, form and score, of which m wordings of a fact count."""
+    scored = [(fact, form, score) for fact, form, score in rows if score is not None]
+    enough = has_enough((fact for fact, _, _ in scored), m)
+    return {fact: value for fact, value in worst_form(scored, m).items() if fact in enough}
 
 
 def wordings_per_fact(items: pl.DataFrame) -> list[int]:
