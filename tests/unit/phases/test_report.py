@@ -777,8 +777,8 @@ def test_below_the_table_stands_whose_align_then_unlearn_a_row_is(reported, make
     artifact = reported(make_inputs(methods=methods), grid={"methods": [*methods]})
     ours = (
         "is this project's Align-then-Unlearn: thresholds from measured cosines, NLL, held states, "
-        "the hinge at answers, hidden states as of a stranger (also in neighbours' texts), the same "
-        "from restored states, AdamW"
+        "the hinge at answers, hidden states as of a stranger (also in neighbours' texts), "
+        "the same from restored states, AdamW"
     )
     table = artifact.file("table.md").read_text(encoding="utf-8")
     assert f"|\n\n`atu` {ours}.\n" in table
