@@ -51,7 +51,7 @@ GLOSSARY = {
     "stand close to it and should be kept; everybody else; facts about no person",
     "Form, worst form": "a way of asking for the same fact (a cloze, a role play, two hops); of "
     "every fact the one in which it leaks most",
-    "Split": "probes are divided: `select` chooses settings and checkpoints, `report` is what this "
+    "Split": "probes are divided: “select” chooses settings and checkpoints, “report” is what this "
     "page shows",
     "Cell": "one model, target, method and seed",
     "Over-suppressed": "answering less about the target than a model that never knew, or finding "
@@ -65,7 +65,7 @@ GLOSSARY = {
     "Unlearning depth": "how much of the answer is gone from the layers: what the original loses "
     "when it reads their hidden states in place of its own; 1 as in the oracle",
     "Retain question": "a question about somebody who should be kept",
-    "Selection": "the score by which checkpoints are chosen on `select`: forgetting down to "
+    "Selection": "the score by which checkpoints are chosen on “select”: forgetting down to "
     "chance, and what is kept",
     "COLLAPSED": "a ruined model, which says little of anything",
 }
