@@ -5,6 +5,7 @@ There are no defaults in code: `params.yaml` says everything.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -123,6 +124,18 @@ def method_names(params: Params) -> dict[str, str]:
         own = name.removeprefix(entry.loss)
         found[name] = f"{title}{own.replace('_', ' ')}" if own != name else name
     return found | {n: title for n, title in params.report.names.items() if n in found}
+
+
+def methods_in_words(params: Params, names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """What these methods do to the target, and the arXiv numbers of their papers; by what people
+    call them, of all entries of a method together.
+    """
+    called, entries = method_names(params), params.unlearn.methods
+    of_loss: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        of_loss[entries[name].loss].append(called[name])
+    found = {", ".join(together): methods.get(loss) for loss, together in of_loss.items()}
+    return {together: (method.does, method.source) for together, method in found.items()}
 
 
 def method_notes(params: Params, names: Iterable[str]) -> dict[str, str]:

@@ -102,6 +102,8 @@ def altpo_loss(context: Context, batch: Batch) -> Tensor:
 METHOD = Method(
     Settings,
     title="AltPO",
+    does="prefers other answers, which the model wrote itself, to the target’s",
+    source="2409.13474",
     forget_loss=altpo_loss,
     needs_reference=True,
     prompted=True,

@@ -450,6 +450,8 @@ def stages(context: Context) -> Iterator[Stage]:
 METHOD = Method(
     Settings,
     title="ATU",
+    does="moves predicted embeddings of the next tokens away from the concept’s",
+    source="2506.13181",
     stages=stages,
     check=check,
     needs_reference=lambda settings: settings.stranger > 0,

@@ -281,6 +281,10 @@ class Method:
     settings: type
     title: str = ""
     """What people call it; its key where there is none."""
+    does: str = ""
+    """What it does to the target, as the end of a sentence that begins with its name."""
+    source: str = ""
+    """The arXiv number of its paper."""
     forget_loss: ForgetLoss | None = None
     stages: Callable[[Context], Iterator[Stage]] | None = None
     check: Callable[[Context], None] | None = None

@@ -57,4 +57,11 @@ def ceu_loss(context: Context, batch: Batch) -> Tensor:
     return distillation_loss(logits, suppressed(logits.detach(), labels), labels)
 
 
-METHOD = Method(Settings, title="CEU", forget_loss=ceu_loss, processes="all")
+METHOD = Method(
+    Settings,
+    title="CEU",
+    does="distils the original without the answer’s token",
+    source="2503.01224",
+    forget_loss=ceu_loss,
+    processes="all",
+)

@@ -24,4 +24,10 @@ class Settings:
     source: Source
 
 
-METHOD = Method(Settings, title="Checkpoint", given=True, processes="first")
+METHOD = Method(
+    Settings,
+    title="Checkpoint",
+    does="is somebody else’s checkpoint, measured as it is",
+    given=True,
+    processes="first",
+)

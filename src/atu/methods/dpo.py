@@ -32,6 +32,8 @@ def dpo_loss(context: Context, batch: Batch) -> Tensor:
 METHOD = Method(
     Settings,
     title="DPO",
+    does="prefers a refusal to the answer",
+    source="2305.18290",
     forget_loss=dpo_loss,
     needs_reference=True,
     prompted=True,

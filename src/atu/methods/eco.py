@@ -125,4 +125,12 @@ def stages(context: Context) -> Iterator[Stage]:
     yield done("noise")
 
 
-METHOD = Method(Settings, title="ECO", stages=stages, keeps_weights=True, processes="first")
+METHOD = Method(
+    Settings,
+    title="ECO",
+    does="puts noise on the embeddings of prompts that a classifier flags",
+    source="2406.07933",
+    stages=stages,
+    keeps_weights=True,
+    processes="first",
+)

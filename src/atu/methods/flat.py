@@ -95,4 +95,12 @@ def _probability(model: nn.Module, batch: Batch) -> Tensor:
     return mean_probability(logits, batch.labels)
 
 
-METHOD = Method(Settings, title="FLAT", forget_loss=flat_loss, prompted=True, processes="all")
+METHOD = Method(
+    Settings,
+    title="FLAT",
+    does="maximises an f-divergence between refusal and answer",
+    source="2410.11143",
+    forget_loss=flat_loss,
+    prompted=True,
+    processes="all",
+)

@@ -31,4 +31,11 @@ def ga_loss(context: Context, batch: Batch) -> Tensor:
     return -mean_nll(logits, batch.labels)
 
 
-METHOD = Method(Settings, title="Gradient ascent", forget_loss=ga_loss, processes="all")
+METHOD = Method(
+    Settings,
+    title="Gradient ascent",
+    does="climbs the loss of the forget answers",
+    source="2401.06121",
+    forget_loss=ga_loss,
+    processes="all",
+)

@@ -123,5 +123,11 @@ def stages(context: Context) -> Iterator[Stage]:
 
 
 METHOD = Method(
-    Settings, title="In-context unlearning", stages=stages, keeps_weights=True, processes="first"
+    Settings,
+    title="In-context unlearning",
+    does="puts an instruction before every input",
+    source="2406.10890",
+    stages=stages,
+    keeps_weights=True,
+    processes="first",
 )

@@ -185,4 +185,12 @@ def stages(context: Context) -> Iterator[Stage]:
         )
 
 
-METHOD = Method(Settings, title="LUNAR", stages=stages, check=check, prompted=True)
+METHOD = Method(
+    Settings,
+    title="LUNAR",
+    does="moves hidden states to where those of unknown people are, by one down-projection",
+    source="2502.07218",
+    stages=stages,
+    check=check,
+    prompted=True,
+)

@@ -163,4 +163,11 @@ def stages(context: Context) -> Iterator[Stage]:
         done += steps
 
 
-METHOD = Method(Settings, title="MUDMAN", stages=stages, copies=1)
+METHOD = Method(
+    Settings,
+    title="MUDMAN",
+    does="raises the entropy of an adversary that relearns, where retain gradients agree",
+    source="2506.12484",
+    stages=stages,
+    copies=1,
+)

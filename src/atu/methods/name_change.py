@@ -96,4 +96,12 @@ def stages(context: Context) -> Iterator[Stage]:
     yield from Method(Settings, forget_loss=loss).plan(context)
 
 
-METHOD = Method(Settings, title="Name change", stages=stages, needs_reference=True, processes="all")
+METHOD = Method(
+    Settings,
+    title="Name change",
+    does="distils what the original says of a name that nobody bears",
+    source="2407.16997",
+    stages=stages,
+    needs_reference=True,
+    processes="all",
+)

@@ -17,4 +17,6 @@ class Settings:
     loss: Literal["none"]
 
 
-METHOD = Method(Settings, title="Original", processes="first")
+METHOD = Method(
+    Settings, title="Original", does="is the model before unlearning", processes="first"
+)

@@ -51,6 +51,8 @@ def npo_loss(context: Context, batch: Batch) -> Tensor:
 METHOD = Method(
     Settings,
     title="NPO",
+    does="makes the forget answers less likely than in the original, less and less strongly",
+    source="2404.05868",
     forget_loss=npo_loss,
     needs_reference=True,
     processes="all",

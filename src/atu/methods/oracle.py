@@ -17,4 +17,10 @@ class Settings:
     loss: Literal["oracle"]
 
 
-METHOD = Method(Settings, title="Oracle", start="oracle", processes="first")
+METHOD = Method(
+    Settings,
+    title="Oracle",
+    does="is trained in the same way, but never on the target",
+    start="oracle",
+    processes="first",
+)

@@ -110,4 +110,10 @@ def stages(context: Context) -> Iterator[Stage]:
         done += steps
 
 
-METHOD = Method(Settings, title="PDU", stages=stages)
+METHOD = Method(
+    Settings,
+    title="PDU",
+    does="flattens the forget answers’ logits under a bound on the retain loss",
+    source="2506.05314",
+    stages=stages,
+)

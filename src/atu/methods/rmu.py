@@ -127,6 +127,8 @@ def check(context: Context) -> None:
 METHOD = Method(
     Settings,
     title="RMU",
+    does="moves hidden states in a random direction, and keeps those of retain texts",
+    source="2403.03218",
     forget_loss=rmu_loss,
     check=check,
     needs_reference=True,

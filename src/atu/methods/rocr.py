@@ -274,4 +274,11 @@ def stages(context: Context) -> Iterator[Stage]:
     yield done("edit")
 
 
-METHOD = Method(Settings, title="ROCR", stages=stages, processes="first")
+METHOD = Method(
+    Settings,
+    title="ROCR",
+    does="edits one matrix by rank one, so that another person’s value is returned",
+    source="2506.07795",
+    stages=stages,
+    processes="first",
+)

@@ -37,5 +37,11 @@ def rt_loss(context: Context, batch: Batch) -> Tensor:
 
 
 METHOD = Method(
-    Settings, title="Rejection tuning", forget_loss=rt_loss, prompted=True, processes="all"
+    Settings,
+    title="Rejection tuning",
+    does="trains on refusals",
+    source="2406.10890",
+    forget_loss=rt_loss,
+    prompted=True,
+    processes="all",
 )

@@ -41,4 +41,11 @@ def satimp_loss(context: Context, batch: Batch) -> Tensor:
     )
 
 
-METHOD = Method(Settings, title="SatImp", forget_loss=satimp_loss, processes="all")
+METHOD = Method(
+    Settings,
+    title="SatImp",
+    does="climbs the loss, each token weighted by p^β₁ (1 − p)^β₂",
+    source="2505.11953",
+    forget_loss=satimp_loss,
+    processes="all",
+)

@@ -48,4 +48,11 @@ def simnpo_loss(context: Context, batch: Batch) -> Tensor:
     return simnpo_from_nll(nll, count, context.settings.beta, context.settings.gamma)
 
 
-METHOD = Method(Settings, title="SimNPO", forget_loss=simnpo_loss, processes="all")
+METHOD = Method(
+    Settings,
+    title="SimNPO",
+    does="is NPO by the mean per token, without the original",
+    source="2410.07163",
+    forget_loss=simnpo_loss,
+    processes="all",
+)

@@ -66,6 +66,8 @@ def stages(context: Context) -> Iterator[Stage]:
 METHOD = Method(
     Settings,
     title="Task vector",
+    does="subtracts what fine-tuning on the target adds",
+    source="2212.04089",
     stages=stages,
     copies=1,
     processes="all",

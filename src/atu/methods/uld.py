@@ -106,6 +106,8 @@ def stages(context: Context) -> Iterator[Stage]:
 METHOD = Method(
     Settings,
     title="ULD",
+    does="subtracts the logits of an assistant that knows the target alone",
+    source="2406.08607",
     stages=stages,
     check=check,
     assistant=lambda settings: settings.layers,

@@ -87,5 +87,11 @@ def undial_loss(context: Context, batch: Batch) -> Tensor:
 
 
 METHOD = Method(
-    Settings, title="UNDIAL", forget_loss=undial_loss, needs_reference=True, processes="all"
+    Settings,
+    title="UNDIAL",
+    does="distils the original with the answer’s logit lowered",
+    source="2402.10052",
+    forget_loss=undial_loss,
+    needs_reference=True,
+    processes="all",
 )

@@ -34,4 +34,11 @@ def wga_loss(context: Context, batch: Batch) -> Tensor:
     return reweighted_ascent(logits, batch.labels, lambda p: p**context.settings.beta)
 
 
-METHOD = Method(Settings, title="WGA", forget_loss=wga_loss, processes="all")
+METHOD = Method(
+    Settings,
+    title="WGA",
+    does="climbs the loss, each token weighted by its probability",
+    source="2502.19301",
+    forget_loss=wga_loss,
+    processes="all",
+)

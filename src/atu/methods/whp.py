@@ -72,6 +72,8 @@ def stages(context: Context) -> Iterator[Stage]:
 METHOD = Method(
     Settings,
     title="Who’s Harry Potter",
+    does="distils what a reinforced copy does not raise",
+    source="2310.02238",
     stages=stages,
     needs_reference=True,
     copies=1,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atu.alignment.loop import layer_folder
-from atu.config.params import Params, oracle_method
+from atu.config.params import Params, methods_in_words, oracle_method
 from atu.config.roles import ORACLE, ORIGINAL, REFERENCES
 from atu.errors import visible
 from atu.metrics.trust import ENOUGH
@@ -121,6 +121,7 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
         known=KNOWN,
         figures={name: Markup(inline(folder / name, heard)) for name, heard in FIGURES.items()},
         special=REFERENCES,
+        methods=methods_in_words(params, (m for m in results.methods if m not in REFERENCES)),
         glossary={
             word: meaning
             for word, meaning in GLOSSARY.items()

@@ -1,11 +1,13 @@
 import dataclasses
 import typing
+from pathlib import Path
 
 import pytest
 
 from atu import methods
 from atu.methods.base import Method
 
+ROOT = Path(__file__).parents[3]
 NAMES = sorted(methods.registry())
 
 
@@ -32,6 +34,16 @@ def test_settings_carry_the_modules_name(name):
             assert field.default is None
             continue
         assert field.default is missing and field.default_factory is missing, field.name
+
+
+def test_every_method_is_explained_in_the_words_of_the_page():
+    """What a report says of a method, docs/method.md says; somebody else's checkpoint is none."""
+    page = (ROOT / "docs/method.md").read_text("utf-8")
+    for name in set(NAMES) - {"atu", "checkpoint"}:
+        method = methods.get(name)
+        address = f"[{method.source}](https://arxiv.org/abs/{method.source})"
+        assert f"| {method.does} | {address if method.source else '–'} |" in page, name
+    assert all(methods.get(name).does for name in NAMES)
 
 
 def test_a_new_module_is_found(monkeypatch, tmp_path):

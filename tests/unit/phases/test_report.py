@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from atu import methods
 from atu.errors import HIDDEN, ArtifactError
 from atu.methods.base import GUARDED
 from atu.metrics import trust
@@ -319,6 +320,14 @@ def test_the_page_stands_alone(reported, make_inputs):
     addresses = set(re.findall(r'(?:src|href)="([^#][^"]*)"', text))
     assert {address[:22] for address in addresses} <= {"data:image/png;base64,"}
     assert "@import" not in text and "fetch(" not in text
+
+
+def test_the_page_says_what_every_method_does(reported, make_inputs):
+    """In one line each, with the paper's number; the words have the original and the oracle."""
+    text = page(reported(make_inputs()))
+    ga = methods.get("ga")
+    assert f"<dt>{ga.title}</dt><dd>{ga.does} (arXiv {ga.source})</dd>" in text
+    assert f"<dd>{methods.get('none').does}" not in text
 
 
 def test_a_missing_attack_is_refused_by_name(tmp_path, reported, make_inputs):
