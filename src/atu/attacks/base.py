@@ -2,7 +2,7 @@
 
 Every attack gives the same table: one row per item and *condition* (a bit width, a layer, before
 and after relearning), so that the report reads all of them in one way. An attack that changes the
-model works on a copy. Only probes of the `report` split are asked.
+model works on a copy. Only probes of one split are asked: `report`, and `select` in a search.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
@@ -19,6 +19,8 @@ from atu.inference.batching import BatchSize
 from atu.inference.probing import answer_probes
 from atu.models.predictor import PredictorConfig
 from atu.probes.measures import score_output
+from atu.results.artifacts import Artifact
+from atu.results.tables import read_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,18 +45,42 @@ class Alignment:
 
 
 @dataclass
-class AttackContext:
-    """A checkpoint and everything an attack may use."""
+class AttackTexts:
+    """What an attack asks and may read, and its settings."""
 
-    model: PreTrainedModel
-    tokenizer: Any
     settings: Any
     probes: list[Row]
-    """The target's probes, of the `report` split only."""
+    """The target's probes, of one split only."""
     forget: list[Row]
     retain: list[Row]
     holdout: list[Row]
     """Corpora; `holdout` is about people whom no model ever saw."""
+
+    @classmethod
+    def read(cls, settings: Any, prepare: Artifact, split: str) -> Self:
+        """Of a target, from the folder of `prepare`."""
+        probes = read_table(prepare.file("probes.parquet"))
+        forget, retain, holdout = (
+            read_table(prepare.file(f"{corpus}.parquet"))
+            for corpus in ("forget", "retain", "holdout")
+        )
+        asked = [probe for probe in probes if probe["split"] == split]
+        return cls(settings, asked, forget, retain, holdout)
+
+    def questions(self, *roles: str) -> list[Row]:
+        """Plain questions of these roles in wordings that no training text of the fact uses; in a
+        benchmark without plain questions, all its probes in such wordings.
+        """
+        probes = [p for p in self.probes if p["role"] in roles and not p["seen"]]
+        return [p for p in probes if p["form"] == "question"] or probes
+
+
+@dataclass(kw_only=True)
+class AttackContext(AttackTexts):
+    """A checkpoint and everything an attack may use."""
+
+    model: PreTrainedModel
+    tokenizer: Any
     max_new_tokens: int
     batch_size: BatchSize
     seed: int
@@ -68,13 +94,6 @@ class AttackContext:
     further: Further | None = None
     """Scores answers by more than their own measure, where an attack changes the weights: how an
     attack moves a metric says how far the metric can be trusted."""
-
-    def questions(self, *roles: str) -> list[Row]:
-        """Plain questions of these roles in wordings that no training text of the fact uses; in a
-        benchmark without plain questions, all its probes in such wordings.
-        """
-        probes = [p for p in self.probes if p["role"] in roles and not p["seen"]]
-        return [p for p in probes if p["form"] == "question"] or probes
 
 
 @dataclass

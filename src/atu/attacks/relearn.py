@@ -15,13 +15,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import torch
 
 from atu.attacks.base import (
     Attack,
     AttackContext,
+    AttackTexts,
     Column,
     Proof,
     Result,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BEFORE, AFTER, TAUGHT = "before relearning", "after relearning", "taught"
+ROLES = ("target", "control")
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,10 @@ def run(context: AttackContext) -> Result:
     """Held-out facts before and after relearning, and the taught ones, of the target and of the
     control.
     """
-    corpora = {"target": context.forget, "control": context.holdout}
     result = Result([], tables={"trace": []})
-    for role, corpus in corpora.items():
-        probes, teachable = comparable(context, role, corpus)
+    for role, (probes, teachable, folds) in planned(context).items():
         result.items += answer_items(context, context.model, probes, BEFORE)
         taught, steps = [], []
-        folds = split_facts(sorted({p["fact"] for p in probes}), context.settings.folds)
         for number, fold in enumerate(folds):
             rows = [row for row in teachable if row["fact"] not in fold]
             known = [probe for probe in probes if probe["fact"] not in fold]
@@ -91,9 +90,34 @@ def run(context: AttackContext) -> Result:
             steps.append(len(tuned.trace.rows))
         result.items += averaged(taught)
         result.metrics[f"{role}.{relearning_steps.id}"] = relearning_steps(steps)
-    means = [mean_score(result.items, c, r) for r in corpora for c in (BEFORE, AFTER)]
+    means = [mean_score(result.items, c, r) for r in ROLES for c in (BEFORE, AFTER)]
     result.metrics[f"target.{relearning_gain.id}"] = relearning_gain(*means)
     return result
+
+
+class Planned(NamedTuple):
+    """The fine-tunes on one person."""
+
+    probes: list[Row]
+    """What is asked: held-out questions."""
+    teachable: list[Row]
+    """Training questions about the same facts."""
+    folds: list[set[str]]
+    """Facts; each fold is asked for after the others were taught."""
+
+
+def planned(texts: AttackTexts) -> dict[str, Planned]:
+    """The fine-tunes of the target and of the control, which no model is needed for.
+
+    Raises:
+        EvaluationError: nothing is asked about one of them, or fewer facts than folds.
+    """
+    corpora, plans = dict(zip(ROLES, (texts.forget, texts.holdout), strict=True)), {}
+    for role, corpus in corpora.items():
+        probes, teachable = comparable(texts, role, corpus)
+        facts = sorted({probe["fact"] for probe in probes})
+        plans[role] = Planned(probes, teachable, split_facts(facts, texts.settings.folds))
+    return plans
 
 
 def averaged(items: Sequence[Row]) -> list[Row]:
@@ -105,15 +129,13 @@ def averaged(items: Sequence[Row]) -> list[Row]:
     return [last[name] | {"score": sum(found) / len(found)} for name, found in scores.items()]
 
 
-def comparable(
-    context: AttackContext, role: str, corpus: Sequence[Row]
-) -> tuple[list[Row], list[Row]]:
+def comparable(texts: AttackTexts, role: str, corpus: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Held-out questions of one person, and that person's training questions, both about the
     attributes that the target and the control have in common.
     """
     by_role = {}
-    for name in ("target", "control"):
-        questions = context.questions(name)
+    for name in ROLES:
+        questions = texts.questions(name)
         if not questions:
             raise EvaluationError(f"no question of the role {name!r} to relearn")
         person = questions[0]["subject"]

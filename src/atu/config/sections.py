@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from atu import attacks, methods
-from atu.config.entries import parse_entry
+from atu.config.entries import parse_entry, parse_settings
 from atu.errors import shown
 from atu.models.predictor import PredictorConfig
 from atu.results.locks import Source
@@ -327,6 +327,11 @@ class Search(Section):
         description="whether the first trial has the entry's own values, which somebody chose, or "
         "is drawn as the others are"
     )
+    relearn: Any = Field(
+        description="a fine-tune, as the attack of this name, on some facts about the target after "
+        "every run, to be asked for the others (`select` questions): a run's score is then "
+        "`lasting_selection`, which falls by what comes back; null: it is `selection`"
+    )
     common: dict[str, Space] = Field(
         description="what is searched of every method in `spaces`, by dotted key of its entry, "
         "where it has that key and its own space says nothing of it"
@@ -336,6 +341,12 @@ class Search(Section):
         "entry (`train`: whole sections); null keeps the entry's value; methods that are not here "
         "keep their entry: {} searches nothing"
     )
+
+    @field_validator("relearn")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        known = {"relearn": attacks.get("relearn")}
+        return value and parse_settings("search.relearn", "attack", known, value)
 
     @field_validator("targets")
     @classmethod

@@ -89,14 +89,14 @@ def ends(values: Span | Choices) -> list[Any]:
 
 def search_row(search: Artifact) -> dict[str, Any]:
     """A search as a row of a table: model, method, the values it chose and in which trial, every
-    trial's `selection` on the first target, the best so far after each and its scores on the other
+    trial's score on the first target, the best so far after each and its scores on the other
     targets, and the search's metrics.
     """
     metrics = {key.split("/")[1]: value for key, value in search.metrics().items()}
     trials = search.read_jsonl("trials.jsonl")
-    scores = [trial["selection"] for trial in trials]
-    curve = {"selections": scores, "best_so_far": list(accumulate(scores, max))}
-    others = {"others": [[run["selection"] for run in trial["finals"]] for trial in trials]}
+    scores = [trial["score"] for trial in trials]
+    curve = {"scores": scores, "best_so_far": list(accumulate(scores, max))}
+    others = {"others": [[run["score"] for run in trial["finals"]] for trial in trials]}
     chosen = {key: _read(search)[key] for key in ("trial", "values")}
     return search.cell | chosen | curve | others | metrics
 

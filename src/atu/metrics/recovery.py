@@ -66,6 +66,22 @@ def relearning_steps(steps: Sequence[int]) -> float:
     return sum(steps) / len(steps)
 
 
+@metric("lasting_selection", "own-1", source=OWN)
+def lasting_selection(selection: float, relearned: float, never_known: float) -> float:
+    """Harmonic mean of `selection` and of what does not come back, in [0, 1].
+
+    What comes back: facts about the target that are answered after others were taught, beyond
+    those that the same fine-tune finds of a person whom no model saw (`select` questions of both).
+    A search may read it in place of `selection`, which sees what a model says and nothing of what
+    it hides. 0 if either part is 0.
+
+    Selection .95, .5 relearned and .1 of what was never known: 1 - .4 = .6, so
+    2 * .95 * .6 / 1.55 = .74; nothing beyond the never known: 1.9 / 1.95 = .97.
+    """
+    gone = 1 - max(relearned - never_known, 0.0)
+    return 2 * selection * gone / (selection + gone) if selection + gone else 0.0
+
+
 def relearning_ratio(
     retain_before: float, retain_after: float, before: float, after: float
 ) -> float | None:

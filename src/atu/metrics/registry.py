@@ -30,7 +30,7 @@ METRIC_ID = re.compile(r"\w+@[a-z]+-\d+")
 """An id, wherever it stands in a key of `metrics.json`."""
 OWN = "this project"
 """The source of this project's formulas."""
-EXPLAINED = ("chance", "selection", "oracle_distance")
+EXPLAINED = ("chance", "selection", "lasting_selection", "oracle_distance")
 """Metrics by which methods are compared, which the page explains in full."""
 Moves = Literal["rises", "falls"]
 _REGISTERED: dict[str, Metric] = {}

@@ -11,7 +11,7 @@ import polars as pl
 
 from atu import attacks
 from atu.alignment.loop import AlignmentData, load_predictors
-from atu.attacks.base import Alignment, AttackContext, Row
+from atu.attacks.base import Alignment, AttackContext, AttackTexts, Row
 from atu.config.dependencies import dependencies
 from atu.config.roles import ORACLE
 from atu.config.sections import AttackSection
@@ -156,18 +156,10 @@ def make_context(
     """The checkpoint, its corpora, and the probes of the `report` split: no attack sees others."""
     exact = attacks.get(settings.attack).exact_weights
     model, tokenizer = open_lm(unlearn, compute, training=exact)
-    probes = read_table(prepare.file("probes.parquet"))
-    forget, retain, holdout = (
-        read_table(prepare.file(f"{corpus}.parquet")) for corpus in ("forget", "retain", "holdout")
-    )
     return AttackContext(
+        **vars(AttackTexts.read(settings, prepare, SPLIT)),
         model=model,
         tokenizer=tokenizer,
-        settings=settings,
-        probes=[probe for probe in probes if probe["split"] == SPLIT],
-        forget=forget,
-        retain=retain,
-        holdout=holdout,
         max_new_tokens=section.max_new_tokens,
         batch_size=batch_size,
         folder=model_folder(unlearn, unlearn.cell["model"] in compute.remote_code),

@@ -4,6 +4,9 @@ A trial is what the phase `unlearn` does with other settings: the same engine, t
 rule and the same choice of a point. Optuna's sampler (TPE, Akiba et al. 2019, arXiv 1907.10902)
 proposes settings; the first trial may have those of the parameter file.
 
+A run's score is the `selection` of its kept point, or with `search.relearn` its
+`lasting_selection`: what a model only hides comes back by a fine-tune.
+
 What is best for one target need not be best for others. So the trials with the best scores on the
 first target, the finalists, are run on every further one, and the mean decides: successive halving
 (Jamieson & Talwalkar 2016, arXiv 1502.07943) in two rounds, with the same number of runs for every
@@ -19,10 +22,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from atu.attacks.base import AttackContext, AttackTexts, mean_score
+from atu.attacks.relearn import AFTER, ROLES, planned
+from atu.attacks.relearn import run as relearn
 from atu.config.dependencies import dependencies
 from atu.config.sections import Choices, Search, Span, Unlearn
 from atu.config.spaces import CHOSEN, search_row, space_of, value_at, with_values
-from atu.errors import ConfigError, EvaluationError, MethodError, StoppedError
+from atu.errors import ConfigError, EvaluationError, MethodError, StoppedError, TrainingError
+from atu.inference.batching import BatchSize
+from atu.metrics.recovery import lasting_selection
 from atu.models.compute import Compute, drop_dead_models
 from atu.models.llm import open_lm
 from atu.models.shards import loading_place
@@ -35,11 +43,13 @@ from atu.results.files import write_json, write_jsonl
 from atu.results.jobs import write_folder
 from atu.seeding import child_seed
 from atu.unlearning.engine import UnlearnInputs, require_inputs, run_method
+from atu.unlearning.trajectory import ANSWER_TOKENS, BATCH
 
 if TYPE_CHECKING:
     import optuna
+    from transformers import PreTrainedModel
 
-PHASE = "search"
+PHASE, SPLIT = "search", "select"
 
 
 def run(
@@ -64,6 +74,8 @@ def run(
     for target, given in zip(section.targets, inputs, strict=True):
         require_inputs(method, settings, given)
         _require_about(target, given)
+        if section.relearn:
+            _require_relearned(section, given)
     params = dependencies(PHASE, section, compute, method, unlearn=unlearn)
     cell = {"model": inputs[0].pretrain.cell["model"], "method": method}
     with write_folder(out, PHASE, cell=cell, params=params, inputs=_present(inputs)) as job:
@@ -78,8 +90,8 @@ def run(
         )
         runs = [run for trial in trials for run in (trial, *trial["finals"])]
         job.metrics = {
-            "search/selection/select": mean_selection(best),
-            "search/selection_first/select": trials[0]["selection"],
+            "search/score/select": trial_score(best),
+            "search/score_first/select": trials[0]["score"],
             "search/trials/all": len(trials),
             "search/finals/all": len(runs) - len(trials),
             "search/failed/all": sum(run["error"] is not None for run in runs),
@@ -95,6 +107,16 @@ def _require_about(target: str, given: UnlearnInputs) -> None:
                 f"--{name}", artifact.cell["target"], f"is not about {target!r}; give one folder "
                 "for each of search.targets, in their order",
             )  # fmt: skip
+
+
+def _require_relearned(section: Search, given: UnlearnInputs) -> None:
+    """Questions to relearn, before any trial."""
+    try:
+        planned(AttackTexts.read(section.relearn, given.prepare, SPLIT))
+    except EvaluationError as error:
+        raise ConfigError(
+            "search.relearn", section.relearn.folds, f"{error}; or set null"
+        ) from None
 
 
 def _present(inputs: Sequence[UnlearnInputs]) -> dict[str, Artifact]:
@@ -165,8 +187,8 @@ class _Search:
                 trials.append({"trial": number + 1, "values": values} | outcome | {"finals": []})
                 self.store.save(State({"trials": trials}, {}))
             trial = trials[-1]
-            study.tell(proposed, trial["selection"])
-            progress.update({"selection": trial["selection"]})
+            study.tell(proposed, trial["score"])
+            progress.update({"score": trial["score"]})
         progress.close()
         return trials
 
@@ -186,7 +208,7 @@ class _Search:
         further = list(zip(self.section.targets, self.inputs, strict=True))[1:]
         if not further:
             return trials
-        finalists = sorted(good, key=lambda trial: -trial["selection"])[: self.section.finalists]
+        finalists = sorted(good, key=lambda trial: -trial["score"])[: self.section.finalists]
         total, done = len(finalists) * len(further), sum(len(t["finals"]) for t in finalists)
         if done:
             print(f"resumed from final {done} of {total}", file=sys.stderr)
@@ -197,7 +219,7 @@ class _Search:
                 outcome = self._run(trial["values"], inputs, kept)
                 trial["finals"].append({"target": target} | outcome)
                 self.store.save(State({"trials": trials}, {}))
-                progress.update({"selection": outcome["selection"]})
+                progress.update({"score": outcome["score"]})
         progress.close()
         return trials
 
@@ -215,15 +237,42 @@ class _Search:
         seed = self.section.seed
         try:
             outcome = run_method(model, tokenizer, settings, self.unlearn, inputs, seed)
+            scores = {"selection": outcome.kept["selection"]}
+            try:
+                scores |= self._relearned(model, tokenizer, inputs)
+            except (TrainingError, EvaluationError) as error:
+                raise MethodError(str(error), outcome.cost) from error
         except MethodError as error:
-            return {"selection": 0.0, "error": str(error), "point": {}} | error.cost
+            return {"score": 0.0, "error": str(error), "point": {}} | error.cost
         except StoppedError:
             raise StoppedError(
                 f"search {self.method}: stopped on request {kept} are kept, run again to go on "
                 "from there"
             ) from None
-        selection = outcome.kept["selection"]
-        return {"selection": selection, "error": None, "point": outcome.kept} | outcome.cost
+        score = lasting_selection(**scores) if len(scores) > 1 else scores["selection"]
+        return {"score": score, "error": None, "point": outcome.kept} | scores | outcome.cost
+
+    def _relearned(
+        self, model: PreTrainedModel, tokenizer: Any, inputs: UnlearnInputs
+    ) -> dict[str, float]:
+        """What a fine-tune brings back of the target, and what it finds of a person nobody knew;
+        nothing without `search.relearn`.
+        """
+        if not (settings := self.section.relearn):
+            return {}
+        model.requires_grad_(True)  # with some methods only what they train is
+        context = AttackContext(
+            **vars(AttackTexts.read(settings, inputs.prepare, SPLIT)),
+            model=model,
+            tokenizer=tokenizer,
+            max_new_tokens=ANSWER_TOKENS,
+            batch_size=BatchSize(BATCH),
+            folder=inputs.pretrain.folder,
+            seed=child_seed(self.section.seed, PHASE, "relearn") % 2**31,
+        )
+        items = relearn(context).items
+        found = [mean_score(items, AFTER, role) for role in ROLES]
+        return dict(zip(("relearned", "never_known"), found, strict=True))
 
 
 def as_parameter(value: Any, values: Span | Choices) -> Any:
@@ -239,9 +288,9 @@ def suggest(trial: optuna.Trial, key: str, values: Span | Choices) -> Any:
     return min(max(float(f"{drawn:.3g}"), values.low), values.high)
 
 
-def mean_selection(trial: Mapping[str, Any]) -> float:
+def trial_score(trial: Mapping[str, Any]) -> float:
     """A trial's score: over all targets of a finalist, on the first one of another."""
-    return fmean(run["selection"] for run in (trial, *trial["finals"]))
+    return fmean(run["score"] for run in (trial, *trial["finals"]))
 
 
 def best_trial(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -250,4 +299,4 @@ def best_trial(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     seen = max(len(trial["finals"]) for trial in trials)
     finalists = [t for t in trials if t["error"] is None and len(t["finals"]) == seen]
-    return max(finalists, key=mean_selection)
+    return max(finalists, key=trial_score)

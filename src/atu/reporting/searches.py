@@ -20,12 +20,12 @@ def searches_table(searched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         curve = row["best_so_far"]
         quarters = [curve[math.ceil(i * len(curve) / QUARTERS) - 1] for i in range(1, QUARTERS + 1)]
         rows.append(
-            {"model": row["model"], "method": row["method"], "first": row["selections"][0]}
+            {"model": row["model"], "method": row["method"], "first": row["scores"][0]}
             | {f"best_{i}_4": best for i, best in enumerate(quarters, 1)}
             | {
                 "trial": row["trial"],
                 "trials": len(curve),
-                "selection": row["selection"],
+                "score": row["score"],
                 "cut_short": quarters[-1] > quarters[-2],
             }
         )
@@ -38,9 +38,9 @@ def trials_table(searched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     return [
         {"model": row["model"], "method": row["method"], "trial": number}
-        | {"selection": found, "best_so_far": best, "others": " ".join(map(str, others))}
+        | {"score": found, "best_so_far": best, "others": " ".join(map(str, others))}
         for row in searched
         for number, (found, best, others) in enumerate(
-            zip(row["selections"], row["best_so_far"], row["others"], strict=True), 1
+            zip(row["scores"], row["best_so_far"], row["others"], strict=True), 1
         )
     ]

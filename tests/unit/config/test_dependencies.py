@@ -24,7 +24,14 @@ def test_further_sections_have_the_same_entry():
     """`compute`, which has none, is whole."""
     spaces = {"b": {"x": Choices(choices=[1, 2])}}
     one = Search(
-        targets=["Ada"], finalists=1, seed=0, trials=1, first="settings", common={}, spaces=spaces
+        targets=["Ada"],
+        finalists=1,
+        seed=0,
+        trials=1,
+        first="settings",
+        relearn=None,
+        common={},
+        spaces=spaces,
     )
     found = dependencies("search", one, {"device": "cpu"}, "b", unlearn={"methods": {"b": 2}})
     assert found["unlearn"] == {"methods": {"b": 2}}

@@ -75,6 +75,7 @@ def test_a_methods_own_space_goes_before_what_is_common(entry, own, expected):
         seed=0,
         trials=1,
         first="drawn",
+        relearn=None,
         common=common,
         spaces={"ga": own},
     )

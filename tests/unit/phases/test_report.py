@@ -710,8 +710,8 @@ def test_a_first_step_that_is_no_target_is_shown(reported, make_inputs, two_name
 FOUND = {
     "model": "m", "method": "ga", "values": {"learning_rate": 0.003, "retain.nll": 2.5},
     "trials": 12.0, "failed": 2.0, "tokens": 5432.0, "model_steps": 99.0, "predictor_steps": 0.0,
-    "selections": [0.5, 0.25, 0.375, 0.75], "best_so_far": [0.5, 0.5, 0.5, 0.75],
-    "trial": 4, "selection": 0.7, "finals": 8.0, "others": [[], [], [], [0.65]],
+    "scores": [0.5, 0.25, 0.375, 0.75], "best_so_far": [0.5, 0.5, 0.5, 0.75],
+    "trial": 4, "score": 0.7, "finals": 8.0, "others": [[], [], [], [0.65]],
 }  # fmt: skip
 
 
@@ -731,7 +731,7 @@ def test_the_page_shows_how_every_search_went(reported, make_inputs):
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", table)
     assert cells == ["0.500", "0.500", "0.500", "0.500", "0.750", "4 of 4", "0.700", "cut short"]
     trials = pl.read_csv(artifact.file("searches.csv"))
-    assert trials["selection"].to_list() == FOUND["selections"]
+    assert trials["score"].to_list() == FOUND["scores"]
     assert "every quarter" not in page(reported(make_inputs("none"), "none/report"))
 
 

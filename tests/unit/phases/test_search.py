@@ -5,13 +5,18 @@ import shutil
 import weakref
 
 import pytest
+import torch
 from machines import CPU
 
+from atu.attacks import relearn
+from atu.attacks.base import Result, item
+from atu.attacks.relearn import AFTER
 from atu.config.load import load_params
 from atu.config.sections import Choices, Search, Span
 from atu.config.spaces import chosen_settings, search_row
 from atu.config.written import EXPERIMENTS, chosen_overlay, yaml_text
-from atu.errors import ConfigError, EvaluationError, MethodError, StoppedError
+from atu.errors import ConfigError, EvaluationError, MethodError, StoppedError, TrainingError
+from atu.metrics.recovery import lasting_selection
 from atu.models.trainable import All, Layers
 from atu.phases import search, unlearn
 from atu.results.artifacts import MANIFEST, Artifact
@@ -28,7 +33,14 @@ def section(mini_params):
     spaces = {"ga": {"learning_rate": RATE, "batch_size": Choices(choices=[2, 4])}}
     targets = mini_params.grid.targets[:1]
     return Search(
-        targets=targets, finalists=2, seed=0, trials=4, first="settings", common={}, spaces=spaces
+        targets=targets,
+        finalists=2,
+        seed=0,
+        trials=4,
+        first="settings",
+        relearn=None,
+        common={},
+        spaces=spaces,
     )
 
 
@@ -151,8 +163,8 @@ def test_the_best_is_chosen_and_costs_are_summed(scored, searched):
     found = searched()
     best = min(settings.learning_rate for settings, *_ in tried)
     assert chosen_settings(found, "ga").learning_rate == best
-    assert found.metrics()["search/selection/select"] == pytest.approx(1 - best * 500)
-    assert found.metrics()["search/selection_first/select"] == pytest.approx(0.95)
+    assert found.metrics()["search/score/select"] == pytest.approx(1 - best * 500)
+    assert found.metrics()["search/score_first/select"] == pytest.approx(0.95)
     totals = {name: found.metrics()[f"search/{name}/all"] for name in COST}
     assert totals == {"model_steps": 8, "predictor_steps": 4, "tokens": 40}
     assert found.metrics()["search/failed/all"] == 0
@@ -180,6 +192,81 @@ def test_a_trial_that_diverges_scores_nothing(scored, searched):
     assert found.read_jsonl("trials.jsonl")[0]["error"] == "loss nan"
 
 
+@pytest.fixture
+def fine_tune(mini_params):
+    """A fine-tune of two steps."""
+    settings = mini_params.attack.attacks["relearn"]
+    return dataclasses.replace(settings, steps=2, every=1)
+
+
+def test_what_comes_back_lowers_the_score(scored, searched, monkeypatch, fine_tune):
+    """The first trial's model hides what the others', with a lower selection, have lost: half of
+    what was not taught comes back of the target, none of a person nobody knew."""
+    chosen = iter([0.9, 0.8, 0.8, 0.7])
+    scored(lambda settings: next(chosen))
+    back = iter([0.5, 0.0, 0.25, 0.0])
+
+    def tuned(context):
+        probe = context.questions("target")[0]
+        values = {"target": next(back), "control": 0.0}
+        items = [item(probe | {"role": r}, AFTER, "m", v) for r, v in values.items()]
+        return Result(items)
+
+    model = torch.nn.Linear(1, 1).requires_grad_(False)
+    monkeypatch.setattr(search, "open_lm", lambda *_, **__: (model, None))
+    monkeypatch.setattr(search, "relearn", tuned)
+    found = searched(relearn=fine_tune)
+    trials = found.read_jsonl("trials.jsonl")
+    assert [(t["selection"], t["relearned"], t["never_known"]) for t in trials] == [
+        (0.9, 0.5, 0.0), (0.8, 0.0, 0.0), (0.8, 0.25, 0.0), (0.7, 0.0, 0.0)
+    ]  # fmt: skip
+    means = [2 * a * b / (a + b) for a, b in ((0.9, 0.5), (0.8, 1.0), (0.8, 0.75), (0.7, 1.0))]
+    assert search_row(found)["scores"] == pytest.approx(means)
+    assert search_row(found)["trial"] == 2
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_real_fine_tune_reads_select_questions(searched, fine_tune, monkeypatch):
+    """One trial of the miniature; the score is of the two numbers beside it."""
+    asked = []
+    planned = relearn.planned
+    monkeypatch.setattr(
+        relearn, "planned", lambda texts: asked.append(texts.probes) or planned(texts)
+    )
+    (trial,) = searched(trials=1, relearn=fine_tune).read_jsonl("trials.jsonl")
+    assert {probe["split"] for probes in asked for probe in probes} == {"select"}
+    names = ("selection", "relearned", "never_known")
+    assert trial["score"] == lasting_selection(*(trial[name] for name in names))
+
+
+def test_a_fine_tune_without_questions_is_refused_before_any_trial(scored, searched, fine_tune):
+    """More folds than the target has facts."""
+    tried = scored(lambda settings: 0.5)
+    with pytest.raises(ConfigError, match=r"search\.relearn = 99: .*99 folds.*or set null"):
+        searched(relearn=dataclasses.replace(fine_tune, folds=99))
+    assert not tried
+
+
+def test_a_model_that_cannot_be_fine_tuned_scores_nothing(scored, searched, fine_tune, monkeypatch):
+    """As one whose unlearning diverges; what it had cost counts."""
+    scored(lambda settings: 0.5)
+    broken = iter([TrainingError("loss nan"), EvaluationError("answers nothing")])
+
+    def tuned(context):
+        if (error := next(broken, None)) is not None:
+            raise error
+        probe = context.questions("target")[0]
+        return Result([item(probe | {"role": r}, AFTER, "m", 0.0) for r in ("target", "control")])
+
+    monkeypatch.setattr(search, "open_lm", lambda *_, **__: (torch.nn.Linear(1, 1), None))
+    monkeypatch.setattr(search, "relearn", tuned)
+    found = searched(relearn=fine_tune)
+    assert [t["error"] for t in found.read_jsonl("trials.jsonl")] == [
+        "loss nan", "answers nothing", None, None
+    ]  # fmt: skip
+    assert (found.metrics()["search/failed/all"], found.metrics()["search/tokens/all"]) == (2, 40)
+
+
 FURTHER = ("two", "three")
 
 
@@ -191,12 +278,12 @@ def test_finalists_are_run_on_the_other_targets_and_their_mean_decides(scored, s
     found = searched(further=FURTHER)
     trials, metrics = found.read_jsonl("trials.jsonl"), found.metrics()
     assert len(tried) == 4 + 2 * 2
-    scores = [[(run["target"], run["selection"]) for run in t["finals"]] for t in trials]
+    scores = [[(run["target"], run["score"]) for run in t["finals"]] for t in trials]
     assert scores == [[], [("two", 0.3), ("three", 0.2)], [("two", 0.7), ("three", 0.9)], []]
     assert search_row(found)["others"] == [[], [0.3, 0.2], [0.7, 0.9], []]
     assert search_row(found)["trial"] == 3
     assert chosen_settings(found, "ga").learning_rate == trials[2]["values"]["learning_rate"]
-    assert metrics["search/selection/select"] == pytest.approx((0.9 + 0.7 + 0.9) / 3)
+    assert metrics["search/score/select"] == pytest.approx((0.9 + 0.7 + 0.9) / 3)
     assert (metrics["search/finals/all"], metrics["search/tokens/all"]) == (4, 80)
 
 
@@ -298,9 +385,9 @@ def test_the_table_of_all_searches(tmp_path, scored, searched, section):
     out = tmp_path / "shared" / MANIFEST
     search.run_shared(out, section, [found])
     (row,) = json.loads(Artifact.open(out, "search").file("search.json").read_text())
-    assert (row["method"], row["trials"], row["selection"]) == ("ga", 4, 0.5)
+    assert (row["method"], row["trials"], row["score"]) == ("ga", 4, 0.5)
     assert row["values"] == found.read_jsonl("trials.jsonl")[1]["values"]
-    assert row["selections"] == [0.25, 0.5, 0.0, 0.5]
+    assert row["scores"] == [0.25, 0.5, 0.0, 0.5]
     assert row["best_so_far"] == [0.25, 0.5, 0.5, 0.5]
 
 

@@ -9,8 +9,8 @@ def search(*scores, trial=1):
     """Whose chosen trial, of mean score .3, was the only finalist, with .1 on one other target."""
     best = [max(scores[: i + 1]) for i in range(len(scores))]
     finals = [[0.1] if number == trial else [] for number in range(1, len(scores) + 1)]
-    row = {"model": "m", "method": "ga", "selections": [*scores], "best_so_far": best}
-    return row | {"trial": trial, "selection": 0.3, "others": finals}
+    row = {"model": "m", "method": "ga", "scores": [*scores], "best_so_far": best}
+    return row | {"trial": trial, "score": 0.3, "others": finals}
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_who_was_cut_short(scores, quarters, cut):
     (row,) = searches_table([search(*scores)])
     assert tuple(row[f"best_{i}_4"] for i in (1, 2, 3, 4)) == quarters
     assert (row["first"], row["trial"], row["trials"]) == (scores[0], 1, len(scores))
-    assert row["selection"] == 0.3
+    assert row["score"] == 0.3
     assert row["cut_short"] is cut
 
 
@@ -36,6 +36,6 @@ def test_every_trial_has_its_line():
     """With the scores on other targets of a finalist."""
     best = {"model": "m", "method": "ga", "best_so_far": 0.5}
     assert trials_table([search(0.5, 0.25, trial=2)]) == [
-        best | {"trial": 1, "selection": 0.5, "others": ""},
-        best | {"trial": 2, "selection": 0.25, "others": "0.1"},
+        best | {"trial": 1, "score": 0.5, "others": ""},
+        best | {"trial": 2, "score": 0.25, "others": "0.1"},
     ]
