@@ -25,6 +25,10 @@ report: "workflow/report/workflow.rst"
 
 onstart:
     serve_jobs()
+    # With a limit on jobs per second the scheduler looks at the files of all ready jobs once a second
+    # for every job that has ended, to the end of the run (Snakemake 9.27). Nothing here is to limit.
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
 
 
 # On a cluster these run where snakemake does: a queue would cost more than the work.
