@@ -394,7 +394,7 @@ def test_a_search_goes_on_with_its_next_trial(monkeypatch, tmp_path, chain, mini
     spaces = {"ga": {"learning_rate": Span(low=1e-5, high=1e-3, log=True)}}
     section = Search(
         targets=mini_params.grid.targets[:1], finalists=1, seed=0, trials=3, first="settings",
-        common={}, spaces=spaces,
+        relearn=None, common={}, spaces=spaces,
     )  # fmt: skip
     inputs = [UnlearnInputs(chain.full, chain.prepared, None, None)]
     run_method, tried = search.run_method, []
