@@ -273,7 +273,7 @@ def test_cost_is_a_table_of_every_method(atu, tmp_path, store):
         metrics = {f"{phase}/{key}/all": value for key, value in costs.items()}
         made = {
             "chosen.json": '{"trial": 1, "values": {}}',
-            "trials.jsonl": '{"selection": 0.5, "finals": []}\n',
+            "trials.jsonl": '{"score": 0.5, "finals": []}\n',
         }
         files = {name: partial(Path.write_text, data=text) for name, text in made.items()}
         given = {"files": files} if phase == "search" else {}
