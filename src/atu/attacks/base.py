@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -19,8 +19,6 @@ from atu.inference.batching import BatchSize
 from atu.inference.probing import answer_probes
 from atu.models.predictor import PredictorConfig
 from atu.probes.measures import score_output
-from atu.results.artifacts import Artifact
-from atu.results.tables import read_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,17 +53,6 @@ class AttackTexts:
     retain: list[Row]
     holdout: list[Row]
     """Corpora; `holdout` is about people whom no model ever saw."""
-
-    @classmethod
-    def read(cls, settings: Any, prepare: Artifact, split: str) -> Self:
-        """Of a target, from the folder of `prepare`."""
-        probes = read_table(prepare.file("probes.parquet"))
-        forget, retain, holdout = (
-            read_table(prepare.file(f"{corpus}.parquet"))
-            for corpus in ("forget", "retain", "holdout")
-        )
-        asked = [probe for probe in probes if probe["split"] == split]
-        return cls(settings, asked, forget, retain, holdout)
 
     def questions(self, *roles: str) -> list[Row]:
         """Plain questions of these roles in wordings that no training text of the fact uses; in a

@@ -1,4 +1,6 @@
-"""The two rows of every comparison that are no methods: the original model, and the oracle."""
+"""Plug-ins with a part of their own: the two rows of every comparison that are no methods, the
+original model and the oracle, and the attack that a search may run.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,8 @@ ORACLE = "oracle"
 """The usual key of the model that never saw the target, which privacy is measured against."""
 REFERENCES = (ORIGINAL, ORACLE)
 """Rows of a table that are no methods."""
+RELEARN = "relearn"
+"""The attack whose settings `search.relearn` has."""
 
 
 def role_of(loss: str) -> str | None:

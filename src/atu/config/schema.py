@@ -10,6 +10,7 @@ from pydantic import Field, create_model
 
 from atu import attacks, benchmarks, methods
 from atu.config.params import Params
+from atu.config.roles import RELEARN
 from atu.config.sections import AttackSection, Search, Slug, Unlearn
 
 
@@ -17,7 +18,7 @@ def json_schema() -> dict[str, Any]:
     """The JSON schema of `params.yaml`, with the settings of every method and attack."""
     unlearn = _with_entries(Unlearn, "methods", "loss", methods.registry())
     attack = _with_entries(AttackSection, "attacks", "attack", attacks.registry())
-    relearn: Any = Annotated[attacks.get("relearn").settings | None, Search.model_fields["relearn"]]
+    relearn: Any = Annotated[attacks.get(RELEARN).settings | None, Search.model_fields[RELEARN]]
     search: Any = create_model("Search", __base__=Search, relearn=(relearn, ...))
     kinds: Any = Union[tuple(entry.settings for entry in benchmarks.registry().values())]  # noqa: UP007
     chosen: Any = Annotated[kinds, Field(discriminator="benchmark")]

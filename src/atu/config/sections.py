@@ -20,6 +20,7 @@ from pydantic import (
 
 from atu import attacks, methods
 from atu.config.entries import parse_entry, parse_settings
+from atu.config.roles import RELEARN
 from atu.errors import shown
 from atu.models.predictor import PredictorConfig
 from atu.results.locks import Source
@@ -342,10 +343,10 @@ class Search(Section):
         "keep their entry: {} searches nothing"
     )
 
-    @field_validator("relearn")
+    @field_validator(RELEARN)
     @classmethod
     def _parse(cls, value: Any) -> Any:
-        known = {"relearn": attacks.get("relearn")}
+        known = {RELEARN: attacks.get(RELEARN)}
         return value and parse_settings("search.relearn", "attack", known, value)
 
     @field_validator("targets")

@@ -11,7 +11,7 @@ import polars as pl
 
 from atu import attacks
 from atu.alignment.loop import AlignmentData, load_predictors
-from atu.attacks.base import Alignment, AttackContext, AttackTexts, Row
+from atu.attacks.base import Alignment, AttackContext, Row
 from atu.config.dependencies import dependencies
 from atu.config.roles import ORACLE
 from atu.config.sections import AttackSection
@@ -25,7 +25,7 @@ from atu.models.pinned import model_folder
 from atu.privacy.answers import ANSWERS, means, score_probes
 from atu.results.artifacts import Artifact
 from atu.results.jobs import write_folder
-from atu.results.tables import read_table
+from atu.results.tables import read_table, target_tables
 from atu.seeding import child_seed
 
 if TYPE_CHECKING:
@@ -157,7 +157,8 @@ def make_context(
     exact = attacks.get(settings.attack).exact_weights
     model, tokenizer = open_lm(unlearn, compute, training=exact)
     return AttackContext(
-        **vars(AttackTexts.read(settings, prepare, SPLIT)),
+        settings,
+        **target_tables(prepare, SPLIT),
         model=model,
         tokenizer=tokenizer,
         max_new_tokens=section.max_new_tokens,

@@ -41,6 +41,7 @@ from atu.results.checkpoints import State, Store
 from atu.results.costs import COSTS
 from atu.results.files import write_json, write_jsonl
 from atu.results.jobs import write_folder
+from atu.results.tables import target_tables
 from atu.seeding import child_seed
 from atu.unlearning.engine import UnlearnInputs, require_inputs, run_method
 from atu.unlearning.trajectory import ANSWER_TOKENS, BATCH
@@ -112,7 +113,7 @@ def _require_about(target: str, given: UnlearnInputs) -> None:
 def _require_relearned(section: Search, given: UnlearnInputs) -> None:
     """Questions to relearn, before any trial."""
     try:
-        planned(AttackTexts.read(section.relearn, given.prepare, SPLIT))
+        planned(AttackTexts(section.relearn, **target_tables(given.prepare, SPLIT)))
     except EvaluationError as error:
         raise ConfigError(
             "search.relearn", section.relearn.folds, f"{error}; or set null"
@@ -262,13 +263,14 @@ class _Search:
             return {}
         model.requires_grad_(True)  # with some methods only what they train is
         context = AttackContext(
-            **vars(AttackTexts.read(settings, inputs.prepare, SPLIT)),
+            settings,
+            **target_tables(inputs.prepare, SPLIT),
             model=model,
             tokenizer=tokenizer,
             max_new_tokens=ANSWER_TOKENS,
             batch_size=BatchSize(BATCH),
             folder=inputs.pretrain.folder,
-            seed=child_seed(self.section.seed, PHASE, "relearn") % 2**31,
+            seed=child_seed(self.section.seed, PHASE, settings.attack) % 2**31,
         )
         items = relearn(context).items
         found = [mean_score(items, AFTER, role) for role in ROLES]

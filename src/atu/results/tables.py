@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from atu.errors import ArtifactError, visible
+from atu.results.artifacts import Artifact
 
 MAX_ROWS = 10_000_000
 """Limit of any table; the largest so far has some ten thousand."""
@@ -115,3 +116,14 @@ def _schema(path: Path) -> dict[str, Any]:
     if rows > MAX_ROWS:
         raise ArtifactError(f"{path}: claims {rows} rows, {MAX_ROWS} are read")
     return schema
+
+
+def target_tables(prepare: Artifact, split: str) -> dict[str, Any]:
+    """What was prepared for a target, as rows: the probes of one split, `probes`, and the corpora
+    `forget`, `retain` and `holdout`.
+    """
+    every = read_table(prepare.file("probes.parquet"))
+    corpora = ("forget", "retain", "holdout")
+    return {"probes": [probe for probe in every if probe["split"] == split]} | {
+        name: read_table(prepare.file(f"{name}.parquet")) for name in corpora
+    }
