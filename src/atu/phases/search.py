@@ -32,6 +32,7 @@ from atu.errors import ConfigError, EvaluationError, MethodError, StoppedError, 
 from atu.inference.batching import BatchSize
 from atu.metrics.recovery import lasting_selection
 from atu.models.compute import Compute, drop_dead_models
+from atu.models.guards.base import unguarded
 from atu.models.llm import open_lm
 from atu.models.shards import loading_place
 from atu.models.trainable import trains_weights
@@ -261,7 +262,8 @@ class _Search:
         """
         if not (settings := self.section.relearn):
             return {}
-        model.requires_grad_(True)  # with some methods only what they train is
+        with unguarded(model):  # a guard is frozen, as where the attack opens the model's folder
+            model.requires_grad_(True)  # with some methods only what they train is
         context = AttackContext(
             settings,
             **target_tables(inputs.prepare, SPLIT),

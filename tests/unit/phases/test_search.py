@@ -17,6 +17,7 @@ from atu.config.spaces import chosen_settings, search_row
 from atu.config.written import EXPERIMENTS, chosen_overlay, yaml_text
 from atu.errors import ConfigError, EvaluationError, MethodError, StoppedError, TrainingError
 from atu.metrics.recovery import lasting_selection
+from atu.models.guards.base import Guard
 from atu.models.trainable import All, Layers
 from atu.phases import search, unlearn
 from atu.results.artifacts import MANIFEST, Artifact
@@ -199,6 +200,15 @@ def fine_tune(mini_params):
     return dataclasses.replace(settings, steps=2, every=1)
 
 
+class Unhooked(Guard):
+    """A guard that does nothing."""
+
+    kind = "unhooked"
+
+    def _hook(self, model):
+        return []
+
+
 def test_what_comes_back_lowers_the_score(scored, searched, monkeypatch, fine_tune):
     """The first trial's model hides what the others', with a lower selection, have lost: half of
     what was not taught comes back of the target, none of a person nobody knew."""
@@ -213,6 +223,9 @@ def test_what_comes_back_lowers_the_score(scored, searched, monkeypatch, fine_tu
         return Result(items)
 
     model = torch.nn.Linear(1, 1).requires_grad_(False)
+    guard = Unhooked({})
+    guard.register_parameter("gain", torch.nn.Parameter(torch.ones(1)))
+    guard.attach(model)
     monkeypatch.setattr(search, "open_lm", lambda *_, **__: (model, None))
     monkeypatch.setattr(search, "relearn", tuned)
     found = searched(relearn=fine_tune)
@@ -223,7 +236,8 @@ def test_what_comes_back_lowers_the_score(scored, searched, monkeypatch, fine_tu
     means = [2 * a * b / (a + b) for a, b in ((0.9, 0.5), (0.8, 1.0), (0.8, 0.75), (0.7, 1.0))]
     assert search_row(found)["scores"] == pytest.approx(means)
     assert search_row(found)["trial"] == 2
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"weight", "bias"}, "a guard stays, as where an attack opens the folder"
 
 
 def test_a_real_fine_tune_reads_select_questions(searched, fine_tune, monkeypatch):
