@@ -50,6 +50,8 @@ cannot read are shown where there are any."""
 AUCS = {name: f"AUC, {title}" for name, title in ATTACKS.items()}
 """Membership inference: a model that never saw the texts scores 0.5."""
 REFERENCE_AUC = f"forget.{mia.membership_reference.id}.{mia.auc.id}"
+SIDES = ("forget", "holdout")
+"""The corpora whose texts membership inference tells apart: members, and no members."""
 TITLES = ANSWERS | SUMMARIES | AUCS | {REFERENCE_AUC: "AUC, reference"}
 
 
@@ -61,7 +63,7 @@ def privacy_table(
     """
     answers, texts = (_load(privacy, f"{name}.parquet") for name in ("answers", "texts"))
     answer_scores = ANSWERS if "target" in answers["role"] else {}
-    aucs = AUCS if "holdout" in texts["corpus"] else {}
+    aucs = list(AUCS) if "holdout" in texts["corpus"] else []
     numbers = [(artifact.cell, artifact.metrics()) for artifact in privacy]
     summaries = {
         key.split("/")[1]
@@ -82,7 +84,7 @@ def privacy_table(
             row: dict[str, Any] = {"model": model, "method": method}
             row |= {name: estimate(target, section, name) for name in answer_scores}
             row |= {n: _summary(cells, n) for n in (*SUMMARIES, REFERENCE_AUC) if n in summaries}
-            row |= {name: auc_estimate(method_texts, name, section) for name in aucs}
+            row |= auc_estimates(method_texts, aucs, section)
             rows.append(row)
     return rows
 
@@ -99,23 +101,33 @@ def _summary(cells: Sequence[dict[str, float]], name: str) -> Estimate:
     return Estimate(mean, mean, mean, len(cells), len(values))
 
 
-def auc_estimate(texts: pl.DataFrame, score: str, section: Report) -> Estimate:
-    """AUC of forget against holdout texts, averaged over cells, with an interval that resamples
-    facts on both sides; n is the number of texts.
+def auc_estimates(
+    texts: pl.DataFrame, scores: Sequence[str], section: Report
+) -> dict[str, Estimate]:
+    """By score the AUC of forget against holdout texts, averaged over cells, with an interval that
+    resamples facts on both sides; n is the number of texts.
     """
-    estimates, counts = [], 0
-    for (_, _), cell in texts.group_by(["target", "seed"], maintain_order=True):
-        sides = [_by_fact(cell, corpus, score) for corpus in ("forget", "holdout")]
-        counts += sum(len(values) for side in sides for values in side)
-        drawn = _drawn(section.seed, section.bootstrap, score, *map(len, sides))
-        estimates.append(_resampled(sides, drawn, section.confidence))
-    point, low, high = np.mean(estimates, axis=0)
-    return Estimate(float(point), float(low), float(high), counts)
+    cells = [
+        [_by_fact(cell.filter(pl.col("corpus") == corpus), scores) for corpus in SIDES]
+        for _, cell in texts.group_by(["target", "seed"], maintain_order=True)
+    ]
+    found = {}
+    for score in scores:
+        estimates, counts = [], 0
+        for cell in cells:
+            sides = [by_fact[score] for by_fact in cell]
+            counts += sum(len(values) for side in sides for values in side)
+            drawn = _drawn(section.seed, section.bootstrap, score, *map(len, sides))
+            estimates.append(_resampled(sides, drawn, section.confidence))
+        point, low, high = np.mean(estimates, axis=0)
+        found[score] = Estimate(float(point), float(low), float(high), counts)
+    return found
 
 
-def _by_fact(texts: pl.DataFrame, corpus: str, score: str) -> list[list[float]]:
-    rows = texts.filter((pl.col("corpus") == corpus) & pl.col(score).is_not_null())
-    return rows.group_by("fact", maintain_order=True).agg(score)[score].to_list()
+def _by_fact(texts: pl.DataFrame, scores: Sequence[str]) -> dict[str, list[list[float]]]:
+    """The values of every score, by fact; a fact that has none is left out."""
+    facts = texts.group_by("fact", maintain_order=True).agg(pl.col(scores).drop_nulls())
+    return {score: [values for values in facts[score].to_list() if values] for score in scores}
 
 
 def _resampled(

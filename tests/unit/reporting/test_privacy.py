@@ -17,7 +17,7 @@ from atu.reporting.privacy import (
     TITLES,
     _drawn,
     _resampled,
-    auc_estimate,
+    auc_estimates,
     privacy_table,
 )
 
@@ -134,6 +134,10 @@ def texts(forget, holdout, seed=0, column=LOSS):
         ],
         schema_overrides={column: pl.Float64},
     )
+
+
+def auc_estimate(table, score, section):
+    return auc_estimates(table, [score], section)[score]
 
 
 def test_scores_that_are_apart_have_an_exact_auc(report_section):
