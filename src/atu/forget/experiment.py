@@ -26,7 +26,8 @@ METHODS = ("atu", "ga", "graddiff", "npo_retain")
 HOOK_SHARE = 29 / 32
 """Depth of the paper's hook layer in Phi-3-mini (arXiv 2506.13181)."""
 TINY_WIDTH, TINY_RATE = 128, 2e-3
-"""Hidden size and ATU's learning rate of the embedded world's model (`experiments/world.yaml`)."""
+"""Hidden size of the embedded world's model, and the learning rate of `atu_push` for it
+(`experiments/world.yaml`)."""
 RATE_EXPONENT = 1.5
 """The rate falls with this power of the hidden size: 128 gives 2e-3, and Phi-3-mini's 3072 1.7e-5,
 between the 1e-5 of `experiments/rwku_phi3.yaml` and what AdamW is fine-tuned with elsewhere."""

@@ -1,5 +1,6 @@
 """Overlays: what merges, what is inherited, what is refused, and which file a message names."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,13 @@ def test_an_experiment_has_a_name_of_its_own(write):
         load_params(path)
     path = write(low=WORLD, high="base: low\nexperiment: other\nreport: {seed: 1}")
     assert load_params(path).report.seed == 1
+
+
+def test_the_pages_example_is_an_experiment(write):
+    page = (ROOT / "docs/experiments.md").read_text("utf-8")
+    example = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1]
+    params = load_params(write(world=WORLD, example=example))
+    assert params.unlearn.methods["atu"].thresholds == [0.0]
 
 
 def test_no_section_is_called_as_an_overlays_own_keys():
