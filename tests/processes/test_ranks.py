@@ -344,7 +344,7 @@ def app():
     processes.leave = lambda: time.sleep(60)
     if processes.rank():
         raise AtuError("a reason")
-    processes.wait()
+    processes.any_of(False)
 cli.app = app
 cli.main()
 """

@@ -71,8 +71,8 @@ class AttackContext(AttackTexts):
     max_new_tokens: int
     batch_size: BatchSize
     seed: int
-    folder: Path
-    """Where the model was loaded from."""
+    folder: Path | None = None
+    """Where the model was loaded from; None where it is in memory alone."""
     alignment: Alignment | None = None
     original: PreTrainedModel | None = None
     """The model before unlearning, where the attack needs it and somebody has it."""

@@ -81,8 +81,12 @@ def sentences_of(rows: Sequence[Row]) -> list[str]:
 
 
 def unrelated_sentences(context: AttackContext) -> list[str]:
-    """Sentences of a retain passage, the first in the order of a hash."""
+    """Sentences of a retain passage, the first in the order of a hash; none where a benchmark has
+    questions alone.
+    """
     passages = [row for row in context.retain if row["form"] == "passage"]
+    if not passages:
+        return []
     chosen = min(passages, key=lambda row: hash_fraction("unrelated", row["text"]))
     return sentences_of([chosen])
 

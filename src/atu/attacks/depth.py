@@ -40,7 +40,7 @@ from atu.models.compute import device_of
 from atu.models.llm import decoder_layers, logits_at, require_room
 from atu.models.patching import patched, states_at
 from atu.probes.prompts import join_answer
-from atu.training.batches import IGNORE, Batch, EncodedText, collate, encode_text
+from atu.training.batches import IGNORE, Batch, EncodedText, collate, encode_text, following
 from atu.untrusted.bounds import STRICT, Fraction, Positive
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _patched(original: PreTrainedModel, batch: Batch, index: int, states: Tensor
 
 def predicting(batch: Batch) -> Tensor:
     """[batch, seq]: the positions whose hidden states predict a token of the answer."""
-    return F.pad(batch.labels[:, 1:], (0, 1), value=IGNORE) != IGNORE
+    return following(batch.labels) != IGNORE
 
 
 def answer_log_probs(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -180,9 +180,7 @@ def answer_log_probs(model: PreTrainedModel, batch: Batch) -> Tensor:
     """
     chosen = predicting(batch)
     with logits_at(model, chosen):
-        logits = model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        ).logits.float()
+        logits = model(**batch.inputs).logits.float()
     nll = F.cross_entropy(logits, batch.labels[:, 1:][chosen[:, :-1]], reduction="none")
     each = nll.new_zeros(chosen.shape).masked_scatter(chosen, -nll)
     return each.sum(dim=1) / chosen.sum(dim=1)

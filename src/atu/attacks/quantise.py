@@ -49,7 +49,7 @@ def quantised_model(context: AttackContext, name: str) -> PreTrainedModel:
     scheme = parse_scheme(name)
     if not scheme.needs_gpu:
         return quantised(context.model, scheme)
-    require_gpu_scheme(scheme)
+    assert context.folder is not None
     return load_bitsandbytes(context.folder, scheme)
 
 

@@ -6,29 +6,28 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atu.audit.experiment import COMMAND, EXPERIMENT, Models, experiment_file, render
-from atu.config.fetching import fetch, model_lock, settle_lock
+from atu.config.fetching import fetch
 from atu.config.load import check_values, load_params
-from atu.config.plain import make_plain, needs_plain
 from atu.config.roles import ORACLE
-from atu.errors import ConfigError, SourceError, visible
+from atu.errors import ConfigError, visible
 from atu.forget.experiment import Shape
 from atu.models.adapters import read_adapter
-from atu.models.folders import is_adapter, refuse_file
-from atu.models.pinned import locate, split_revision
+from atu.models.folders import is_adapter
+from atu.models.pinned import locate
 from atu.phases.report import AUDIT
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import read_json
 from atu.results.jobs import write_folder
 from atu.results.locks import Lock, Source
 from atu.results.writer import only_writer
-from atu.untrusted.texts import is_folder
 from atu.untrusted.yaml import parse_yaml
 from atu.workfolder.folder import (
     LOCKS,
+    MODEL,
     PARAMS,
     is_here,
     keep_params,
@@ -37,6 +36,7 @@ from atu.workfolder.folder import (
     standing_result,
     work_folder,
 )
+from atu.workfolder.models import pin_model
 from atu.workfolder.workflow import run_workflow, snakefile
 
 PHASE = "audit"
@@ -103,34 +103,12 @@ def _sources(request: AuditRequest) -> dict[str, Source]:
     for role in ROLES:
         place = getattr(request, role)
         if place is not None:
-            found[role] = _pinned(request, role, place)
+            made, adapter = request.work / MODEL / role, role != "original"
+            source = pin_model(
+                f"--{role}", place, request.work, made, offline=request.offline, adapter=adapter
+            )
+            found[role] = replace(source, lock=f"{LOCKS}/{role}.json")
     return found
-
-
-def _pinned(request: AuditRequest, role: str, given: str) -> Source:
-    """The source of one model: a folder, an adapter, a GGUF file or package as a folder of its own,
-    or a repository of the hub.
-    """
-    place, revision = split_revision(given)
-    if needs_plain(place):
-        made = request.work / role
-        make_plain(Source(place, revision, ""), made, offline=request.offline)
-        place = str(made)
-    refuse_file(Path(place))
-    if is_folder(Path(place)):
-        place = str(Path(place).resolve())
-    elif place.startswith((".", "/", "~")) or place.count("/") != 1:
-        raise ConfigError(
-            f"--{role}", given, "no such folder, and no `owner/name` of the hub; name the folder "
-            "of a Hugging Face model"
-        )  # fmt: skip
-    source = Source(place, revision, str(request.work / LOCKS / f"{role}.json"))
-    lock = model_lock(source, request.offline, False, False, adapter=role != "original")
-    try:
-        print(visible(settle_lock(source, lock, False)), file=sys.stderr)
-    except SourceError as error:
-        raise SourceError(f"{error}; for another model name another --out or --work") from None
-    return Source(place, revision, f"{LOCKS}/{role}.json")
 
 
 def _whole(request: AuditRequest, models: Models) -> Path:

@@ -20,7 +20,7 @@ from atu.cli.options import (
     app,
     input_of,
 )
-from atu.cli.starting import choose, open_input, quiet_libraries, start, start_all, takes_part, used
+from atu.cli.starting import choose, open_input, quiet_libraries, start, takes_part, used
 from atu.distributed import launch
 from atu.errors import ConfigError
 
@@ -39,7 +39,7 @@ def prepare(
     threads: Threads = 1,
 ) -> None:
     """Corpora and probes: the whole benchmark, or with --target and --shared one target's."""
-    section, _ = start(params, "prepare", threads)
+    section = start(params, "prepare", threads).prepare
     from atu.phases import prepare as phase
     from atu.untrusted.targets import Target
 
@@ -62,7 +62,7 @@ def pretrain(
     threads: Threads = 1,
 ) -> None:
     """A causal LM, trained or pinned; with --oracle one that never sees that target."""
-    loaded = start_all(params, "pretrain", threads)
+    loaded = start(params, "pretrain", threads)
     from atu.phases import pretrain as phase
     from atu.resources.fit import fitting
 
@@ -86,7 +86,7 @@ def embed(
     """Target embeddings: the concept's and every window's; without --pretrain the windows of the
     texts that several of these targets, or several models, read.
     """
-    loaded = start_all(params, "embed", threads)
+    loaded = start(params, "embed", threads)
     from atu.phases import embed as phase
 
     section, compute = loaded.embed, loaded.compute
@@ -115,7 +115,7 @@ def align(
     processes: Processes = 1,
 ) -> None:
     """Alignment training of the embedding predictor."""
-    loaded = start_all(params, "align", threads)
+    loaded = start(params, "align", threads)
     if not takes_part(loaded, launch.rank_count(processes)):
         return
     from atu.phases import align as phase
@@ -141,7 +141,7 @@ def search(
     processes: Processes = 1,
 ) -> None:
     """A method's settings by trials on `select` questions; or a table of --search folders."""
-    loaded = start_all(params, "search", threads)
+    loaded = start(params, "search", threads)
     from atu.phases import search as phase
     from atu.resources.fit import fitting
 
@@ -163,7 +163,13 @@ def search(
         )
     ]
     settings = loaded.unlearn.methods[method]
-    if not takes_part(loaded, used(settings, loaded.unlearn, method, processes)):
+    count = used(settings, loaded.unlearn, method, processes)
+    if section.relearn and count > 1:
+        raise ConfigError(
+            "--processes", count, "search.relearn fine-tunes in one process; give the rule "
+            "search_one `gpu: 1` (cluster/config.yaml, set-resources), or set search.relearn: null",
+        )  # fmt: skip
+    if not takes_part(loaded, count):
         return
     with fitting("search", loaded, model=inputs[0].pretrain, name=method, settings=settings):
         phase.run(out, section, loaded.compute, loaded.unlearn, method, inputs)
@@ -214,7 +220,7 @@ def unlearn(
     processes: Processes = 1,
 ) -> None:
     """Unlearn with one method; with --search, at the settings that a search chose."""
-    loaded = start_all(params, "unlearn", threads)
+    loaded = start(params, "unlearn", threads)
     from atu.phases import unlearn as phase
     from atu.resources.fit import fitting
 
@@ -238,7 +244,7 @@ def rephrase(
     threads: Threads = 1,
 ) -> None:
     """Rephrase robustness: greedy answers to every probe in every form."""
-    loaded = start_all(params, "rephrase", threads)
+    loaded = start(params, "rephrase", threads)
     from atu.phases import rephrase as phase
     from atu.resources.fit import fitting
 
@@ -257,7 +263,7 @@ def utility(
     threads: Threads = 1,
 ) -> None:
     """Utility benchmarks by lm-eval, fluency, and the COLLAPSED flag against --before."""
-    loaded = start_all(params, "utility", threads)
+    loaded = start(params, "utility", threads)
     from atu.phases import utility as phase
     from atu.resources.fit import fitting
 
@@ -281,7 +287,7 @@ def privacy(
     threads: Threads = 1,
 ) -> None:
     """Memorisation and membership inference against --reference, the oracle."""
-    loaded = start_all(params, "privacy", threads)
+    loaded = start(params, "privacy", threads)
     from atu.phases import privacy as phase
     from atu.resources.fit import fitting
 
@@ -310,7 +316,7 @@ def attack(
     """One attack: relearning, quantisation, sampling, in-context, logit lens, depth, fresh
     predictor.
     """
-    loaded = start_all(params, "attack", threads)
+    loaded = start(params, "attack", threads)
     from atu.phases import attack as phase
     from atu.resources.fit import fitting
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Make a language model forget a concept by Align-then-Unlearn, and measure whether it did.",
+    help="Make a language model forget a concept (Align-then-Unlearn), and measure whether it did.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

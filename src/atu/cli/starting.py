@@ -19,16 +19,8 @@ KEPT_MEMORY = 256 * 2**20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def start(params: Path, phase: str, threads: int = 1) -> tuple[Any, Any]:
-    """The checked section of a phase and `compute`, with threads, determinism and offline mode set
-    up.
-    """
-    loaded = start_all(params, phase, threads)
-    return getattr(loaded, phase), loaded.compute
-
-
-def start_all(params: Path, phase: str, threads: int) -> Any:
-    """The checked parameters; everything else as for `start`."""
+def start(params: Path, phase: str, threads: int) -> Any:
+    """The checked parameters, with threads, determinism and offline mode set up for a phase."""
     from atu.config.load import load_params
     from atu.config.params import MODEL_PHASES
     from atu.training.keeper import Interval, Stop

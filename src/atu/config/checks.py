@@ -94,9 +94,14 @@ def _check_roles(params: Params) -> None:
             params.grid.methods,
             f"add `{ORIGINAL}`: every result is read against it",
         )
-    for name in {ORIGINAL, ORACLE}.intersection(params.grid.methods):
+    for name in params.grid.methods:
         loss = params.unlearn.methods[name].loss
-        if role_of(loss) != name:
+        if role_of(loss) == ORACLE and name != ORACLE:
+            raise ConfigError(
+                "grid.methods", name, f"is the oracle, which reports read by the key `{ORACLE}`; "
+                "give its entry in unlearn.methods that key",
+            )  # fmt: skip
+        if name in (ORIGINAL, ORACLE) and role_of(loss) != name:
             raise ConfigError(
                 f"unlearn.methods.{name}.loss",
                 loss,

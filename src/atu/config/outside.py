@@ -14,6 +14,7 @@ from pathlib import Path
 from atu.config.cells import job_folders
 from atu.config.params import PHASES, Params
 from atu.errors import ConfigError
+from atu.results.files import write_whole
 
 IGNORE_FILE = ".dvcignore"
 UNFINISHED = (".partial", ".checkpoints", ".old", ".lock")
@@ -58,7 +59,7 @@ def leave_out(results: Path, paths: Sequence[Path]) -> bool:
     if text == before:
         return False
     if text:
-        file.write_text(text, **how)
+        write_whole(file, text, **how)
     else:
         file.unlink()
     return True

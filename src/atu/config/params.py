@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from atu import attacks, benchmarks, methods
 from atu.config.dependencies import dependencies
 from atu.config.entries import parse_plain, parse_settings
-from atu.config.roles import ORACLE, role_of
+from atu.config.roles import ORACLE
 from atu.config.sections import (
     Align,
     AttackSection,
@@ -89,9 +89,8 @@ class Params(Section):
 
 
 def oracle_method(params: Params) -> str | None:
-    """The grid's first method that is the model which never saw the target."""
-    entries = params.unlearn.methods
-    return next((m for m in params.grid.methods if role_of(entries[m].loss) == ORACLE), None)
+    """The grid's method that is the model which never saw the target."""
+    return ORACLE if ORACLE in params.grid.methods else None
 
 
 def given_methods(params: Params) -> list[str]:

@@ -64,7 +64,13 @@ def make_plain(source: Source, out: Path, *, offline: bool) -> bool:
         made = Path(scratch) / "model"
         _write(locate(source, read.revision), made)
         write_json(made / ORIGIN, origin | {"made": file_digests(made)})
-        made.replace(out)
+        try:
+            made.replace(out)
+        except OSError:  # another process was quicker
+            if not (out / ORIGIN).is_file():
+                raise
+            _require_same(out, origin)
+            return False
     return True
 
 

@@ -347,7 +347,7 @@ class Search(Section):
     @classmethod
     def _parse(cls, value: Any) -> Any:
         known = {RELEARN: attacks.get(RELEARN)}
-        return value and parse_settings("search.relearn", "attack", known, value)
+        return None if value is None else parse_settings("search.relearn", "attack", known, value)
 
     @field_validator("targets")
     @classmethod

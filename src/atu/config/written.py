@@ -15,6 +15,7 @@ from atu.config.params import Params
 from atu.config.spaces import chosen_values, nested
 from atu.errors import ConfigError
 from atu.results.artifacts import Artifact
+from atu.results.files import write_whole
 from atu.untrusted.texts import read_text
 
 EXPERIMENTS = Path("experiments")
@@ -95,7 +96,7 @@ def write_experiment(name: str, path: Path) -> Path:
             f"(mv {path} {EXPERIMENTS}/...) or delete the file, then run this again",
         )  # fmt: skip
     text = params_text(merged(read_layers(source)), f"make experiment NAME={name}")
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     return source
 
 

@@ -187,11 +187,6 @@ def agreed(value: T) -> T:
     return json.loads(bytes(content.tolist()))
 
 
-def wait() -> None:
-    """Wait until all ranks are here."""
-    any_of(False)
-
-
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Average every gradient over the ranks, in place. Shards are averaged already, by their
     backward pass.

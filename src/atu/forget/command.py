@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from atu.benchmarks.shared.source import Reader
-from atu.config.fetching import bring_encoder, model_lock, settle_lock
+from atu.config.fetching import bring_encoder
 from atu.config.load import check_values, load_params
 from atu.config.params import Params
-from atu.config.plain import make_plain, needs_plain, plain_name
-from atu.errors import ConfigError, SourceError, visible
+from atu.config.plain import plain_name
+from atu.errors import ConfigError, visible
 from atu.forget.brought import NOWHERE, Brought, Places, read_brought, unread
 from atu.forget.corpus import PHASE as CORPUS
 from atu.forget.corpus import Concept, is_written, taken, write, write_corpus
@@ -23,7 +23,7 @@ from atu.forget.result import NUMBERS, export, require_free
 from atu.forget.settings import Writing
 from atu.forget.texts import key, words
 from atu.models.encoder import BUNDLED, locate_encoder
-from atu.models.folders import loading, refuse_file
+from atu.models.folders import loading
 from atu.models.pinned import file_digests, locate, split_revision
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import read_json
@@ -40,6 +40,7 @@ from atu.workfolder.folder import (
     require_place,
     work_folder,
 )
+from atu.workfolder.models import pin_model
 from atu.workfolder.workflow import run_workflow, snakefile
 
 READ = ("names.json", "forget.json", "retain.json", "questions.json")
@@ -158,33 +159,10 @@ def _check(request: ForgetRequest) -> None:
 
 def _pin_model(request: ForgetRequest) -> tuple[Source, Path]:
     """The model's source, locked in the work folder, and the folder of its files."""
-    place, revision = split_revision(request.model)
-    if needs_plain(place):
-        folder = request.work / MODEL / plain_name(place)
-        make_plain(Source(place, revision, ""), folder, offline=request.offline)
-        place, revision = str(folder), None
-    refuse_file(Path(place))
-    if is_folder(Path(place)):
-        place = str(Path(place).resolve())
-    elif place.startswith((".", "/", "~")) or place.count("/") != 1:
-        raise ConfigError(
-            "--model", request.model, "no such folder, and no `owner/name` of the hub; name the "
-            "folder of a Hugging Face model"
-        )  # fmt: skip
-    lock = request.work / LOCKS / f"{MODEL}.json"
-    pinned = Source(place, revision, str(lock))
-    try:
-        new_lock = model_lock(pinned, request.offline, False, False)
-    except SourceError as error:
-        if not request.offline:
-            raise
-        raise SourceError(f"{error}; or leave out --offline here, and it is downloaded") from None
-    try:
-        print(settle_lock(pinned, new_lock, False), file=sys.stderr)
-    except SourceError as error:
-        raise SourceError(f"{error}; for another model name another --out or --work") from None
-    commit = Lock.read(lock).revision
-    return Source(place, revision, f"{LOCKS}/{MODEL}.json"), locate(pinned, commit)
+    made = request.work / MODEL / plain_name(split_revision(request.model)[0])
+    pinned = pin_model("--model", request.model, request.work, made, offline=request.offline)
+    folder = locate(pinned, Lock.read(Path(pinned.lock)).revision)
+    return replace(pinned, lock=f"{LOCKS}/{MODEL}.json"), folder
 
 
 def _pin_encoder(request: ForgetRequest) -> str:
@@ -192,7 +170,7 @@ def _pin_encoder(request: ForgetRequest) -> str:
     name = request.encoder
     if name != BUNDLED and is_folder(Path(name)):
         name = str(Path(name).resolve())
-    print(bring_encoder(name, request.offline), file=sys.stderr)
+    print(visible(bring_encoder(name, request.offline)), file=sys.stderr)
     return name
 
 

@@ -94,11 +94,7 @@ def score_encoded(
 
     def work(chosen: list[int]) -> list[TokenScores]:
         batch = collate([texts[i] for i in chosen], pad_id, device=device_of(model))
-        logits = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            use_cache=False,
-        ).logits.float()
+        logits = model(**batch.inputs).logits.float()
         require_finite(
             logits,
             [f"{label}, item {i}" for i in chosen],

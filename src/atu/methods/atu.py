@@ -26,7 +26,7 @@ Where this differs from the reference implementation (`reference_compat` restore
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -48,7 +48,7 @@ from atu.methods.base import (
 from atu.methods.shared.stranger_states import restored_error, stranger_error
 from atu.methods.shared.strangers import Strangers, forget_strangers, visits
 from atu.models.llm import hidden_states_at
-from atu.training.batches import Batch, collate, subject_positions
+from atu.training.batches import Batch, in_batches, subject_positions
 from atu.training.means import masked_mean
 from atu.untrusted.bounds import Bounds, Cosine, Count, CountOrZero, NonNegative
 
@@ -187,11 +187,8 @@ def measure_cosines(context: Context) -> Tensor:
         ConfigError: there is no such position.
     """
     stream, per_batch = context.forget, []
-    for at in range(0, len(stream.texts), stream.batch_size):
-        numbers = tuple(range(at, min(at + stream.batch_size, len(stream.texts))))
-        batch = collate([stream.texts[i] for i in numbers], stream.pad_id, device=context.device)
-        counted = counted_positions(context, replace(batch, numbers=numbers))
-        counted = counted * batch.attention_mask
+    for batch in in_batches(stream.texts, stream.batch_size, stream.pad_id, context.device):
+        counted = counted_positions(context, batch) * batch.attention_mask
         per_batch.append(predicted_cosine(context, batch)[:, counted.bool()])
     cosines = torch.cat(per_batch, dim=1).sort().values
     if not cosines.numel():

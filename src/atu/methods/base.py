@@ -27,6 +27,7 @@ from atu.probes.prompts import join_answer
 from atu.seeding import generator
 from atu.training.batches import Batch, BatchStream, EncodedText, encode_text
 from atu.training.likelihood import mean_nll
+from atu.training.loop import LossFunction
 from atu.training.losses import activation_error, kl_to_reference
 from atu.untrusted.bounds import STRICT, Count, Fraction, NonNegative, Positive
 
@@ -243,7 +244,7 @@ class Stage:
 
     name: str
     steps: int
-    loss: Callable[[], tuple[Tensor, dict[str, float]]]
+    loss: LossFunction
     parameters: list[nn.Parameter]
     learning_rate: float
     part: str = "model"
@@ -388,13 +389,19 @@ class Method:
 
 
 def _plain_stages(context: Context, forget_loss: ForgetLoss) -> Iterator[Stage]:
-    settings = context.settings
+    yield from stretches(
+        context.settings, context.parameters, lambda: combined_loss(context, forget_loss)
+    )
+
+
+def stretches(settings: Any, parameters: list[nn.Parameter], loss: LossFunction) -> Iterator[Stage]:
+    """All steps with one loss, in `evaluations` equal stretches."""
     for index, steps in enumerate(split_steps(settings.steps, settings.evaluations)):
         yield Stage(
             name=f"stretch {index + 1}",
             steps=steps,
-            loss=lambda: combined_loss(context, forget_loss),
-            parameters=context.parameters,
+            loss=loss,
+            parameters=parameters,
             learning_rate=settings.learning_rate,
         )
 
@@ -413,15 +420,22 @@ def combined_loss(context: Context, forget_loss: ForgetLoss) -> tuple[Tensor, di
     """
     forget = forget_loss(context, next(context.forget))
     parts = {"forget": forget.item()}
-    weights = context.settings.retain.weights()
-    if not weights:
+    if not context.settings.retain.weights():
         return forget, parts
-    terms = retain_terms(context, next(context.retain))
-    parts |= {f"retain_{name}": value.item() for name, value in terms.items()}
-    retain = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+    retain, terms = retain_loss(context)
+    parts |= terms
     if context.settings.wrapper == "disruption_masking":
         return masked_loss(forget, retain, context.parameters), parts
     return forget + retain, parts
+
+
+def retain_loss(context: Context) -> tuple[Tensor, dict[str, float]]:
+    """The weighted sum of the retain terms of the next retain batch, a scalar; and for the trace
+    every term as `retain_<term>`, unweighted.
+    """
+    weights, terms = context.settings.retain.weights(), retain_terms(context, next(context.retain))
+    total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+    return total, {f"retain_{name}": value.item() for name, value in terms.items()}
 
 
 def retain_terms(context: Context, batch: Batch) -> dict[str, Tensor]:
@@ -460,8 +474,7 @@ def _forward(
     model: PreTrainedModel, batch: Batch, layers: Sequence[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Logits, and the hidden states at these layers."""
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    output = model(**inputs, use_cache=False, output_hidden_states=bool(layers))
+    output = model(**batch.inputs, output_hidden_states=bool(layers))
     return output.logits, {layer: output.hidden_states[layer] for layer in layers}
 
 

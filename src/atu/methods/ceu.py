@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from atu.methods.base import Context, Method, PlainSettings
-from atu.training.batches import IGNORE, Batch
+from atu.training.batches import IGNORE, Batch, following
 from atu.training.losses import distillation_loss
 from atu.untrusted.bounds import CountOrZero
 
@@ -40,9 +39,10 @@ def suppressed(logits: Tensor, labels: Tensor) -> Tensor:
         logits: [batch, seq, vocab].
         labels: [batch, seq], `IGNORE` where not scored. Position t predicts t+1.
     """
-    following = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
-    onehot = F.one_hot(following.clamp(min=0), logits.shape[-1])
-    return logits.masked_fill((onehot * (following != IGNORE)[..., None]).bool(), -torch.inf)
+    after = following(labels)[..., None]
+    index, scored = after.clamp(min=0), after != IGNORE
+    own = logits.gather(2, index)
+    return logits.scatter(2, index, own.masked_fill(scored, -torch.inf))
 
 
 def ceu_loss(context: Context, batch: Batch) -> Tensor:
@@ -52,7 +52,7 @@ def ceu_loss(context: Context, batch: Batch) -> Tensor:
 
     The token and two others with probabilities (1/2, 1/4, 1/4): targets (0, 1/2, 1/2), ln 4.
     """
-    logits = context.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    logits = context.model(**batch.inputs).logits
     labels = without_first(batch.labels, context.settings.skip)
     return distillation_loss(logits, suppressed(logits.detach(), labels), labels)
 
@@ -60,7 +60,7 @@ def ceu_loss(context: Context, batch: Batch) -> Tensor:
 METHOD = Method(
     Settings,
     title="CEU",
-    does="distils the original without the answer’s token",
+    does="distils its own predictions without the answer’s token",
     source="2503.01224",
     forget_loss=ceu_loss,
     processes="all",

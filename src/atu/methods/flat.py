@@ -91,7 +91,7 @@ def flat_loss(context: Context, batch: Batch) -> Tensor:
 
 
 def _probability(model: nn.Module, batch: Batch) -> Tensor:
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    logits = model(**batch.inputs).logits
     return mean_probability(logits, batch.labels)
 
 

@@ -26,8 +26,7 @@ def ga_loss(context: Context, batch: Batch) -> Tensor:
 
     Tokens with probabilities 1/2 and 1/8: NLL (ln 2 + ln 8) / 2 = 2 ln 2, so the loss is -1.3863.
     """
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    logits = context.model(**inputs, use_cache=False).logits
+    logits = context.model(**batch.inputs).logits
     return -mean_nll(logits, batch.labels)
 
 

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from atu.errors import ConfigError
-from atu.methods.base import Context, Method, OptimizerSettings, Stage, split_steps
+from atu.methods.base import Context, Method, OptimizerSettings, Stage, stretches
 from atu.models.llm import (
     decoder_layers,
     frozen,
@@ -45,7 +45,7 @@ from atu.models.llm import (
     output_norm,
 )
 from atu.probes.prompts import INVENTED_NAMES
-from atu.training.batches import IGNORE, Batch, collate, encode_text
+from atu.training.batches import IGNORE, Batch, encode_text, in_batches
 from atu.training.losses import activation_error
 from atu.untrusted.bounds import Bounds, Count, CountOrZero, Fraction, NonNegative
 from atu.untrusted.names import has_name, replace_names
@@ -90,9 +90,10 @@ def redirection_loss(
 def mean_last_state(context: Context, prompts: Sequence[str], layer: int) -> Tensor:
     """Mean hidden states `layer` at the last token of these prompts, [hidden]."""
     texts = [encode_text(context.tokenizer, prompt, "", end=False) for prompt in prompts]
-    size, total = context.settings.batch_size, torch.zeros((), device=context.device)
-    for at in range(0, len(texts), size):
-        batch = collate(texts[at : at + size], context.forget.pad_id, device=context.device)
+    total = torch.zeros((), device=context.device)
+    for batch in in_batches(
+        texts, context.settings.batch_size, context.forget.pad_id, context.device
+    ):
         states = hidden_states(context.model, batch.input_ids, batch.attention_mask, layer)
         last = batch.attention_mask.sum(dim=1) - 1
         total = total + states[torch.arange(len(last), device=last.device), last].sum(dim=0)
@@ -175,14 +176,7 @@ def stages(context: Context) -> Iterator[Stage]:
 
     weight = projection.weight
     assert isinstance(weight, nn.Parameter)
-    for index, steps in enumerate(split_steps(settings.steps, settings.evaluations)):
-        yield Stage(
-            name=f"stretch {index + 1}",
-            steps=steps,
-            loss=loss,
-            parameters=[weight],
-            learning_rate=settings.learning_rate,
-        )
+    yield from stretches(settings, [weight], loss)
 
 
 METHOD = Method(

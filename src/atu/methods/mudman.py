@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from atu.methods.base import Context, Method, PlainSettings, Stage, retain_terms, split_steps
-from atu.methods.shared.counting import Counter
+from atu.methods.base import Context, Method, PlainSettings, Stage, retain_loss
+from atu.methods.shared.counting import counted_stretches
 from atu.methods.shared.disruption_masking import agreeing, gradients_of, total_norm, with_gradient
 from atu.methods.shared.reinforced import reinforced_copy
 from atu.training.batches import IGNORE
@@ -112,15 +112,12 @@ def step_loss(context: Context, state: State, fork: bool) -> tuple[Tensor, dict[
     settings, parameters = context.settings, context.parameters
     if fork:
         _copy(parameters, state.copied)
-    weights, terms = settings.retain.weights(), retain_terms(context, next(context.retain))
-    retain = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+    retain, terms = retain_loss(context)
     with torch.no_grad():
         for mean, gradient in zip(state.means, gradients_of(retain, parameters), strict=True):
             mean.lerp_(gradient, 1 - settings.momentum)
     batch = next(context.forget)
-    logits = state.adversary(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-    ).logits
+    logits = state.adversary(**batch.inputs).logits
     relearn, forget = mean_nll(logits, batch.labels), negative_entropy(logits, batch.labels)
     descent = gradients_of(relearn, state.copied, keep_graph=True)
     ascent = gradients_of(forget, state.copied)
@@ -131,8 +128,7 @@ def step_loss(context: Context, state: State, fork: bool) -> tuple[Tensor, dict[
     first = context.recall("first norm", norm.item)
     scaled = [g * (first / norm.clamp(min=torch.finfo(g.dtype).tiny)) for g in ascent]
     step = [m + g for m, g in zip(state.means, agreeing(scaled, state.means), strict=True)]
-    parts = {"forget": forget.item(), "relearn": relearn.item()}
-    parts |= {f"retain_{name}": value.item() for name, value in terms.items()}
+    parts = {"forget": forget.item(), "relearn": relearn.item()} | terms
     return with_gradient((forget + retain).detach(), step, parameters), parts
 
 
@@ -145,22 +141,11 @@ def _copy(source: list[nn.Parameter], target: list[nn.Parameter]) -> None:
 def stages(context: Context) -> Iterator[Stage]:
     """`evaluations` equal stretches, in which the steps are counted through."""
     settings, state = context.settings, start(context)
-    done = 0
-    for index, steps in enumerate(split_steps(settings.steps, settings.evaluations)):
-        counter = Counter(done)
-
-        def loss(counter: Counter = counter) -> tuple[Tensor, dict[str, float]]:
-            return step_loss(context, state, fork=counter.next() % settings.fork_every == 0)
-
-        yield Stage(
-            name=f"stretch {index + 1}",
-            steps=steps,
-            loss=loss,
-            parameters=[*context.parameters, *state.parameters()],
-            learning_rate=settings.learning_rate,
-            seek=counter.seek,
-        )
-        done += steps
+    yield from counted_stretches(
+        settings,
+        [*context.parameters, *state.parameters()],
+        lambda number: step_loss(context, state, fork=number % settings.fork_every == 0),
+    )
 
 
 METHOD = Method(

@@ -48,11 +48,10 @@ def taught(context: Context, batch: Batch, introduced: Introduced) -> tuple[Tens
     """
     assert context.reference is not None
     mask = batch.attention_mask
-    logits = context.model(input_ids=batch.input_ids, attention_mask=mask).logits
+    logits = context.model(**batch.inputs).logits
     with torch.no_grad():
-        teacher = context.reference(input_ids=introduced.input_ids, attention_mask=mask).logits
-    replaced = introduced.input_ids != batch.input_ids
-    counted = introduced.after[:, :-1] * mask[:, 1:] * ~replaced[:, 1:]
+        teacher = context.reference(**batch.inputs | {"input_ids": introduced.input_ids}).logits
+    counted = introduced.after[:, :-1] * mask[:, 1:] * ~introduced.named[:, 1:]
     return kl_to_reference(logits[:, :-1], teacher[:, :-1], counted), logits, teacher
 
 

@@ -37,10 +37,9 @@ def npo_from_nll(nll: Tensor, reference_nll: Tensor, beta: float) -> Tensor:
 def npo_loss(context: Context, batch: Batch) -> Tensor:
     """NPO of the forget batch against the frozen original model."""
     assert context.reference is not None
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    nll, count = sequence_nll(context.model(**inputs, use_cache=False).logits, batch.labels)
+    nll, count = sequence_nll(context.model(**batch.inputs).logits, batch.labels)
     with torch.no_grad():
-        logits = context.reference(**inputs, use_cache=False).logits
+        logits = context.reference(**batch.inputs).logits
         reference, _ = sequence_nll(logits, batch.labels)
     if context.reference_compat:
         total = count.sum().clamp(min=1)

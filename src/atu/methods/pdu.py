@@ -23,8 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from atu.methods.base import Context, Method, PlainSettings, Stage, retain_terms, split_steps
-from atu.methods.shared.counting import Counter
+from atu.methods.base import Context, Method, PlainSettings, Stage, retain_loss
+from atu.methods.shared.counting import counted_stretches
 from atu.training.batches import IGNORE
 from atu.training.means import masked_mean
 from atu.untrusted.bounds import CountOrZero, NonNegative
@@ -70,15 +70,10 @@ def step_loss(context: Context, multiplier: Tensor, moves: bool) -> tuple[Tensor
     from the next loss on.
     """
     settings, batch = context.settings, next(context.forget)
-    logits = context.model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-    ).logits
-    forget = flattening_loss(logits, batch.labels)
-    weights, terms = settings.retain.weights(), retain_terms(context, next(context.retain))
-    excess = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-    excess = excess - settings.bound
-    parts = {"forget": forget.item(), "multiplier": multiplier.item()}
-    parts |= {f"retain_{name}": value.item() for name, value in terms.items()}
+    forget = flattening_loss(context.model(**batch.inputs).logits, batch.labels)
+    retain, terms = retain_loss(context)
+    excess = retain - settings.bound
+    parts = {"forget": forget.item(), "multiplier": multiplier.item()} | terms
     loss = forget + parts["multiplier"] * excess
     if moves:
         multiplier.add_(settings.multiplier_rate * excess.detach()).clamp_(min=0)
@@ -92,22 +87,11 @@ def stages(context: Context) -> Iterator[Stage]:
     settings = context.settings
     first = torch.tensor(settings.multiplier, device=context.device)
     multiplier = nn.Parameter(first, requires_grad=False)
-    done = 0
-    for index, steps in enumerate(split_steps(settings.steps, settings.evaluations)):
-        counter = Counter(done)
-
-        def loss(counter: Counter = counter) -> tuple[Tensor, dict[str, float]]:
-            return step_loss(context, multiplier, moves=counter.next() >= settings.warmup)
-
-        yield Stage(
-            name=f"stretch {index + 1}",
-            steps=steps,
-            loss=loss,
-            parameters=[*context.parameters, multiplier],
-            learning_rate=settings.learning_rate,
-            seek=counter.seek,
-        )
-        done += steps
+    yield from counted_stretches(
+        settings,
+        [*context.parameters, multiplier],
+        lambda number: step_loss(context, multiplier, moves=number >= settings.warmup),
+    )
 
 
 METHOD = Method(

@@ -28,7 +28,7 @@ Where this differs from the official code (Acruxos/ORT, llmtuner/train/rocr):
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -46,7 +46,7 @@ from atu.models.llm import (
     weight_matrix,
 )
 from atu.seeding import generator, hash_fraction
-from atu.training.batches import Batch, EncodedText, collate, encode_text, subject_positions
+from atu.training.batches import Batch, EncodedText, encode_text, in_batches, subject_positions
 from atu.untrusted.bounds import STRICT, Bounds, Count, Positive
 from atu.untrusted.names import has_name, replace_names
 
@@ -141,11 +141,7 @@ def mean_at_names(
 
 
 def _batches(context: Context, texts: Sequence[EncodedText]) -> Iterator[Batch]:
-    size = context.settings.batch_size
-    for at in range(0, len(texts), size):
-        chosen = range(at, min(at + size, len(texts)))
-        batch = collate([texts[i] for i in chosen], context.retain.pad_id, device=context.device)
-        yield replace(batch, numbers=tuple(chosen))
+    return in_batches(texts, context.settings.batch_size, context.retain.pad_id, context.device)
 
 
 def choose_substitute(context: Context) -> str:
@@ -277,7 +273,7 @@ def stages(context: Context) -> Iterator[Stage]:
 METHOD = Method(
     Settings,
     title="ROCR",
-    does="edits one matrix by rank one, so that another person’s value is returned",
+    does="edits matrices by low rank, so that another person’s value is returned",
     source="2506.07795",
     stages=stages,
     processes="first",

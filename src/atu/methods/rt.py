@@ -30,9 +30,7 @@ def rt_loss(context: Context, batch: Batch) -> Tensor:
     Refusal tokens of probability 1/2 and 1/8: (ln 2 + ln 8) / 2 = 2 ln 2 = 1.3863.
     """
     refusal = refusal_batch(context, batch)
-    logits = context.model(
-        input_ids=refusal.input_ids, attention_mask=refusal.attention_mask
-    ).logits
+    logits = context.model(**refusal.inputs).logits
     return mean_nll(logits, refusal.labels)
 
 

@@ -35,7 +35,7 @@ def satimp_loss(context: Context, batch: Batch) -> Tensor:
     Tokens of probability 1/2 and 1/4, beta1 = beta2 = 1: -(ln 2 / 4 + 3/16 ln 4) / 2 = -.2166.
     """
     settings = context.settings
-    logits = context.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    logits = context.model(**batch.inputs).logits
     return reweighted_ascent(
         logits, batch.labels, lambda p: p**settings.beta1 * (1 - p) ** settings.beta2
     )

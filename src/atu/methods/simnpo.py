@@ -43,7 +43,7 @@ def simnpo_from_nll(nll: Tensor, count: Tensor, beta: float, gamma: float) -> Te
 
 def simnpo_loss(context: Context, batch: Batch) -> Tensor:
     """SimNPO of the forget batch."""
-    logits = context.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    logits = context.model(**batch.inputs).logits
     nll, count = sequence_nll(logits, batch.labels)
     return simnpo_from_nll(nll, count, context.settings.beta, context.settings.gamma)
 

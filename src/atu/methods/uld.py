@@ -67,10 +67,9 @@ def uniform_divergence(logits: Tensor, mask: Tensor) -> Tensor:
 def assistant_loss(context: Context, guard: LogitDifference) -> tuple[Tensor, dict[str, float]]:
     """NLL of the next forget batch plus the weighted uniform term of the next retain batch."""
     forget, retain = next(context.forget), next(context.retain)
-    output = guard.assistant(input_ids=forget.input_ids, attention_mask=forget.attention_mask)
-    remember = mean_nll(output.logits, forget.labels)
-    output = guard.assistant(input_ids=retain.input_ids, attention_mask=retain.attention_mask)
-    uniform = uniform_divergence(output.logits, retain.attention_mask)
+    remember = mean_nll(guard.assistant(**forget.inputs).logits, forget.labels)
+    logits = guard.assistant(**retain.inputs).logits
+    uniform = uniform_divergence(logits, retain.attention_mask)
     parts = {"forget": remember.item(), "retain": uniform.item()}
     return remember + context.settings.uniform_weight * uniform, parts
 

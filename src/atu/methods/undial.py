@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from atu.errors import ConfigError
 from atu.methods.base import Context, Method, PlainSettings
-from atu.training.batches import IGNORE, Batch
+from atu.training.batches import IGNORE, Batch, following
 from atu.training.losses import distillation_loss
 from atu.untrusted.bounds import NonNegative
 
@@ -48,9 +47,10 @@ def lowered_logits(reference: Tensor, labels: Tensor, beta: float) -> Tensor:
 
     Logits (0, 0), the next token 0, beta ln 3: (-ln 3, 0), probabilities (1/4, 3/4).
     """
-    following = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
-    onehot = F.one_hot(following.clamp(min=0), reference.shape[-1])
-    return reference - beta * (onehot * (following != IGNORE)[..., None])
+    after = following(labels)[..., None]
+    index, scored = after.clamp(min=0), after != IGNORE
+    own = reference.gather(2, index)
+    return reference.scatter(2, index, own - beta * scored.to(own))
 
 
 def as_token_numbers(labels: Tensor, vocabulary: int) -> Tensor:
@@ -76,14 +76,13 @@ def undial_loss(context: Context, batch: Batch) -> Tensor:
     beta 0 only.
     """
     assert context.reference is not None
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     labels = batch.labels
     with torch.no_grad():
-        reference = context.reference(**inputs).logits
+        reference = context.reference(**batch.inputs).logits
         if context.settings.variant == "open_unlearning":
             labels = as_token_numbers(labels, reference.shape[-1])
         targets = lowered_logits(reference, labels, context.settings.beta)
-    return distillation_loss(context.model(**inputs).logits, targets, labels)
+    return distillation_loss(context.model(**batch.inputs).logits, targets, labels)
 
 
 METHOD = Method(

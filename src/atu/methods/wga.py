@@ -30,7 +30,7 @@ def wga_loss(context: Context, batch: Batch) -> Tensor:
 
     Tokens of probability 1/2 and 1/4: at beta 1 -(ln 2 / 2 + ln 4 / 4) / 2 = -.3466.
     """
-    logits = context.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    logits = context.model(**batch.inputs).logits
     return reweighted_ascent(logits, batch.labels, lambda p: p**context.settings.beta)
 
 

@@ -51,11 +51,10 @@ def whp_loss(context: Context, batch: Batch, reinforced: PreTrainedModel) -> Ten
     batch's scored tokens.
     """
     assert context.reference is not None
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     with torch.no_grad():
-        base, raised = context.reference(**inputs).logits, reinforced(**inputs).logits
+        base, raised = context.reference(**batch.inputs).logits, reinforced(**batch.inputs).logits
         targets = generic_logits(base, raised, context.settings.alpha)
-    return distillation_loss(context.model(**inputs).logits, targets, batch.labels)
+    return distillation_loss(context.model(**batch.inputs).logits, targets, batch.labels)
 
 
 def stages(context: Context) -> Iterator[Stage]:

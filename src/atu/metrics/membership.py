@@ -92,24 +92,6 @@ def membership_zlib(log_probs: ArrayLike, text: str) -> float:
     return float(finite_values(log_probs, "log-probabilities").mean()) / _zlib_bytes(text)
 
 
-@metric(
-    "membership_zlib",
-    "own-1",
-    source="this project, after Carlini et al., arXiv 2012.07805",
-    knowledge="rises",
-)
-def membership_zlib_own(log_probs: ArrayLike, text: str) -> float:
-    """Summed log-probability over the zlib-compressed bytes of the text, at most 0.
-
-    Total over total, nats per compressed byte: the length of the text cancels. Log-probabilities
-    (-1, -3) of a text of 20 compressed bytes give -4 / 20 = -0.2.
-
-    Raises:
-        EvaluationError: no tokens or a log-probability that is not finite.
-    """
-    return float(finite_values(log_probs, "log-probabilities").sum()) / _zlib_bytes(text)
-
-
 def _zlib_bytes(text: str) -> int:
     """Length of the compressed text; at least 8, the envelope of an empty one."""
     return len(zlib.compress(text.encode("utf-8")))

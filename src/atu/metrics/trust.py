@@ -10,6 +10,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,22 @@ class Trust:
         return f"{self.faithfulness:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def read(path: Path) -> list[Trust]:
+def read(path: Traversable) -> list[Trust]:
     """The rows of a file that `write` wrote."""
-    return _parsed(path.read_text(encoding="utf-8"))
+    counts = {field.name for field in fields(Trust) if field.type == "int"}
+
+    def value(name: str, cell: str) -> Any:
+        if name == "key":
+            return cell
+        return int(cell) if name in counts else float(cell) if cell else None
+
+    rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    return [Trust(**{name: value(name, cell) for name, cell in found.items()}) for found in rows]
 
 
 def measured() -> list[Trust]:
     """What was last measured in the embedded world; no rows if nothing was."""
-    return _parsed((resources.files("atu.metrics") / FILE).read_text(encoding="utf-8"))
+    return read(resources.files("atu.metrics") / FILE)
 
 
 def write(rows: Iterable[Trust], path: Path) -> None:
@@ -79,18 +88,6 @@ def write(rows: Iterable[Trust], path: Path) -> None:
 
 def _written(value: Any) -> Any:
     return f"{value:.4f}" if isinstance(value, float) else value
-
-
-def _parsed(text: str) -> list[Trust]:
-    counts = {field.name for field in fields(Trust) if field.type == "int"}
-
-    def value(name: str, cell: str) -> Any:
-        if name == "key":
-            return cell
-        return int(cell) if name in counts else float(cell) if cell else None
-
-    rows = csv.DictReader(text.splitlines())
-    return [Trust(**{name: value(name, cell) for name, cell in found.items()}) for found in rows]
 
 
 def row(*cells: str) -> str:

@@ -94,7 +94,7 @@ def run(
         context = replace(context, alignment=alignment, further=further, **opened)
         result = attack.run(context)
         require_finite_weights(context.model)
-        items = require_complete(name, context.probes, result.items)
+        items = require_known_items(name, context.probes, result.items)
         pl.DataFrame(items, schema=ITEMS, orient="row").write_parquet(job.path("items.parquet"))
         for table, rows in result.tables.items():
             frame = pl.DataFrame(rows, infer_schema_length=None)
@@ -187,7 +187,7 @@ def open_alignment(
     )
 
 
-def require_complete(name: str, probes: Sequence[Row], items: Sequence[Row]) -> list[Row]:
+def require_known_items(name: str, probes: Sequence[Row], items: Sequence[Row]) -> list[Row]:
     """The items, unless there are none or one is about no reported probe.
 
     Raises:

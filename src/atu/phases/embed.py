@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from atu.alignment.windows import Window, WindowTable, window_starts
 from atu.config.dependencies import dependencies
 from atu.config.sections import Embed
-from atu.errors import ArtifactError
+from atu.errors import ArtifactError, ConfigError
 from atu.models.compute import Compute
 from atu.models.encoder import SentenceEncoder
 from atu.models.llm import open_tokenizer
@@ -105,6 +105,11 @@ def run(
             number_windows(table, encoder, row["text"], text, section.reference_compat)
             for row, text in zip(rows, texts, strict=True)
         ]
+        if not table.windows:
+            raise ConfigError(
+                "embed.k", section.k, f"none of the {len(texts)} texts is as long as a window; "
+                "give longer texts, a smaller k, or embed.partial",
+            )  # fmt: skip
         embedded = embed_windows(encoder, table.windows, section, shared)
         described = describing_texts(rows, section.corpus_descriptions)
         texts_of_concept = concept_texts(prepare.cell["new"], section.descriptions, described)

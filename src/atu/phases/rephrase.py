@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PHASE = "rephrase"
-EXACT_MATCH = exact_match.id
 ROUGE = rwku_rouge_l_recall.id
 SCORES = {
     metric.id: metric

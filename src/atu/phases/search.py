@@ -271,7 +271,6 @@ class _Search:
             tokenizer=tokenizer,
             max_new_tokens=ANSWER_TOKENS,
             batch_size=BatchSize(BATCH),
-            folder=inputs.pretrain.folder,
             seed=child_seed(self.section.seed, PHASE, settings.attack) % 2**31,
         )
         items = relearn(context).items

@@ -48,14 +48,18 @@ def answer_groups(items: pl.DataFrame, methods: Sequence[str]) -> list[Group]:
     rows = rows.filter(~pl.col("seen") & pl.col("method").is_in(list(methods)))
     about = rows.filter(pl.col("role") == "target")
     plain = about.filter(pl.col("form") == "question")
-    facts = _first((plain if len(plain) else about)["fact"])
     kept = rows.filter((pl.col("role") == "neighbour") & (pl.col("form") == "question"))
     title = "Neighbours"
     if kept.is_empty():
         kept = rows.filter((pl.col("role") == "other") & (pl.col("form") == "question"))
         title = "Other people"
     groups = [
-        Group("The target, asked plainly", "the first facts", False, _asked(plain, facts, methods)),
+        Group(
+            "The target, asked plainly",
+            "the first facts",
+            False,
+            _asked(plain, _first(plain["fact"]), methods),
+        ),
         Group(
             "The target, in the form that leaks most",
             "of every fact the form in which unlearned models score most, the worst facts first",

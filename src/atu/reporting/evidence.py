@@ -12,6 +12,7 @@ import polars as pl
 
 from atu.config.roles import ORACLE, ORIGINAL
 from atu.config.sections import AttackSection, Report
+from atu.metrics.answers import contains, exact_match
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.fluency import stutters
 from atu.metrics.memorisation import tofu_forget_quality, tofu_truth_ratio
@@ -30,7 +31,7 @@ from atu.reporting.robustness import (
 from atu.reporting.verdict import ASKED, CONTROL, NOTHING, Evidence, Line, Loss
 from atu.reporting.verdict import ORACLE as THE_ORACLE
 
-FLOORED = ("exact_match@own-2", "contains@own-2", "leak_at_k@own-1")
+FLOORED = (exact_match.id, contains.id)
 """Measures by which a guess scores nothing."""
 QUALITY = f"target.{tofu_truth_ratio.id}.{tofu_forget_quality.id}"
 KEPT_TITLES = {role: tables.COLUMNS[role] for role in RETAINED} | {

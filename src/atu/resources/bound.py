@@ -85,7 +85,7 @@ def held(job: PlannedJob, processes: int = 1) -> Parts:
         return {}
     make = {
         "pretrain": _pretraining, "align": _alignment, "unlearn": _unlearning,
-        "search": _unlearning, "privacy": _privacy, "attack": _attack,
+        "search": _searching, "privacy": _privacy, "attack": _attack,
     }.get(job.phase, _reading)  # fmt: skip
     with torch.random.fork_rng([]):  # adapters are initialised at random
         parts = make(model, job)
@@ -131,6 +131,16 @@ def _attack(model: PreTrainedModel, job: PlannedJob) -> Parts:
     if attack.needs_alignment:
         parts |= _fresh_predictor(model, job)
     return parts
+
+
+def _searching(model: PreTrainedModel, job: PlannedJob) -> Parts:
+    """Of a run, or of the fine-tune that comes after it (`search.relearn`), whichever is more."""
+    whole = FLOAT * count(model.parameters())
+    fine_tune = {"weights": whole, "copy": whole} | _training(model.parameters(), "adamw")
+    run = _unlearning(model, job)  # the last, as it may cut layers off
+    if job.params.search.relearn and sum(fine_tune.values()) > sum(run.values()):
+        return fine_tune
+    return run
 
 
 def _unlearning(model: PreTrainedModel, job: PlannedJob) -> Parts:

@@ -159,7 +159,11 @@ def _adapted(job: PlannedJob) -> Iterator[tuple[str, Any]]:
 
 
 def _shares(job: PlannedJob) -> list[int]:
-    """Numbers of GPUs that could share a method's job that runs on one."""
+    """Numbers of GPUs that could share a method's job that runs on one; none of a search that
+    fine-tunes its models, in one process.
+    """
+    if job.phase == "search" and job.params.search.relearn:
+        return []
     shared = job.phase in ("unlearn", "search") and job.params.compute.place.type == "cuda"
     if not shared or processes.world_size() > 1:
         return []

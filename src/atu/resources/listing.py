@@ -29,7 +29,8 @@ def grid_jobs(params: Params) -> Iterator[tuple[Kind, PlannedJob]]:
         yield (model, "align"), PlannedJob("align", params, config)
         for name in params.grid.methods:
             settings = params.unlearn.methods[name]
-            yield (model, f"unlearn {name}"), PlannedJob("unlearn", params, config, name, settings)
+            for phase in ("search", "unlearn") if params.searched(name) else ("unlearn",):
+                yield (model, f"{phase} {name}"), PlannedJob(phase, params, config, name, settings)
         for phase in ("rephrase", "utility", "privacy"):
             yield (model, phase), PlannedJob(phase, params, config)
         for name in params.grid.attacks:
@@ -40,13 +41,16 @@ def grid_jobs(params: Params) -> Iterator[tuple[Kind, PlannedJob]]:
 def peaks(results: Path) -> dict[Kind, list[int]]:
     """Peaks of finished jobs in bytes, by kind: of the GPU if one was used, else of the process."""
     by_kind: dict[Kind, list[int]] = {}
-    for path in sorted(results.glob(f"**/{PROVENANCE}")):
-        memory = read_json(path).get("memory")
-        if memory is None or path.parent.name.startswith("."):  # older version, or unfinished
+    for path in sorted(results.glob(f"**/{MANIFEST}")):  # which a job that is made again lacks
+        record = path.with_name(PROVENANCE)
+        if path.parent.name.startswith(".") or not record.is_file():  # unfinished
             continue
-        manifest = read_json(path.with_name(MANIFEST))
+        memory = read_json(record).get("memory")
+        if memory is None:  # of an older version
+            continue
+        manifest = read_json(path)
         phase, cell = manifest["phase"], manifest["cell"]
-        named = {"unlearn": "method", "attack": "attack"}.get(phase)
+        named = {"search": "method", "unlearn": "method", "attack": "attack"}.get(phase)
         job = f"{phase} {cell[named]}" if named in cell else phase
         peak = memory["gpu_bytes"] or memory["process_bytes"]
         by_kind.setdefault((cell.get("model", ""), job), []).append(peak)

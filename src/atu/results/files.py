@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 MAX_JSON = 1024 * MB
 
 
+def write_whole(path: Path, text: str, encoding: str = "utf-8", errors: str = "strict") -> None:
+    """Write a text file in place of what stands there, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding=encoding, errors=errors)
+    partial.replace(path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted keys and no NaN: equal values give equal bytes."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from atu.distributed import processes
@@ -43,6 +44,13 @@ class Batch:
     labels: Tensor
     numbers: tuple[int, ...] = ()
     """Numbers of the texts in their stream."""
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What a model reads in training or scoring, which fill no KV cache."""
+        return {
+            "input_ids": self.input_ids, "attention_mask": self.attention_mask, "use_cache": False
+        }  # fmt: skip
 
     def share(self) -> Batch:
         """The rows of this rank, padded like the whole batch; all rows for a single process."""
@@ -275,6 +283,21 @@ class BatchStream(Iterator[Batch]):
         texts = [self.texts[i] for i in numbers]
         batch = collate(texts, self.pad_id, self.double_shift, self.device)
         return replace(batch, numbers=tuple(numbers))
+
+
+def following(labels: Tensor) -> Tensor:
+    """The label that each position predicts, [batch, seq]: the next one's; `IGNORE` at the last."""
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+
+
+def in_batches(
+    texts: Sequence[EncodedText], size: int, pad_id: int, device: torch.device | None = None
+) -> Iterator[Batch]:
+    """All texts once, in their order, in batches of `size`."""
+    for at in range(0, len(texts), size):
+        numbers = tuple(range(at, min(at + size, len(texts))))
+        batch = collate([texts[i] for i in numbers], pad_id, device=device)
+        yield replace(batch, numbers=numbers)
 
 
 @contextmanager

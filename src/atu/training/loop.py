@@ -26,12 +26,16 @@ def constant(_progress: float) -> float:
     return 1.0
 
 
-def warmup_linear(warmup: float, floor: float = 0.02) -> Callable[[float], float]:
-    """A learning-rate factor: rises over the first `warmup` share of steps, falls to `floor`."""
+FLOOR = 0.02
+"""The factor that `warmup_linear` falls to."""
+
+
+def warmup_linear(warmup: float) -> Callable[[float], float]:
+    """A learning-rate factor: rises over the first `warmup` share of steps, falls to `FLOOR`."""
 
     def factor(progress: float) -> float:
         up = min(1.0, progress / warmup) if warmup else 1.0
-        return up * (floor + (1 - floor) * (1 - progress))
+        return up * (FLOOR + (1 - FLOOR) * (1 - progress))
 
     return factor
 

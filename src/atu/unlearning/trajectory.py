@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from atu.alignment.cosine import concept_cosine
 from atu.distributed import processes
-from atu.inference.batching import BatchSize
+from atu.inference.batching import BatchSize, map_in_batches
 from atu.inference.finite import require_finite_states
 from atu.inference.probing import answer_probes
 from atu.inference.scoring import mean_loss, score_encoded
@@ -158,18 +159,30 @@ class Observer:
         about = [probe for probe in self.probes if probe["role"] == "target"]
         plain = [probe for probe in about if probe["form"] == "question"]
         rows = prompt_ids(context.tokenizer, [probe["prompt"] for probe in plain or about])
-        ids, mask = right_padded(rows, context.tokenizer.pad_token_id, context.device)
-        with frozen(context.model):
+        pad = context.tokenizer.pad_token_id
+
+        def work(chosen: list[int]) -> list[Tensor]:
+            """Of each prompt its cosines, [layers, tokens]."""
+            assert context.concept is not None
+            some = [rows[i] for i in chosen]
+            ids, mask = right_padded(some, pad, context.device)
             hidden = hidden_states_at(context.model, ids, mask, list(context.predictors))
-            named = [f"trajectory, question {i} about the target" for i in range(len(rows))]
+            named = [f"trajectory, question {i} about the target" for i in chosen]
             for states in hidden.values():
-                require_finite_states(context.model, states, rows, named)
-        assert context.concept is not None
-        cosines = [
-            concept_cosine(predictor(hidden[layer]), context.concept)[mask.bool()].mean().item()
-            for layer, predictor in context.predictors.items()
-        ]
-        return sum(cosines) / len(cosines)
+                require_finite_states(context.model, states, some, named)
+            cosines = [
+                concept_cosine(predictor(hidden[layer]), context.concept)
+                for layer, predictor in context.predictors.items()
+            ]
+            return [
+                torch.stack([c[number, : len(row)] for c in cosines])
+                for number, row in enumerate(some)
+            ]
+
+        with frozen(context.model):
+            lengths = [len(row) for row in rows]
+            found = map_in_batches(work, lengths, BatchSize(BATCH), "cosine to the concept")
+        return torch.cat(found, dim=1).mean().item()
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 from atu.config.written import Origin, origin
 from atu.errors import ArtifactError, AtuError
 from atu.results.artifacts import MANIFEST, METRICS, PROVENANCE, Artifact
+from atu.results.files import write_whole
 
 PARAMS = "params.yaml"
 LOCKS = "locks"
@@ -52,7 +53,7 @@ def keep_params(path: Path, text: str) -> None:
     if here is not None and here.edited:
         print(f"{path.absolute()}: was edited, so it is used as it is; delete it for a new one")
     elif here is None or path.read_bytes() != text.encode("utf-8"):
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
 
 
 def require_place(option: str, folder: Path) -> None:

@@ -7,7 +7,7 @@ from atu.errors import EvaluationError
 from atu.inference import probing
 from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
-from atu.phases.attack import ITEMS, require_complete
+from atu.phases.attack import ITEMS, require_known_items
 
 NAMES = sorted(attacks.registry())
 ROLES = {"quantise": {"target", "neighbour"}, "relearn": {"target", "control"}} | {
@@ -98,7 +98,7 @@ def test_nothing_to_ask_is_no_success(make_context, name):
     """An attack without a question is refused, not reported as an attack that found nothing."""
     context = make_context(name, probes=[])
     with pytest.raises(EvaluationError):
-        require_complete(name, [], attacks.get(name).run(context).items)
+        require_known_items(name, [], attacks.get(name).run(context).items)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -51,6 +51,12 @@ def test_unrelated_sentences_are_of_one_retain_passage(make_context, rows_of):
     assert found == unrelated_sentences(make_context("context", retain=rows[::-1]))
 
 
+def test_a_corpus_without_passages_tells_nothing_unrelated(make_context, rows_of):
+    """TOFU's has questions alone."""
+    rows = [row for row in rows_of("Bob") if row["form"] != "passage"]
+    assert rows and unrelated_sentences(make_context("context", retain=rows)) == []
+
+
 @pytest.mark.parametrize(
     ("condition", "count", "clean", "telling"),
     [

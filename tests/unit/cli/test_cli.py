@@ -379,6 +379,11 @@ def test_search_is_given_its_folders(monkeypatch, atu, tmp_path, store):
         done = atu(*plain, "--method", "ga", *words)
         assert done.returncode == 2
         assert f"{option} = " in done.stderr and "once for each of search.targets" in done.stderr
+    values["search"]["relearn"] = values["attack"]["attacks"]["relearn"]
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    done = atu(*plain, "--method", "ga", *options("prepare"), "--processes", "2")
+    assert done.returncode == 2
+    assert "--processes = 2: search.relearn fine-tunes in one process" in done.stderr
     finished = [store(name, "search", {"method": name}) for name in ("ga", "npo")]
     words = [w for a in finished for w in ("--search", str(a.folder / "manifest.json"))]
     for given, count in ((words, 2), ([], 0)):

@@ -11,7 +11,7 @@ import yaml
 
 from atu import attacks
 from atu.config.load import experiment_name, load_grid, load_params
-from atu.config.params import PHASES, Params, method_names, oracle_method
+from atu.config.params import PHASES, Params, method_names
 from atu.config.schema import schema_text
 from atu.errors import ConfigError
 from atu.metrics.registry import markdown
@@ -332,6 +332,11 @@ BAD = {
         {"attack__attacks__relearn__every": 301},
         "attack.attacks.relearn",
         "every 301 must be at most steps = 300",
+    ),
+    "a search that relearns by nothing": (
+        {"search__relearn": {}},
+        "search.relearn",
+        "needs the key `attack`, one of relearn",
     ),
     "a budget above the samples": (
         {"attack__attacks__sampling__samples": 64, "attack__attacks__sampling__ks": [1, 65]},
@@ -704,19 +709,21 @@ def test_the_layers_of_an_attack_must_fit_every_model(tmp_path):
         load_params(file)
 
 
-def test_the_first_method_with_the_oracles_loss_is_the_oracle(tmp_path):
-    """Whatever it is called."""
+def test_the_oracle_has_its_own_key(tmp_path):
+    """By which reports read it."""
     methods = copy.deepcopy(GOOD["unlearn"]["methods"]) | {"retrained": {"loss": "oracle"}}
-    grid = ["none", "atu", "retrained", "oracle"]
-    file = write(tmp_path, unlearn__methods=methods, grid__methods=grid)
-    assert oracle_method(load_params(file)) == "retrained"
+    file = write(tmp_path, unlearn__methods=methods, grid__methods=["none", "atu", "retrained"])
+    with pytest.raises(
+        ConfigError, match=r"grid.methods = 'retrained': is the oracle, .* `oracle`"
+    ):
+        load_params(file)
 
 
 @pytest.mark.parametrize("name", ["none", "oracle"])
 def test_no_method_stands_where_the_report_reads_none(tmp_path, name):
     methods = copy.deepcopy(GOOD["unlearn"]["methods"])
-    methods |= {name: methods["ga"], "retrained": {"loss": "oracle"}, "plain": {"loss": "none"}}
-    grid = ["none", "oracle", "atu", "retrained", "plain"]
+    methods |= {name: methods["ga"], "plain": {"loss": "none"}}
+    grid = ["none", "oracle", "atu", "plain"]
     file = write(tmp_path, unlearn__methods=methods, grid__methods=grid)
     with pytest.raises(ConfigError, match=f"unlearn.methods.{name}.loss = 'ga': the report reads"):
         load_params(file)

@@ -5,7 +5,7 @@ import torch
 
 from atu.methods import altpo
 from atu.methods.altpo import METHOD, Settings, alternative_batch, altpo_loss, write_alternatives
-from atu.methods.shared.preference import answer_nll
+from atu.methods.shared.preference import answer_nlls
 from atu.probes.prompts import alternative_prompt
 from atu.training.batches import Batch, BatchStream, encode_text
 
@@ -118,8 +118,8 @@ def test_steps_prefer_the_alternatives(make):
     assert values[0] == pytest.approx(20 * math.log(2), rel=1e-4)
     other = alternative_batch(context, batch)
     with torch.no_grad():
-        assert (answer_nll(context.model, other) < answer_nll(context.reference, other)).all()
-        assert (answer_nll(context.model, batch) > answer_nll(context.reference, batch)).all()
+        assert (answer_nlls(context.model, other) < answer_nlls(context.reference, other)).all()
+        assert (answer_nlls(context.model, batch) > answer_nlls(context.reference, batch)).all()
 
 
 def test_needs():

@@ -6,7 +6,7 @@ import torch
 from atu.methods import dpo
 from atu.methods.dpo import METHOD, Settings, dpo_loss
 from atu.methods.npo import npo_from_nll
-from atu.methods.shared.preference import answer_nll, dpo_from_gains
+from atu.methods.shared.preference import answer_nlls, dpo_from_gains
 from atu.methods.shared.refusals import refusal_batch
 from atu.training.batches import Batch
 
@@ -84,8 +84,8 @@ def test_steps_prefer_the_refusals(make_settings, make_context, tiny_lm):
     assert values[-1] < values[0] - 0.1
     refusal = refusal_batch(context, batch)
     with torch.no_grad():
-        assert (answer_nll(context.model, refusal) < answer_nll(context.reference, refusal)).all()
-        assert (answer_nll(context.model, batch) > answer_nll(context.reference, batch)).all()
+        assert (answer_nlls(context.model, refusal) < answer_nlls(context.reference, refusal)).all()
+        assert (answer_nlls(context.model, batch) > answer_nlls(context.reference, batch)).all()
 
 
 def test_needs():

@@ -20,7 +20,6 @@ RIGHT_AND_WRONG = [(NATS, [NATS, NATS]), (NATS, [0.0, 0.0]), (0.0, [NATS, NATS])
 OF_TOKENS = {
     mia.membership_loss: (RUINED,),
     mia.membership_zlib: (RUINED, "a text"),
-    mia.membership_zlib_own: (RUINED, "a text"),
     mia.membership_min_k: (RUINED, 0.4),
     mia.membership_min_k_fixed: (RUINED, 0.4),
     mia.membership_min_k_plus_plus: (RUINED, [0.0] * 3, [0.0] * 3, 0.4),

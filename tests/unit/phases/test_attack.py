@@ -15,7 +15,7 @@ from atu.errors import ConfigError, EvaluationError
 from atu.metrics.answers import exact_match
 from atu.metrics.registry import registry
 from atu.phases import attack
-from atu.phases.attack import ITEMS, Answers, require_complete, summarise
+from atu.phases.attack import ITEMS, Answers, require_known_items, summarise
 from atu.privacy.answers import MEANS, RATIOS
 from atu.results.artifacts import MANIFEST, PROVENANCE, Artifact
 from atu.results.items import BLIND
@@ -273,14 +273,14 @@ def test_what_must_not_be_scored_leaves_no_folder(tmp_path, again, stub, probes,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_require_complete():
+def test_require_known_items():
     """Items about reported probes pass as they are; one about another is named."""
     rows = [{"id": "a"}, {"id": "b"}, {"id": "a"}]
-    assert require_complete("lens", [{"id": "a"}, {"id": "b"}], rows) == rows
+    assert require_known_items("lens", [{"id": "a"}, {"id": "b"}], rows) == rows
     with pytest.raises(EvaluationError, match="lens: 'b' is no probe of the report split"):
-        require_complete("lens", [{"id": "a"}], rows)
+        require_known_items("lens", [{"id": "a"}], rows)
     with pytest.raises(EvaluationError, match="lens: the attack scored nothing"):
-        require_complete("lens", [{"id": "a"}], [])
+        require_known_items("lens", [{"id": "a"}], [])
 
 
 def test_summarise():

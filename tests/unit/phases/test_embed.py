@@ -7,7 +7,7 @@ from machines import CPU
 from atu.alignment.loop import AlignmentData
 from atu.alignment.windows import INCOMPLETE, WindowTable
 from atu.benchmarks.world.people import build_world
-from atu.errors import ArtifactError
+from atu.errors import ArtifactError, ConfigError
 from atu.models.encoder import SentenceEncoder
 from atu.models.llm import load_tokenizer
 from atu.phases import embed, prepare
@@ -295,6 +295,13 @@ def test_a_second_model_encodes_nothing_again(tmp_path, chain, mini_params, shar
     embed.run(out, mini_params.embed, CPU, chain.full, chain.prepared, shared)
     assert len(encoded) == 1 and encoded[0] > 0
     assert Artifact.open(out, "embed").digest == chain.embed.digest
+
+
+def test_no_text_is_as_long_as_a_window(monkeypatch, tmp_path, chain, mini_params):
+    monkeypatch.setattr(embed, "SentenceEncoder", Words)
+    section = mini_params.embed.model_copy(update={"k": 500})
+    with pytest.raises(ConfigError, match=r"embed\.k = 500: none of the \d+ texts is as long"):
+        embed.run(tmp_path / "embed" / MANIFEST, section, CPU, chain.full, chain.prepared)
 
 
 def test_windows_at_the_ends_of_texts(monkeypatch, tmp_path, chain, mini_params, shared_of):

@@ -6,11 +6,11 @@ from machines import CPU
 from atu.errors import EvaluationError
 from atu.inference.batching import BatchSize
 from atu.inference.generation import greedy_answers
+from atu.metrics.answers import exact_match
 from atu.metrics.rwku_recall import rwku_rouge_l_recall_fixed
 from atu.models.llm import load_lm
 from atu.phases import rephrase
 from atu.phases.rephrase import (
-    EXACT_MATCH,
     ITEMS,
     ROUGE,
     SCORES,
@@ -23,7 +23,7 @@ from atu.results.artifacts import MANIFEST
 from atu.results.items import BLIND, OFFICIAL, PROBABILITY, SCORE, with_wordings, worst_forms
 from atu.results.tables import PROBES, read_frame, read_table
 
-FIXED = rwku_rouge_l_recall_fixed.id
+EXACT_MATCH, FIXED = exact_match.id, rwku_rouge_l_recall_fixed.id
 FORGET_ALL, NEIGHBOUR_ALL = "rwku_forget_all@faithful-1", "rwku_neighbour_all@faithful-1"
 
 

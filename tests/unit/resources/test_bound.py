@@ -321,6 +321,18 @@ def test_relearning(job, near, mini_params, byte_tokenizer, monkeypatch):
     assert near(held(job("attack", "relearn", settings)), work)
 
 
+def test_a_search_holds_what_its_fine_tune_does(job):
+    """With adapters little is trained by the method, and all by the fine-tune after it: weights, a
+    copy, gradients and AdamW."""
+    settings = settings_of("ga", train=Lora("lora", rank=2, alpha=4))
+    planned = job("search", "ga", settings)
+    assert held(planned) == held(replace(planned, phase="unlearn"))
+    relearn_by = planned.params.attack.attacks["relearn"]
+    search = planned.params.search.model_copy(update={"relearn": relearn_by})
+    params = planned.params.model_copy(update={"search": search})
+    assert sum(held(replace(planned, params=params)).values()) == 4 * WHOLE * (1 + 1 + 1 + 2)
+
+
 def test_two_more_models_are_read_by_an_attack_that_needs_them(job, mini_params):
     """The original and the oracle, as far as the grid has them; three times the weights."""
     settings = mini_params.attack.attacks["depth"]

@@ -41,6 +41,13 @@ def test_every_job_is_listed(mini_params, tmp_path):
     assert lines[0].split() == ["model", "job", "measured", "bound"]
 
 
+def test_a_search_is_listed(mini_params, tmp_path):
+    searched = mini_params.search.model_copy(update={"spaces": {"ga": {}}})
+    params = mini_params.model_copy(update={"search": searched})
+    jobs = [what for (_, what), _ in grid_jobs(params)]
+    assert [what for what in jobs if what.startswith("search")] == ["search ga"]
+
+
 def test_peaks_by_kind(finished):
     """Of the GPU where there was one; no other phase's word for a method; unfinished and older ones
     have none."""
@@ -55,6 +62,8 @@ def test_peaks_by_kind(finished):
         ("0", "prepare", {}, {"process_bytes": 3, "gpu_bytes": None}),
     ]:
         results = finished(place, phase, cell, memory)
+    finished("4", "unlearn", ga, {"process_bytes": 9, "gpu_bytes": None})
+    (results / "unlearn/4/manifest.json").unlink()  # it is made again
     assert peaks(results) == {
         ("m", "unlearn ga"): [5, 7], ("m", "rephrase"): [6], ("m", "attack lens"): [4],
         ("", "prepare"): [3],

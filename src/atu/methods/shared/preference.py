@@ -38,15 +38,15 @@ def preference_loss(context: Context, preferred: Batch, dispreferred: Batch, bet
     assert context.reference is not None
     pair = [preferred, dispreferred]
     with torch.no_grad():
-        references = [answer_nll(context.reference, part) for part in pair]
+        references = [answer_nlls(context.reference, part) for part in pair]
     first, second = (
-        reference - answer_nll(context.model, part)
+        reference - answer_nlls(context.model, part)
         for part, reference in zip(pair, references, strict=True)
     )
     return dpo_from_gains(first, second, beta)
 
 
-def answer_nll(model: nn.Module, batch: Batch) -> Tensor:
+def answer_nlls(model: nn.Module, batch: Batch) -> Tensor:
     """Summed NLL of every answer of the batch, in nats, [batch]."""
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    logits = model(**batch.inputs).logits
     return sequence_nll(logits, batch.labels)[0]

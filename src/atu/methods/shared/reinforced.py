@@ -35,7 +35,7 @@ def reinforce(
 
     def loss() -> tuple[Tensor, dict[str, float]]:
         batch = next(context.forget)
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        logits = model(**batch.inputs).logits
         value = mean_nll(logits, batch.labels)
         return value, {"forget": value.item()}
 
