@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from atu.cli.options import DEFAULT_PARAMS, AsJson, FoundResults, ParamsFile, app
+from atu.cli.starting import quiet_libraries, results_of
 
 
 def _folder(results: Path | None, params: Path) -> Path:
@@ -35,7 +36,7 @@ def status(
     from atu.terminal.status import job_states, print_status
 
     loaded = load_grid(params)
-    states = job_states(loaded, results or Path("results") / loaded.experiment)
+    states = job_states(loaded, results_of(results, loaded.experiment))
     if as_json:
         print_json(states)
     else:
@@ -73,7 +74,7 @@ def compare(
     from atu.terminal.printing import print_json
 
     loaded = load_grid(params)
-    found = comparison(loaded, results or Path("results") / loaded.experiment, first, second)
+    found = comparison(loaded, results_of(results, loaded.experiment), first, second)
     if as_json:
         print_json(found)
     else:
@@ -142,7 +143,6 @@ def ui(
     opened: Annotated[bool, typer.Option("--open", help="Open the runs in a browser.")] = False,
 ) -> None:
     """Serve MLflow's UI, and print the addresses of the experiment's runs, charts and answers."""
-    from atu.cli.starting import quiet_libraries
     from atu.config.load import load_grid
 
     loaded = load_grid(params)

@@ -39,6 +39,22 @@ def start(params: Path, phase: str, threads: int) -> Any:
     return loaded
 
 
+def go_online(offline: bool) -> None:
+    """Let a command that a person typed download, unless with `offline` or where nothing may."""
+    os.environ["HF_HUB_OFFLINE"] = "1" if offline else os.environ.get("HF_HUB_OFFLINE", "0")
+    quiet_libraries()
+
+
+def work_beside(out: Path, work: Path | None) -> Path:
+    """The work folder of a command: what was named, else `<out>.work`."""
+    return (work or out.absolute().with_name(f"{out.absolute().name}.work")).absolute()
+
+
+def results_of(results: Path | None, experiment: str) -> Path:
+    """The folder of results that was named, else the experiment's."""
+    return results or Path("results") / experiment
+
+
 def settle_machine(compute: Any) -> None:
     """Make sure that this machine has what is asked for, and let it compute the same every time.
 

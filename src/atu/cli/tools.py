@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,13 @@ from atu.cli.options import (
     Results,
     app,
 )
-from atu.cli.starting import open_input, quiet_libraries, settle_machine
+from atu.cli.starting import (
+    go_online,
+    open_input,
+    results_of,
+    settle_machine,
+    work_beside,
+)
 from atu.errors import ArtifactError, ConfigError, visible
 from atu.untrusted.names import composed
 
@@ -35,8 +40,7 @@ def fetch(
     ] = False,
 ) -> None:
     """Download what a parameter file names, and lock what it is; jobs need no network then."""
-    os.environ["HF_HUB_OFFLINE"] = "1" if offline else os.environ.get("HF_HUB_OFFLINE", "0")
-    quiet_libraries()
+    go_online(offline)
     from atu.config.fetching import fetch as bring
     from atu.config.load import load_params
 
@@ -56,8 +60,7 @@ def model(
     offline: Annotated[bool, typer.Option(help="Download nothing: all must be here.")] = False,
 ) -> None:
     """Write a model as a Hugging Face folder in full precision; one that is there is kept."""
-    os.environ["HF_HUB_OFFLINE"] = "1" if offline else os.environ.get("HF_HUB_OFFLINE", "0")
-    quiet_libraries()
+    go_online(offline)
     from atu.config.plain import make_plain
     from atu.models.pinned import split_revision
     from atu.results.locks import Source
@@ -148,8 +151,7 @@ def forget(
     """Make a model forget a concept by its name; it writes the texts for that itself, or you bring
     them.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1" if offline else os.environ.get("HF_HUB_OFFLINE", "0")
-    quiet_libraries()
+    go_online(offline)
     from atu.forget.brought import Places
     from atu.forget.command import ForgetRequest, run
     from atu.forget.corpus import Concept
@@ -165,7 +167,7 @@ def forget(
         rank=rank if lora else None,
         encoder=encoder,
         out=out.absolute(),
-        work=(work or out.absolute().with_name(f"{out.absolute().name}.work")).absolute(),
+        work=work_beside(out, work),
         offline=offline,
         cores=cores,
         threads=threads,
@@ -218,8 +220,7 @@ def audit(
     Every way of asking, attack, privacy and utility measure of a benchmark, with one verdict.
     Without --original there is no before; without --oracle nothing says what guessing gives.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1" if offline else os.environ.get("HF_HUB_OFFLINE", "0")
-    quiet_libraries()
+    go_online(offline)
     from atu.audit.command import AuditRequest, run
 
     attacks = None if attack is None else tuple(name for name in attack if name != "none")
@@ -233,7 +234,7 @@ def audit(
         targets=one_spaced(target),
         attacks=attacks,
         out=out.absolute(),
-        work=(work or out.absolute().with_name(f"{out.absolute().name}.work")).absolute(),
+        work=work_beside(out, work),
         offline=offline,
         cores=cores,
     )
@@ -267,7 +268,7 @@ def chosen(params: ParamsFile = DEFAULT_PARAMS, results: FoundResults = None) ->
     from atu.results.artifacts import MANIFEST, Artifact
 
     loaded = load_params(params)
-    folder = results or Path("results") / loaded.experiment
+    folder = results_of(results, loaded.experiment)
     found = sorted(folder.glob(f"search/*/*/{MANIFEST}"))
     searches = [Artifact.open(manifest, "search") for manifest in found]
     print(yaml_text(chosen_overlay(loaded, searches)), end="")
@@ -283,7 +284,7 @@ def memory(params: ParamsFile = DEFAULT_PARAMS, results: FoundResults = None) ->
     from atu.resources.machine import free_bytes
 
     loaded = load_params(params)
-    folder = results or Path("results") / loaded.experiment
+    folder = results_of(results, loaded.experiment)
     print(grid_table(loaded, folder, free_bytes(loaded.compute.place)), end="")
 
 

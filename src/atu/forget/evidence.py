@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from atu.config.sections import Report
-from atu.metrics.bootstrap import Estimate, clustered_mean
+from atu.metrics.bootstrap import Estimate, clustered_mean, percentiles, resampled_means
 from atu.metrics.options import option_accuracy
 from atu.reporting.items import SPLIT
 from atu.results.items import PROBABILITY, SCORE
@@ -185,19 +185,14 @@ def _estimate(rows: pl.DataFrame, column: str, section: Report) -> Estimate:
 
 def _excess(target: pl.DataFrame, others: pl.DataFrame, section: Report) -> Estimate:
     """Mean change of the target minus that of the others; facts of both are drawn."""
-    import numpy as np
-
     rng = generator(section.seed, "excess")
-    means = []
-    for rows in (target, others):
-        facts = rows.group_by("fact").agg(pl.col(LOG_RATIO).sum(), pl.len()).sort("fact")
-        sums, counts = facts[LOG_RATIO].to_numpy(), facts["len"].to_numpy()
-        drawn = rng.integers(len(sums), size=(section.bootstrap, len(sums)))
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    tail = (1 - section.confidence) / 2
-    low, high = np.quantile(means[0] - means[1], [tail, 1 - tail])
+    drawn = [
+        resampled_means(rows[LOG_RATIO].to_list(), rows["fact"].to_list(), rng, section.bootstrap)
+        for rows in (target, others)
+    ]
+    low, high = percentiles(drawn[0] - drawn[1], section.confidence)
     mean = target[LOG_RATIO].to_numpy().mean() - others[LOG_RATIO].to_numpy().mean()
-    return Estimate(float(mean), float(low), float(high), len(target))
+    return Estimate(float(mean), low, high, len(target))
 
 
 SHOWN: dict[str, Callable[[float], str]] = {"probability": "{:.3f}".format}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from atu.errors import ResourceError
 from atu.resources.bound import PlannedJob, held, model_config
 from atu.resources.fit import described, require_fit, trained_here
-from atu.resources.machine import size
+from atu.resources.machine import aligned, size
 from atu.results.artifacts import MANIFEST, PROVENANCE
 from atu.results.files import read_json
 
@@ -69,6 +69,4 @@ def grid_table(params: Params, results: Path, free: int | None) -> str:
             require_fit(job, free)
         except ResourceError as error:
             refused.append(f"{kind[0]}: {error}")
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)) for r in rows]
-    return "\n".join([*(text.rstrip() for text in lines), *refused]) + "\n"
+    return "\n".join([*aligned(rows), *refused]) + "\n"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from atu.errors import ConfigError
 from atu.resources.bound import encoder_dimension, model_config
-from atu.resources.machine import size
+from atu.resources.machine import aligned, size
 from atu.resources.shape import shape_of
 from atu.resources.speed import Setup, Speed, measure_alignment, measure_unlearning
 
@@ -70,6 +70,4 @@ def speed_table(speeds: Sequence[Speed], peak_flops: float | None) -> str:
                 "" if speed.peak is None else size(speed.peak),
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return "\n".join(aligned(rows)) + "\n"
