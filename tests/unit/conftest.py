@@ -50,12 +50,13 @@ def make_item():
     `hit` is every score that the form has; ORT's probability is null in the forms that are not
     ORT's. Own values replace any column: `**{"exact_match@own-2": None}`.
     """
-    from atu.phases.rephrase import EXACT_MATCH, SCORES
+    from atu.metrics.answers import exact_match
+    from atu.phases.rephrase import SCORES
     from atu.results.items import BLIND, OFFICIAL, PROBABILITY, SCORE
 
     def make(fact="Ada/pet", form="question", *, split="report", seen=False, hit=0.0, **own):
         scores = dict.fromkeys(SCORES, hit) | {PROBABILITY: hit if form in ORT else None}
-        scores[SCORE] = own.get(EXACT_MATCH, hit)
+        scores[SCORE] = own.get(exact_match.id, hit)
         query = f"{fact} as {form}?"
         options = own.get("options", [])
         return {
@@ -73,7 +74,7 @@ def make_item():
             "part": WHOLE,
             "stops": ["\n"],
             "answer": "owl",
-            "measure": EXACT_MATCH,
+            "measure": exact_match.id,
             "wrong": ["elk", "emu"],
             "paraphrased": None,
             "needs": [],

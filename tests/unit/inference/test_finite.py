@@ -180,7 +180,7 @@ def test_the_trajectorys_cosine(ruined, byte_tokenizer, layer):
     if layer == 1:
         assert math.isfinite(observe._mean_cosine())
         return
-    with pytest.raises(EvaluationError, match=f"trajectory, question 0 .*; {place(2)}"):
+    with pytest.raises(EvaluationError, match=rf"trajectory, question \d .*; {place(2)}"):
         observe._mean_cosine()
 
 

@@ -48,6 +48,10 @@ def test_zlib_forgives_a_text_that_is_hard_to_compress():
     assert membership_zlib(LOG_PROBS, hard) > membership_zlib(LOG_PROBS, easy)
 
 
+@pytest.mark.parametrize(
+    ("share", "faithful", "fixed"),
+    [(0.5, -4.0, -4.0), (1.0, -2.75, -2.75), (0.25, -5.0, -5.0), (0.2, None, -5.0), (0.7, -4, -4)],
+)
 def test_min_k(share, faithful, fixed):
     """Of (-1, -5, -3, -2) the half is (-5, -3); 0.7 of four tokens is floor(2.8) = 2; 0.2 is 0."""
     assert membership_min_k(LOG_PROBS, share) == faithful
