@@ -21,6 +21,7 @@ from atu.probes.prompts import FORMS
 from atu.reporting import tables
 from atu.reporting.attacker import MEMBERSHIP, PRIV_LEAK
 from atu.reporting.items import PAIR, difference, estimate, of, worst
+from atu.reporting.items import beside as asked_beside
 from atu.reporting.robustness import (
     attack_columns,
     attack_items,
@@ -212,13 +213,10 @@ def _attacks(
 def _kept(beside: Beside, method: str) -> list[Loss]:
     """Plain questions about everybody else, and retain questions in one prompt with a target's."""
     losses = []
-    asked = beside.items.filter(~pl.col("seen"))
-    plain = asked.filter(pl.col("form") == "question")
     for role, title in KEPT_TITLES.items():
-        rows = asked if role == PARTNER else plain
         mine, before = (
-            of(rows, beside.model, name).filter(pl.col("role") == role)
-            for name in (method, ORIGINAL)
+            asked_beside(rows) if role == PARTNER else tables.plain(rows, role)
+            for rows in (of(beside.items, beside.model, name) for name in (method, ORIGINAL))
         )
         if mine.is_empty():
             continue

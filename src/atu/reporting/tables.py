@@ -34,8 +34,8 @@ and shown in short."""
 
 def asked_columns(items: pl.DataFrame) -> dict[str, str]:
     """The `COLUMNS` for which the benchmark has questions."""
-    plain = items.filter(~pl.col("seen") & (pl.col("form") == "question"))
-    roles = {*plain["role"].unique(), "worst_form"}
+    plain = ~pl.col("seen") & (pl.col("form") == "question")
+    roles = {*items.select(pl.col("role").filter(plain).unique())["role"], "worst_form"}
     return {key: title for key, title in COLUMNS.items() if key in roles}
 
 
