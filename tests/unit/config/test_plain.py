@@ -35,6 +35,20 @@ def test_once_and_then_it_is_there(source, tmp_path, monkeypatch):
     assert not make_plain(source, out, offline=True)
 
 
+def test_a_quicker_process_is_believed(source, tmp_path, monkeypatch):
+    """The same model was written there meanwhile; whoever writes another is told."""
+    out, write = tmp_path / "tiny", plain._write
+
+    def slow(place, made):
+        write(place, made)
+        monkeypatch.setattr(plain, "_write", write)
+        assert make_plain(source, out, offline=True)
+
+    monkeypatch.setattr(plain, "_write", slow)
+    assert not make_plain(source, out, offline=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny"}
+
+
 def test_what_was_altered_is_named(source, tmp_path):
     out = tmp_path / "tiny"
     make_plain(source, out, offline=True)

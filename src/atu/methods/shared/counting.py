@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from atu.methods.base import Stage, split_steps
 
+StepLoss = Callable[[int], tuple[Tensor, dict[str, float]]]
+"""The loss of the step with this number, from 0."""
 
-class Counter:
-    """Counts the steps of one stage, from the number that earlier stages took."""
 
-    def __init__(self, first: int) -> None:
-        self.first = self.number = first
+class CountedLoss:
+    """The loss of one stage, whose steps are counted from the number that earlier stages took."""
 
-    def next(self) -> int:
-        """The number of this step, from 0."""
+    def __init__(self, step_loss: StepLoss, first: int) -> None:
+        self.step_loss, self.first, self.number = step_loss, first, first
+
+    def __call__(self) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the next step."""
         self.number += 1
-        return self.number - 1
+        return self.step_loss(self.number - 1)
 
     def seek(self, done: int) -> None:
         """Go on after so many steps of the stage: the stage's `seek`."""
         self.number = self.first + done
-
-
-StepLoss = Callable[[int], tuple[Tensor, dict[str, float]]]
-"""The loss of the step with this number."""
-
-
-def _next_loss(counter: Counter, step_loss: StepLoss) -> tuple[Tensor, dict[str, float]]:
-    return step_loss(counter.next())
 
 
 def counted_stretches(
@@ -41,13 +35,13 @@ def counted_stretches(
     """`stretches` of a loss that gets the number of its step, counted through all of them."""
     done = 0
     for index, steps in enumerate(split_steps(settings.steps, settings.evaluations)):
-        counter = Counter(done)
+        loss = CountedLoss(step_loss, done)
         yield Stage(
             name=f"stretch {index + 1}",
             steps=steps,
-            loss=partial(_next_loss, counter, step_loss),
+            loss=loss,
             parameters=parameters,
             learning_rate=settings.learning_rate,
-            seek=counter.seek,
+            seek=loss.seek,
         )
         done += steps
