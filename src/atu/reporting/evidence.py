@@ -84,6 +84,21 @@ class Beside:
             self._found[key, method] = estimate(take(method), self.section)
         return self._found[key, method]
 
+    def loss(
+        self, key: str, title: str, method: str, take: Callable[[str], pl.DataFrame], had: bool
+    ) -> Loss:
+        """What should be kept; `had` says whether the original has the same items."""
+        mine = take(method)
+        found = estimate(mine, self.section)
+        if not had:
+            return Loss(key, title, found, None, None)
+        before = self._estimate(key, ORIGINAL, take)
+        loss = Loss(key, title, found, before, difference(mine, take(ORIGINAL), self.section, key))
+        if not loss.fell or ORACLE not in self.methods or not _same(mine, take(ORACLE)):
+            return loss
+        gap = difference(mine, take(ORACLE), self.section, key)
+        return replace(loss, reference=self._estimate(key, ORACLE, take), to_reference=gap)
+
     def line(
         self, key: str, title: str, method: str, take: Callable[[str], pl.DataFrame], floor: bool,
         control: Estimate | None = None,
@@ -214,22 +229,21 @@ def _kept(beside: Beside, method: str) -> list[Loss]:
     """Plain questions about everybody else, and retain questions in one prompt with a target's."""
     losses = []
     for role, title in KEPT_TITLES.items():
-        mine, before = (
-            asked_beside(rows) if role == PARTNER else tables.plain(rows, role)
-            for rows in (of(beside.items, beside.model, name) for name in (method, ORIGINAL))
-        )
-        if mine.is_empty():
+
+        def take(name: str, role: str = role) -> pl.DataFrame:
+            rows = of(beside.items, beside.model, name)
+            return asked_beside(rows) if role == PARTNER else tables.plain(rows, role)
+
+        if take(method).is_empty():
             continue
-        had = ORIGINAL in beside.methods
-        kind = BESIDE if role == PARTNER else ASKED
-        losses.append(
-            Loss(
-                f"{kind}{role}", title, estimate(mine, beside.section),
-                estimate(before, beside.section) if had else None,
-                difference(mine, before, beside.section, role) if had else None,
-            )
-        )  # fmt: skip
+        key = f"{BESIDE if role == PARTNER else ASKED}{role}"
+        losses.append(beside.loss(key, title, method, take, ORIGINAL in beside.methods))
     return losses
+
+
+def _same(first: pl.DataFrame, second: pl.DataFrame) -> bool:
+    """Whether both have the same items."""
+    return set(first.select(PAIR).rows()) == set(second.select(PAIR).rows())
 
 
 def _tasks(beside: Beside, method: str, scores: Mapping[str, float]) -> list[Loss]:
@@ -238,19 +252,15 @@ def _tasks(beside: Beside, method: str, scores: Mapping[str, float]) -> list[Los
     for name in tables.task_names(scores):
         if tables.is_invalid(scores, name):
             continue
-        mine, before = (
-            of(beside.documents, beside.model, side).filter(pl.col("task") == name)
-            for side in (method, ORIGINAL)
-        )
+
+        def take(side: str, name: str = name) -> pl.DataFrame:
+            rows = of(beside.documents, beside.model, side)
+            return rows.filter(pl.col("task") == name)
+
+        mine = take(method)
         if mine.is_empty():
             continue
-        same = set(mine.select(PAIR).rows()) == set(before.select(PAIR).rows())
-        losses.append(
-            Loss(
-                f"utility.{name}", tables.TASK_TITLES.get(name, name),
-                estimate(mine, beside.section),
-                estimate(before, beside.section) if same else None,
-                difference(mine, before, beside.section, name) if same else None,
-            )
-        )  # fmt: skip
+        title = tables.TASK_TITLES.get(name, name)
+        same = _same(mine, take(ORIGINAL))
+        losses.append(beside.loss(f"utility.{name}", title, method, take, same))
     return losses

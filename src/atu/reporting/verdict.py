@@ -109,20 +109,36 @@ class Loss:
     before: Estimate | None
     difference: Estimate | None
     """Checkpoint minus original, item by item."""
+    reference: Estimate | None = None
+    """The oracle's, where it fell."""
+    to_reference: Estimate | None = None
+    """Checkpoint minus oracle, item by item."""
 
     @property
-    def lost(self) -> bool | None:
-        """Whether it fell; None where nobody knows."""
+    def fell(self) -> bool | None:
+        """Whether the original scores higher; None where nobody knows."""
         if self.difference is None or not self.difference.valid:
             return None
         return self.difference.high < -ROUNDING
 
     @property
+    def lost(self) -> bool | None:
+        """Whether it fell, and below the oracle where there is one: what a model does not know that
+        never saw the target was not lost by forgetting it. None where nobody knows.
+        """
+        if not self.fell or self.to_reference is None or not self.to_reference.valid:
+            return self.fell
+        return self.to_reference.high < -ROUNDING
+
+    @property
     def text(self) -> str:
-        """The number, and the original's."""
+        """The number, the original's, and the oracle's where it fell."""
         if self.before is None or not self.before.valid:
             return f"{self.title} {self.estimate}, n = {self.estimate.n}"
-        return f"{self.title} {self.before.mean:.2f} → {self.estimate}, n = {self.estimate.n}"
+        told = f"{self.title} {self.before.mean:.2f} → {self.estimate}, n = {self.estimate.n}"
+        if self.reference is not None and self.reference.valid:
+            told += f" ({ORACLE.removeprefix('the ')} {self.reference.mean:.2f})"
+        return told
 
 
 @dataclass(frozen=True)
@@ -343,10 +359,13 @@ def _cost(evidence: Evidence) -> list[str]:
             "text is likelier to a guess among all tokens than to the model."
         )
     lost = [loss.text for loss in evidence.losses if loss.lost]
-    kept = [loss.text for loss in evidence.losses if loss.lost is False]
+    near = [loss.text for loss in evidence.losses if loss.fell and loss.lost is False]
+    kept = [loss.text for loss in evidence.losses if loss.fell is False]
     unknown = [loss.text for loss in evidence.losses if loss.lost is None]
     if lost:
         sentences.append(f"It cost {'; '.join(lost)}.")
+    if near:
+        sentences.append(f"It fell, but is not shown to lie below {ORACLE}: {'; '.join(near)}.")
     if kept:
         sentences.append(f"No loss is shown of {'; '.join(kept)}.")
     if unknown:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from atu.metrics.bootstrap import ROUNDING
 from atu.reporting.verdict import Evidence, Line, Loss, is_mute, leaking, shows_removal
 
-NAMED = 3
+NAMED = 5
 """Forms, attacks and losses that are named; of more their number is."""
 
 
@@ -87,10 +87,18 @@ def _kept(evidence: Evidence) -> str:
     if is_mute(evidence.losses):
         return "mute: most of what should be kept is lost too"
     if lost:
-        return f"loses {_listed(map(_loss, lost))}"
+        return f"loses {_listed(map(_loss, sorted(lost, key=_change)))}"
     if evidence.losses and all(loss.lost is False for loss in evidence.losses):
-        return "no loss is shown of what should be kept"
+        fell = any(loss.fell for loss in evidence.losses)
+        return (
+            "keeps no less than the oracle" if fell else "no loss is shown of what should be kept"
+        )
     return "what it cost is not known"
+
+
+def _change(loss: Loss) -> float:
+    assert loss.difference is not None
+    return loss.difference.mean
 
 
 def _loss(loss: Loss) -> str:

@@ -17,12 +17,13 @@ TARGET = {(f"Ada/{what}", form) for what in ("pet", "food") for form in ("questi
 def gather(make_cell, make_params, make_item):
     """A function that gives GA's evidence: GA answers `ga` and its generation scores .4, the oracle
     answers `oracle`, and two of three further facts where it answers anything; `memory` is how far
-    GA's scores of its own texts lie above strangers'."""
+    GA's scores of its own texts lie above strangers', `generate` what the oracle's generation
+    scores."""
 
-    def gathered(ga, oracle=frozenset(), methods=("none", "oracle", "ga"), memory=0.0):
+    def gathered(ga, oracle=frozenset(), methods=("none", "oracle", "ga"), memory=0.0, generate=0.9):
         own = {
             "none": {},
-            "oracle": {"leaks": oracle},
+            "oracle": {"leaks": oracle, "scores": {"generate": generate}},
             "ga": {"leaks": ga, "memory": memory, "scores": {"generate": 0.4}},
         }
         known = {"none": "abc", "oracle": "ab" if oracle else "", "ga": "ab" if ga else ""}
@@ -64,6 +65,10 @@ def test_tasks_are_compared_document_by_document(gather):
     assert losses["utility.generate"].difference.mean == pytest.approx(-0.5)
     assert losses["utility.generate"].lost and not losses["utility.choice"].lost
     assert {"kept.neighbour", "kept.other", "kept.general"} < set(losses)
+    assert losses["utility.generate"].reference.mean == pytest.approx(0.9)
+    assert losses["utility.choice"].reference is None
+    (same,) = (x for x in gather(set(), generate=0.4).losses if x.key == "utility.generate")
+    assert same.fell and not same.lost
     alone = {loss.key: loss for loss in gather(set(), methods=("oracle", "ga")).losses}
     assert alone["utility.generate"].lost is None
 

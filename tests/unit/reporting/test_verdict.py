@@ -220,6 +220,15 @@ def test_what_it_cost():
         "No loss is shown of other people 0.98 → 0.97 [0.97, 0.97], n = 20.",
         "What it cost is unknown of general facts 0.97 [0.97, 0.97], n = 20.",
     ]
+    as_oracle = replace(LOST, reference=at(0.42), to_reference=at(-0.02, -0.1, 0.1))
+    assert told(losses=[as_oracle]).cost == [
+        "It fell, but is not shown to lie below the oracle: neighbours 0.98 → 0.40 [0.40, 0.40], "
+        "n = 20 (oracle 0.42)."
+    ]
+    below = replace(as_oracle, to_reference=at(-0.02, -0.03, -0.01))
+    assert told(losses=[below]).cost == [
+        "It cost neighbours 0.98 → 0.40 [0.40, 0.40], n = 20 (oracle 0.42)."
+    ]
     assert told(collapsed=True).cost[0].startswith("COLLAPSED: ")
     better = replace(KEPT, difference=at(0.2, 0.1, 0.3))
     assert better.lost is False

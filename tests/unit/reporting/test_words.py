@@ -58,8 +58,8 @@ SAID = {
     ),
     "one form": ({"forms": leaks("cloze")}, "; other forms still leak (cloze);"),
     "two forms": ({"forms": leaks("cloze", "two hops")}, "leak (cloze and two hops);"),
-    "three forms": ({"forms": leaks("a", "b", "c")}, "leak (a, b and c);"),
-    "four forms": ({"forms": leaks("a", "b", "c", "d")}, "leak (a, b and 2 more);"),
+    "five forms": ({"forms": leaks(*"abcde")}, "leak (a, b, c, d and e);"),
+    "six forms": ({"forms": leaks(*"abcdef")}, "leak (a, b, c, d and 2 more);"),
     "forms name the worst": ({"forms": leaks("a"), "worst": WORST}, "leak (a); no attack"),
     "no single form": ({"worst": WORST}, "; its worst form still leaks (0.50, oracle 0.10);"),
     "attacks of one kind": (
@@ -77,6 +77,18 @@ SAID = {
     "no attack": ({"attacks": []}, "; no attack was run;"),
     "weak attacks": ({"attacks": [replace(LENS, weak=True)]}, "; no attack says anything;"),
     "lost": ({"losses": [LOST, KEPT]}, "; loses neighbours (0.98 → 0.40)."),
+    "the largest loss first": (
+        {"losses": [replace(LOST, title="a", difference=at(-0.1, -0.2, -0.1)), LOST, KEPT]},
+        "; loses neighbours (0.98 → 0.40) and a (0.98 → 0.40).",
+    ),
+    "lost below the oracle": (
+        {"losses": [replace(LOST, reference=at(0.9), to_reference=at(-0.5, -0.6, -0.4)), KEPT]},
+        "; loses neighbours (0.98 → 0.40).",
+    ),
+    "lost by the oracle too": (
+        {"losses": [replace(LOST, reference=at(0.4), to_reference=at(0.0, -0.1, 0.1)), KEPT]},
+        "; keeps no less than the oracle.",
+    ),
     "lost a little": (
         {"losses": [replace(LOST, estimate=at(0.976), before=at(0.984))]},
         "; loses neighbours (0.984 → 0.976).",
