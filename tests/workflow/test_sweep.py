@@ -86,6 +86,22 @@ def test_a_sweep_aligns_once(untouched, mini_values):
     assert "embed_one" not in planned
 
 
+def test_a_second_oracle_is_trained_and_measured(untouched, mini_values):
+    """It alone is new, and its privacy is read against the oracle's."""
+    untouched.edit(grid__methods=[*mini_values["grid"]["methods"], "second_oracle"])
+    planned = untouched.planned()
+    once = ("pretrain_oracle", "unlearn_one", "rephrase_one", "privacy_one")
+    assert {name: planned[name] for name in once} == dict.fromkeys(once, 1)
+    text = untouched.snakemake("--dry-run", "--printshellcmds").stdout
+    (trains,) = [line for line in text.splitlines() if "--second" in line]
+    folder = "results/miniature/pretrain/llama_tiny/second_oracle-Wysturel_Brontanthorpe"
+    assert f"--out {folder}/manifest.json" in trains
+    (starts,) = [line for line in text.splitlines() if "--method second_oracle" in line]
+    assert f"--pretrain {folder}/manifest.json" in starts
+    (reads,) = [line for line in text.splitlines() if "atu privacy" in line]
+    assert "/oracle/0/manifest.json" in reads
+
+
 def test_requests_for_several_targets(untouched, people):
     """One name more at once, and one after the other: each request has its corpora, its oracle,
     its embeddings and its cells; the sequence's first step is the cell that is there."""

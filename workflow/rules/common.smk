@@ -155,16 +155,15 @@ def is_oracle(wildcards):
 
 
 def start_model(wildcards):
-    """The model a method starts from: the original, or the one that met the request before. The
+    """The model a method starts from: the original, or the one that met the request before. An
     oracle is a model of its own, and a given checkpoint one of the original's.
     """
-    oracle = is_oracle(wildcards)
-    before = TARGETS[wildcards.target].before
-    given = methods.get(loss_of(wildcards.method)).given
-    if before and not oracle and not given:
+    method, before = methods.get(loss_of(wildcards.method)), TARGETS[wildcards.target].before
+    trains_on = method.start == "full" and not method.given
+    if before and trains_on:
         here = RESULTS / "unlearn" / wildcards.model / before.slug
         return here / wildcards.method / wildcards.seed / MANIFEST
-    variant = f"oracle-{wildcards.target}" if oracle else "full"
+    variant = "full" if method.start == "full" else f"{method.start}-{wildcards.target}"
     return RESULTS / "pretrain" / wildcards.model / variant / MANIFEST
 
 
@@ -351,13 +350,11 @@ def model_section(wildcards):
 
 
 def oracle_manifests():
-    """The oracle of every model and target; none where models come trained."""
-    if oracle_method(PARAMS) is None:
-        return []
+    """The oracles of every model and target; none where models come trained."""
     return [
-        RESULTS / "pretrain" / model / f"oracle-{slug}" / MANIFEST
-        for model in PARAMS.grid.models
-        for slug in (target.slug for target in PARAMS.grid.requests())
+        path
+        for path in cells.model_manifests(PARAMS, RESULTS)
+        if path.parent.name != "full"
     ]
 
 

@@ -37,20 +37,23 @@ rule pretrain_oracle:
         lock=oracle_lock,
         code=sources("pretrain"),
     output:
-        manifest=RESULTS / "pretrain/{model}/oracle-{target}" / MANIFEST,
-        metrics=RESULTS / "pretrain/{model}/oracle-{target}/metrics.json",
+        manifest=RESULTS / "pretrain/{model}/{start}-{target}" / MANIFEST,
+        metrics=RESULTS / "pretrain/{model}/{start}-{target}/metrics.json",
     log:
-        LOGS / "pretrain/{model}/oracle-{target}.log",
+        LOGS / "pretrain/{model}/{start}-{target}.log",
     benchmark:
-        LOGS / "pretrain/{model}/oracle-{target}.tsv"
+        LOGS / "pretrain/{model}/{start}-{target}.tsv"
+    wildcard_constraints:
+        start="oracle|second_oracle",
     conda:
         "../../environment.yml"
     threads: 1
     params:
         file=PARAMS_FILE,
         section=model_section,
+        second=lambda wildcards: "" if wildcards.start == ORACLE else "--second",
     message:
         JOB
     shell:
         "python -m atu pretrain --params {params.file} --threads {threads} --model {wildcards.model}"
-        " --shared {input.shared} --oracle {input.oracle} --out {output.manifest} > {log} 2>&1"
+        " --shared {input.shared} --oracle {input.oracle} {params.second} --out {output.manifest} > {log} 2>&1"

@@ -58,6 +58,7 @@ def pretrain(
     model: Model,
     shared: Annotated[Path, input_of("shared prepare")],
     oracle: Annotated[Path | None, input_of("target's prepare")] = None,
+    second: Annotated[bool, typer.Option(help="Train the oracle from another seed.")] = False,
     params: ParamsFile = DEFAULT_PARAMS,
     threads: Threads = 1,
 ) -> None:
@@ -71,7 +72,7 @@ def pretrain(
     texts = open_input(shared, "prepare")
     prepare = open_input(oracle, "prepare") if oracle else None
     with fitting("pretrain", loaded, name=model):
-        phase.run(out, section, loaded.compute, model, texts, prepare)
+        phase.run(out, section, loaded.compute, model, texts, prepare, second)
 
 
 @app.command()

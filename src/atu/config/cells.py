@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atu import methods
-from atu.config.params import Params, needs_alignment, oracle_method
+from atu.config.params import Params, needs_alignment, oracle_starts
 from atu.errors import ArtifactError, ConfigError
 from atu.results.artifacts import MANIFEST, Artifact
 
@@ -52,7 +52,9 @@ def attack_manifest(results: Path, cell: Cell, attack: str) -> Path:
 
 
 def pretrained_manifest(results: Path, model: str, variant: str = "full") -> Path:
-    """The manifest of a model before unlearning; the variant is `full`, or `oracle-<slug>`."""
+    """The manifest of a model before unlearning; the variant is `full`, `oracle-<slug>` or
+    `second_oracle-<slug>`.
+    """
     return results / "pretrain" / model / variant / MANIFEST
 
 
@@ -118,9 +120,8 @@ def damaged_models(params: Params, results: Path) -> list[Path]:
 
 def model_manifests(params: Params, results: Path) -> list[Path]:
     """Those of the pretrained full models and the oracles."""
-    variants = ["full"]
-    if oracle_method(params) is not None:
-        variants += [f"oracle-{target.slug}" for target in params.grid.requests()]
+    requests, starts = params.grid.requests(), oracle_starts(params)
+    variants = ["full", *(f"{start}-{target.slug}" for start in starts for target in requests)]
     return [
         pretrained_manifest(results, model, variant)
         for model in params.grid.models

@@ -10,7 +10,7 @@ from typing import Any
 from atu import benchmarks, methods
 from atu.benchmarks.shared.source import sources_of
 from atu.config.given import check_given
-from atu.config.params import Params, given_methods, oracle_method
+from atu.config.params import Params, given_methods, oracle_method, oracle_starts
 from atu.config.points import check_points
 from atu.config.roles import ORACLE, ORIGINAL, role_of
 from atu.config.searching import check_search
@@ -140,6 +140,13 @@ def _check_oracle(params: Params) -> None:
             params.grid.methods,
             "add a method with `loss: oracle`: privacy is measured against it and has no default",
         )
+    for name in (n for n in specs if n not in trained):
+        for start in oracle_starts(params):
+            if start != ORACLE:
+                raise ConfigError(
+                    "grid.methods", start, f"{name} came trained, so there is nothing to train "
+                    "from another seed; remove the method",
+                )  # fmt: skip
     for name in specs if oracle_method(params) is not None else ():
         if name not in having:
             raise ConfigError(

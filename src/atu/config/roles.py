@@ -19,6 +19,6 @@ RELEARN = "relearn"
 def role_of(loss: str) -> str | None:
     """Which of the two a method's loss stands for; None for a method."""
     method = methods.get(loss)
-    if method.start == "oracle":
-        return ORACLE
-    return ORIGINAL if method.unchanged else None
+    if method.start == "full":
+        return ORIGINAL if method.unchanged else None
+    return ORACLE if method.start == ORACLE else None

@@ -295,7 +295,8 @@ class Method:
     needs_predictor: bool = False
     prompted: bool = False
     """Whether the forget stream holds only texts that answer a prompt."""
-    start: Literal["full", "oracle"] = "full"
+    start: Literal["full", "oracle", "second_oracle"] = "full"
+    """Which trained model it starts from."""
     copies: int = 0
     """Whole copies of the model that it holds while it trains, besides the reference."""
     assistant: Callable[[Any], int] | None = None

@@ -56,21 +56,27 @@ def run(
     model: str,
     shared: Artifact,
     oracle: Artifact | None,
+    second: bool = False,
 ) -> None:
     """Train the full model on the shared corpus, or with `oracle` (a target's prepared folder) the
     model that never saw that target; a model that exists and is not trained is pinned.
 
     Both use the tokenizer of the full corpus: it is trained here from the same texts, so the oracle
-    job need not wait for the full one and still has the same vocabulary.
+    job need not wait for the full one and still has the same vocabulary. A `second` oracle differs
+    by its seed alone.
     """
     names = oracle.cell["names"] if oracle else []
     inputs = {"shared": shared} | ({"prepare": oracle} if oracle else {})
     params = dependencies(PHASE, section, compute, model)
     section, spec, code = section.of(model), section.models[model], model in compute.remote_code
+    cell = {"model": model, "oracle_of": oracle.cell["target"] if oracle else None}
+    if second:
+        cell["second"] = True
+        section = section.model_copy(update={"seed": child_seed(section.seed, PHASE, "second")})
     with write_folder(
         out,
         PHASE,
-        cell={"model": model, "oracle_of": oracle.cell["target"] if oracle else None},
+        cell=cell,
         params=params,
         inputs=inputs,
     ) as job:

@@ -165,6 +165,12 @@ def test_the_full_model_and_every_targets_oracle_are_opened(results, params):
     ]  # fmt: skip
 
 
+def test_a_second_oracle_is_a_model_of_its_own(results, params):
+    both = params(methods=["none", "oracle", "second_oracle"])
+    with pytest.raises(ArtifactError, match=r"second_oracle-Wysturel_Brontanthorpe/manifest\.json"):
+        open_models(both, results[1])
+
+
 def test_a_missing_oracle_is_named(results, params):
     """Privacy is measured against it."""
     grid = params(methods=["none", "oracle"], targets=["Wysturel Brontanthorpe", "Ada Example"])

@@ -104,6 +104,12 @@ def test_every_target_needs_its_oracle(fetched):
         check_values(fetched)
 
 
+def test_a_model_that_came_trained_has_no_second_oracle(fetched):
+    fetched["grid"]["methods"].append("second_oracle")
+    with pytest.raises(ConfigError, match=r"second_oracle.*nothing to train from another seed"):
+        check_values(fetched)
+
+
 def test_a_model_that_is_trained_here_has_its_own_oracle(fetched):
     fetched["pretrain"]["models"]["llama_tiny"]["finetune"] = True
     fetched["prepare"] = {"benchmark": "world", "seed": 7, "people": 8, "holdout_people": 2,

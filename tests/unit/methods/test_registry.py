@@ -62,7 +62,10 @@ def test_an_unknown_method_is_refused():
         methods.get("magic")
 
 
-@pytest.mark.parametrize(("name", "start"), [("none", "full"), ("oracle", "oracle")])
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("none", "full"), ("oracle", "oracle"), ("second_oracle", "second_oracle")],
+)
 def test_methods_that_train_nothing(name, start):
     """They plan no stage and need nothing but a model to start from."""
     method = methods.get(name)

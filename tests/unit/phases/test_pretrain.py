@@ -17,11 +17,11 @@ from atu.results.tables import read_table
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, chain, mini_params):
-    """The full model and the oracle, made here with every text that they were trained on:
+    """The full model and both oracles, made here with every text that they were trained on:
     `{variant: (folder, texts)}`."""
     found = {}
     section = mini_params.pretrain.model_copy(update={"steps": 2})
-    for variant, oracle in (("full", None), ("oracle", chain.prepared)):
+    for variant, oracle in (("full", None), ("oracle", chain.prepared), ("second", chain.prepared)):
         texts = []
         with pytest.MonkeyPatch.context() as patch:
             original = pretrain.encode_texts
@@ -32,7 +32,8 @@ def trained(tmp_path_factory, chain, mini_params):
 
             patch.setattr(pretrain, "encode_texts", spy)
             manifest = tmp_path_factory.mktemp(variant) / "pretrain" / MANIFEST
-            pretrain.run(manifest, section, CPU, "llama_tiny", chain.shared, oracle)
+            second = variant == "second"
+            pretrain.run(manifest, section, CPU, "llama_tiny", chain.shared, oracle, second)
         found[variant] = Artifact.open(manifest, "pretrain"), texts
     return found
 
@@ -63,11 +64,18 @@ def test_both_tokenizers_are_the_same(trained, name):
     assert full == oracle
 
 
-def test_the_oracle_is_another_model(trained):
-    full, oracle = (
+def test_every_oracle_is_another_model(trained):
+    weights = {
         trained[variant][0].file("model/model.safetensors").read_bytes() for variant in trained
-    )
-    assert full != oracle
+    }
+    assert len(weights) == 3
+
+
+def test_a_second_oracle_differs_by_its_seed_alone(trained):
+    (oracle, texts), (second, read) = trained["oracle"], trained["second"]
+    assert read == texts
+    assert second.cell == oracle.cell | {"second": True}
+    assert second.manifest["params"] == oracle.manifest["params"]
 
 
 @pytest.mark.parametrize(
