@@ -20,7 +20,9 @@ def gather(make_cell, make_params, make_item):
     GA's scores of its own texts lie above strangers', `generate` what the oracle's generation
     scores."""
 
-    def gathered(ga, oracle=frozenset(), methods=("none", "oracle", "ga"), memory=0.0, generate=0.9):
+    def gathered(
+        ga, oracle=frozenset(), methods=("none", "oracle", "ga"), memory=0.0, generate=0.9
+    ):
         own = {
             "none": {},
             "oracle": {"leaks": oracle, "scores": {"generate": generate}},
