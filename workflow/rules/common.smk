@@ -158,7 +158,10 @@ def start_model(wildcards):
     """The model a method starts from: the original, or the one that met the request before. An
     oracle is a model of its own, and a given checkpoint one of the original's.
     """
-    method, before = methods.get(loss_of(wildcards.method)), TARGETS[wildcards.target].before
+    method, before = (
+        methods.get(loss_of(wildcards.method)),
+        TARGETS[wildcards.target].before,
+    )
     trains_on = method.start == "full" and not method.given
     if before and trains_on:
         here = RESULTS / "unlearn" / wildcards.model / before.slug
