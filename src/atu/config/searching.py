@@ -49,6 +49,11 @@ def check_search(params: Params, require_fit: Callable[[str, Any], None]) -> Non
                         require_fit(method, settings)
                 except ConfigError as error:
                     raise ConfigError(where, value, error.repair + advice) from None
+            if search.trials == "all" and not isinstance(values, Choices):
+                raise ConfigError(
+                    where, ends(values), "is a range, of which nobody can try all; give `choices`, "
+                    "or search.trials a number",
+                )  # fmt: skip
             if search.first == "settings":
                 _require_inside(where, values, value_at(entry, key, where), advice)
 

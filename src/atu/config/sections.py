@@ -323,7 +323,9 @@ class Search(Section):
         "target, are run on the other targets too; the best mean over all targets is chosen"
     )
     seed: Seed = Field(description="of the sampler, and of alignment and unlearning in a trial")
-    trials: PositiveInt = Field(description="trials per method")
+    trials: PositiveInt | Literal["all"] = Field(
+        description="trials per method, or every combination of its choices once"
+    )
     first: Literal["settings", "drawn"] = Field(
         description="whether the first trial has the entry's own values, which somebody chose, or "
         "is drawn as the others are"

@@ -90,7 +90,7 @@ def ends(values: Span | Choices) -> list[Any]:
 def search_row(search: Artifact) -> dict[str, Any]:
     """A search as a row of a table: model, method, the values it chose and in which trial, every
     trial's score on the first target, the best so far after each and its scores on the other
-    targets, and the search's metrics.
+    targets, whether nothing was left to try, and the search's metrics.
     """
     metrics = {key.split("/")[1]: value for key, value in search.metrics().items()}
     trials = search.read_jsonl("trials.jsonl")
@@ -98,7 +98,8 @@ def search_row(search: Artifact) -> dict[str, Any]:
     curve = {"scores": scores, "best_so_far": list(accumulate(scores, max))}
     others = {"others": [[run["score"] for run in trial["finals"]] for trial in trials]}
     chosen = {key: _read(search)[key] for key in ("trial", "values")}
-    return search.cell | chosen | curve | others | metrics
+    whole = {"complete": search.manifest["params"]["trials"] == "all"}
+    return search.cell | chosen | curve | others | whole | metrics
 
 
 def chosen_values(search: Artifact) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A trial is what the phase `unlearn` does with other settings: the same engine, the same stopping
 rule and the same choice of a point. Optuna's sampler (TPE, Akiba et al. 2019, arXiv 1907.10902)
-proposes settings; the first trial may have those of the parameter file.
+proposes settings; the first trial may have those of the parameter file. With `trials: all` every
+combination of the choices is tried.
 
 A run's score is the `selection` of its kept point, or with `search.relearn` its
 `lasting_selection`: what a model only hides comes back by a fine-tune.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -27,7 +29,7 @@ from atu.attacks.relearn import AFTER, ROLES, planned
 from atu.attacks.relearn import run as relearn
 from atu.config.dependencies import dependencies
 from atu.config.sections import Choices, Search, Span, Unlearn
-from atu.config.spaces import CHOSEN, search_row, space_of, value_at, with_values
+from atu.config.spaces import CHOSEN, ends, search_row, space_of, value_at, with_values
 from atu.errors import ConfigError, EvaluationError, MethodError, StoppedError, TrainingError
 from atu.inference.batching import BatchSize
 from atu.metrics.recovery import lasting_selection
@@ -168,17 +170,22 @@ class _Search:
         study = optuna.create_study(
             direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
         )
-        if section.first == "settings":
-            study.enqueue_trial(
-                {key: as_parameter(value_at(entry, key, PHASE), space[key]) for key in space}
-            )
-        progress = Progress(f"search {self.method}", section.trials)
+        if section.trials == "all":
+            given = [dict(zip(space, chosen, strict=True)) for chosen in product(*numbers(space))]
+        elif section.first == "settings":
+            given = [{key: as_parameter(value_at(entry, key, PHASE), space[key]) for key in space}]
+        else:
+            given = []
+        for parameters in given:
+            study.enqueue_trial(parameters)
+        total = len(given) if section.trials == "all" else section.trials
+        progress = Progress(f"search {self.method}", total)
         trials: list[dict[str, Any]] = []
         before = self.store.load()
         done = before.values["trials"] if before else []
         if done:
-            print(f"resumed from trial {len(done)} of {section.trials}", file=sys.stderr)
-        for number in range(section.trials):
+            print(f"resumed from trial {len(done)} of {total}", file=sys.stderr)
+        for number in range(total):
             proposed = study.ask()
             values = {key: suggest(proposed, key, allowed) for key, allowed in space.items()}
             if number < len(done):
@@ -276,6 +283,11 @@ class _Search:
         items = relearn(context).items
         found = [mean_score(items, AFTER, role) for role in ROLES]
         return dict(zip(("relearned", "never_known"), found, strict=True))
+
+
+def numbers(space: Mapping[str, Span | Choices]) -> list[range]:
+    """The number of every choice, per key."""
+    return [range(len(ends(values))) for values in space.values()]
 
 
 def as_parameter(value: Any, values: Span | Choices) -> Any:

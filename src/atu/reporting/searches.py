@@ -13,7 +13,7 @@ def searches_table(searched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     """Per searched model and method: the first trial's score, the best so far after each quarter of
     the trials, all on the first target; which trial was chosen (from 1) and its score over all
     targets; and whether it was cut short: the best came in the last quarter, so that further trials
-    may find a better one.
+    may find a better one, and there are some.
     """
     rows = []
     for row in searched:
@@ -26,7 +26,7 @@ def searches_table(searched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
                 "trial": row["trial"],
                 "trials": len(curve),
                 "score": row["score"],
-                "cut_short": quarters[-1] > quarters[-2],
+                "cut_short": not row["complete"] and quarters[-1] > quarters[-2],
             }
         )
     return rows

@@ -67,3 +67,17 @@ def test_the_targets_are_strangers_of_whom_enough_is_asked(both, name):
                     asked[probe["split"]].append(fact)
         assert len(asked["report"]) >= 21 and len(asked["select"]) >= 19
         assert len(set(asked["report"])) >= 10
+
+
+def test_the_second_round_is_the_same_for_all():
+    """What was chosen, and its retain term four times as strong; with and without neighbours."""
+    params = load_params(ROOT / "experiments/comparison_second.yaml")
+    assert params.search.trials == "all" and not params.search.common
+    trained = set(params.grid.methods) - {"none", "oracle"}
+    assert set(params.search.spaces) == trained
+    for method in trained:
+        entry = params.section("unlearn", method)["methods"][method]
+        space = space_of(params.search, method, entry)
+        assert space.pop("retain.neighbours").choices == [0.0, 0.5]
+        (((_, weight), values),) = ((key.split("."), values) for key, values in space.items())
+        assert values.choices == pytest.approx([entry["retain"][weight] * f for f in (1, 4)], 0.01)

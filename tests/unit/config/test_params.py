@@ -555,6 +555,11 @@ BAD = {
         "search.common.train",
         "or set search.first: drawn; give search.spaces.ga its own 'train', or null",
     ),
+    "search of all of a range": (
+        searching(learning_rate=SPAN) | {"search__trials": "all", "search__first": "drawn"},
+        "search.spaces.ga.learning_rate",
+        "give `choices`, or search.trials a number",
+    ),
     "search in a span of what is no number": (
         searching(optimizer=SPAN),
         "search.spaces.ga.optimizer",

@@ -301,6 +301,19 @@ def test_finalists_are_run_on_the_other_targets_and_their_mean_decides(scored, s
     assert (metrics["search/finals/all"], metrics["search/tokens/all"]) == (4, 80)
 
 
+def test_every_combination_is_tried_once(scored, searched):
+    """In the order of the choices, the last key's first; the report does not call it cut short."""
+    scored(lambda settings: settings.learning_rate)
+    rates, sizes = [1e-4, 1e-3], [2, 4]
+    space = {"learning_rate": Choices(choices=rates), "batch_size": Choices(choices=sizes)}
+    found = searched(trials="all", first="drawn", spaces={"ga": space})
+    assert [trial["values"] for trial in found.read_jsonl("trials.jsonl")] == [
+        {"learning_rate": rate, "batch_size": size} for rate in rates for size in sizes
+    ]
+    assert chosen_settings(found, "ga").learning_rate == 1e-3
+    assert search_row(found)["complete"] is True
+
+
 def test_of_few_trials_that_end_all_are_finalists(scored, searched):
     """One of four, where two are wanted: fewer runs, and it is chosen."""
     lost = MethodError("loss nan", COST)

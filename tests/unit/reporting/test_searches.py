@@ -5,12 +5,12 @@ import pytest
 from atu.reporting.searches import searches_table, trials_table
 
 
-def search(*scores, trial=1):
+def search(*scores, trial=1, complete=False):
     """Whose chosen trial, of mean score .3, was the only finalist, with .1 on one other target."""
     best = [max(scores[: i + 1]) for i in range(len(scores))]
     finals = [[0.1] if number == trial else [] for number in range(1, len(scores) + 1)]
     row = {"model": "m", "method": "ga", "scores": [*scores], "best_so_far": best}
-    return row | {"trial": trial, "score": 0.3, "others": finals}
+    return row | {"trial": trial, "score": 0.3, "others": finals, "complete": complete}
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,8 @@ def test_who_was_cut_short(scores, quarters, cut):
     assert (row["first"], row["trial"], row["trials"]) == (scores[0], 1, len(scores))
     assert row["score"] == 0.3
     assert row["cut_short"] is cut
+    (whole,) = searches_table([search(*scores, complete=True)])
+    assert whole["cut_short"] is False
 
 
 def test_every_trial_has_its_line():
