@@ -49,7 +49,7 @@ def check_search(params: Params, require_fit: Callable[[str, Any], None]) -> Non
                         require_fit(method, settings)
                 except ConfigError as error:
                     raise ConfigError(where, value, error.repair + advice) from None
-            if search.trials == "all" and not isinstance(values, Choices):
+            if search.trials is None and not isinstance(values, Choices):
                 raise ConfigError(
                     where, ends(values), "is a range, of which nobody can try all; give `choices`, "
                     "or search.trials a number",

@@ -323,8 +323,8 @@ class Search(Section):
         "target, are run on the other targets too; the best mean over all targets is chosen"
     )
     seed: Seed = Field(description="of the sampler, and of alignment and unlearning in a trial")
-    trials: PositiveInt | Literal["all"] = Field(
-        description="trials per method, or every combination of its choices once"
+    trials: PositiveInt | None = Field(
+        description="trials per method; null: every combination of its choices once"
     )
     first: Literal["settings", "drawn"] = Field(
         description="whether the first trial has the entry's own values, which somebody chose, or "

@@ -98,7 +98,7 @@ def search_row(search: Artifact) -> dict[str, Any]:
     curve = {"scores": scores, "best_so_far": list(accumulate(scores, max))}
     others = {"others": [[run["score"] for run in trial["finals"]] for trial in trials]}
     chosen = {key: _read(search)[key] for key in ("trial", "values")}
-    whole = {"complete": search.manifest["params"]["trials"] == "all"}
+    whole = {"complete": search.manifest["params"]["trials"] is None}
     return search.cell | chosen | curve | others | whole | metrics
 
 

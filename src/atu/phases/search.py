@@ -2,8 +2,8 @@
 
 A trial is what the phase `unlearn` does with other settings: the same engine, the same stopping
 rule and the same choice of a point. Optuna's sampler (TPE, Akiba et al. 2019, arXiv 1907.10902)
-proposes settings; the first trial may have those of the parameter file. With `trials: all` every
-combination of the choices is tried.
+proposes settings; the first trial may have those of the parameter file. Without a number of trials
+every combination of the choices is tried.
 
 A run's score is the `selection` of its kept point, or with `search.relearn` its
 `lasting_selection`: what a model only hides comes back by a fine-tune.
@@ -170,7 +170,7 @@ class _Search:
         study = optuna.create_study(
             direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
         )
-        if section.trials == "all":
+        if section.trials is None:
             given = [dict(zip(space, chosen, strict=True)) for chosen in product(*numbers(space))]
         elif section.first == "settings":
             given = [{key: as_parameter(value_at(entry, key, PHASE), space[key]) for key in space}]
@@ -178,7 +178,7 @@ class _Search:
             given = []
         for parameters in given:
             study.enqueue_trial(parameters)
-        total = len(given) if section.trials == "all" else section.trials
+        total = section.trials or len(given)
         progress = Progress(f"search {self.method}", total)
         trials: list[dict[str, Any]] = []
         before = self.store.load()

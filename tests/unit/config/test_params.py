@@ -555,11 +555,6 @@ BAD = {
         "search.common.train",
         "or set search.first: drawn; give search.spaces.ga its own 'train', or null",
     ),
-    "search of all of a range": (
-        searching(learning_rate=SPAN) | {"search__trials": "all", "search__first": "drawn"},
-        "search.spaces.ga.learning_rate",
-        "give `choices`, or search.trials a number",
-    ),
     "search in a span of what is no number": (
         searching(optimizer=SPAN),
         "search.spaces.ga.optimizer",
@@ -633,6 +628,15 @@ def test_a_bad_value_is_one_message(tmp_path, changes, key, repair):
     assert message.startswith(f"{file}: {key} = ")
     assert repair in message
     assert "\n" not in message
+
+
+def test_nobody_can_try_all_of_a_range(tmp_path):
+    file = write(tmp_path, **searching(learning_rate=SPAN))
+    values = yaml.safe_load(file.read_text("utf-8"))
+    values["search"] |= {"trials": None, "first": "drawn"}
+    file.write_text(yaml.safe_dump(values), "utf-8")
+    with pytest.raises(ConfigError, match=r"ga\.learning_rate = .*give `choices`, or search\.trials"):
+        load_params(file)
 
 
 def test_lm_eval_would_run_a_task_files_code(tmp_path):

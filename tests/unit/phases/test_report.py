@@ -711,6 +711,7 @@ FOUND = {
     "model": "m", "method": "ga", "values": {"learning_rate": 0.003, "retain.nll": 2.5},
     "trials": 12.0, "failed": 2.0, "tokens": 5432.0, "model_steps": 99.0, "predictor_steps": 0.0,
     "scores": [0.5, 0.25, 0.375, 0.75], "best_so_far": [0.5, 0.5, 0.5, 0.75],
+    "complete": False,
     "trial": 4, "score": 0.7, "finals": 8.0, "others": [[], [], [], [0.65]],
 }  # fmt: skip
 

@@ -306,7 +306,7 @@ def test_every_combination_is_tried_once(scored, searched):
     scored(lambda settings: settings.learning_rate)
     rates, sizes = [1e-4, 1e-3], [2, 4]
     space = {"learning_rate": Choices(choices=rates), "batch_size": Choices(choices=sizes)}
-    found = searched(trials="all", first="drawn", spaces={"ga": space})
+    found = searched(trials=None, first="drawn", spaces={"ga": space})
     assert [trial["values"] for trial in found.read_jsonl("trials.jsonl")] == [
         {"learning_rate": rate, "batch_size": size} for rate in rates for size in sizes
     ]
