@@ -635,7 +635,9 @@ def test_nobody_can_try_all_of_a_range(tmp_path):
     values = yaml.safe_load(file.read_text("utf-8"))
     values["search"] |= {"trials": None, "first": "drawn"}
     file.write_text(yaml.safe_dump(values), "utf-8")
-    with pytest.raises(ConfigError, match=r"ga\.learning_rate = .*give `choices`, or search\.trials"):
+    with pytest.raises(
+        ConfigError, match=r"ga\.learning_rate = .*give `choices`, or search\.trials"
+    ):
         load_params(file)
 
 
