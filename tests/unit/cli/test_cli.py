@@ -276,7 +276,7 @@ def test_cost_is_a_table_of_every_method(atu, tmp_path, store):
             "trials.jsonl": '{"score": 0.5, "finals": []}\n',
         }
         files = {name: partial(Path.write_text, data=text) for name, text in made.items()}
-        given = {"files": files} if phase == "search" else {}
+        given = {"files": files, "params": {"trials": 3}} if phase == "search" else {}
         path = store(folder, phase, cell, metrics=metrics, **given).folder / PROVENANCE
         record = json.loads(path.read_text(encoding="utf-8")) | {"seconds": took}
         path.write_text(json.dumps(record), encoding="utf-8")
