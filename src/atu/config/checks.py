@@ -12,7 +12,7 @@ from atu.benchmarks.shared.source import sources_of
 from atu.config.given import check_given
 from atu.config.params import Params, given_methods, oracle_method, oracle_starts
 from atu.config.points import check_points
-from atu.config.roles import ORACLE, ORIGINAL, role_of
+from atu.config.roles import ORACLE, ORIGINAL, REFERENCES, SECOND_ORACLE, role_of
 from atu.config.searching import check_search
 from atu.config.sections import Pinned
 from atu.errors import ArtifactError, ConfigError, SourceError, shown
@@ -96,12 +96,13 @@ def _check_roles(params: Params) -> None:
         )
     for name in params.grid.methods:
         loss = params.unlearn.methods[name].loss
-        if role_of(loss) == ORACLE and name != ORACLE:
+        role = role_of(loss)
+        if role in (ORACLE, SECOND_ORACLE) and name != role:
             raise ConfigError(
-                "grid.methods", name, f"is the oracle, which reports read by the key `{ORACLE}`; "
+                "grid.methods", name, f"is an oracle, which reports read by the key `{role}`; "
                 "give its entry in unlearn.methods that key",
             )  # fmt: skip
-        if name in (ORIGINAL, ORACLE) and role_of(loss) != name:
+        if name in REFERENCES and role != name:
             raise ConfigError(
                 f"unlearn.methods.{name}.loss",
                 loss,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import cycle
 
-from atu.config.roles import ORACLE, ORIGINAL, REFERENCES
+from atu.config.roles import ORACLE, ORIGINAL, REFERENCES, SECOND_ORACLE
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's, which people with any colour vision tell apart, without yellow and black."""
-REFERENCE_COLOURS = {ORIGINAL: "#333333", ORACLE: "#999999"}
+REFERENCE_COLOURS = {ORIGINAL: "#333333", ORACLE: "#999999", SECOND_ORACLE: "#bbbbbb"}
 
 
 def method_colours(methods: Iterable[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib
 import polars as pl
 
-from atu.config.roles import ORACLE, ORIGINAL, REFERENCES
+from atu.config.roles import ORACLE, ORIGINAL, REFERENCES, SECOND_ORACLE
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.selection import RETAINED
 from atu.reporting.colours import COLOURS, method_colours
@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
     ),
 }  # fmt: skip
 plt.rcParams.update(STYLE)
-REFERENCE_MARKERS = {ORIGINAL: "s", ORACLE: "*"}
+REFERENCE_MARKERS = {ORIGINAL: "s", ORACLE: "*", SECOND_ORACLE: "H"}
 """Markers of the rows that are not methods; they are drawn in ink."""
 MARKERS = "oDv^P<>X"
 KNOWN = 0.2

@@ -9,7 +9,7 @@ from typing import Any
 
 from atu.alignment.loop import layer_folder
 from atu.config.params import Params, methods_in_words, oracle_method
-from atu.config.roles import ORACLE, ORIGINAL, REFERENCES
+from atu.config.roles import ORACLE, ORIGINAL, REFERENCES, SECOND_ORACLE
 from atu.errors import visible
 from atu.metrics.trust import ENOUGH
 from atu.probes.prompts import FORMS
@@ -121,6 +121,7 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
         known=KNOWN,
         figures={name: Markup(inline(folder / name, heard)) for name, heard in FIGURES.items()},
         special=REFERENCES,
+        second=SECOND_ORACLE in results.methods,
         methods=methods_in_words(params, (m for m in results.methods if m not in REFERENCES)),
         glossary={
             word: meaning
