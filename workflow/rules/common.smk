@@ -6,7 +6,7 @@ from atu import attacks, benchmarks, methods
 from atu.config import cells
 from atu.results.artifacts import MANIFEST
 from atu.config.params import needs_alignment, oracle_method
-from atu.config.roles import ORACLE, ORIGINAL, role_of
+from atu.config.roles import ORACLE, ORACLES, ORIGINAL, role_of
 from atu.config.load import load_params
 from atu.distributed import forkserver
 from atu.benchmarks.shared.source import sources_of

@@ -44,7 +44,7 @@ rule pretrain_oracle:
     benchmark:
         LOGS / "pretrain/{model}/{start}-{target}.tsv"
     wildcard_constraints:
-        start="oracle|second_oracle",
+        start="|".join(ORACLES),
     conda:
         "../../environment.yml"
     threads: 1

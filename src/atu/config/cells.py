@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atu import methods
-from atu.config.params import Params, needs_alignment, oracle_starts
+from atu.config.params import Params, needs_alignment
+from atu.config.roles import ORACLES
 from atu.errors import ArtifactError, ConfigError
 from atu.results.artifacts import MANIFEST, Artifact
 
@@ -120,8 +121,8 @@ def damaged_models(params: Params, results: Path) -> list[Path]:
 
 def model_manifests(params: Params, results: Path) -> list[Path]:
     """Those of the pretrained full models and the oracles."""
-    requests, starts = params.grid.requests(), oracle_starts(params)
-    variants = ["full", *(f"{start}-{target.slug}" for start in starts for target in requests)]
+    oracles, requests = set(ORACLES).intersection(params.grid.methods), params.grid.requests()
+    variants = ["full", *(f"{key}-{target.slug}" for key in sorted(oracles) for target in requests)]
     return [
         pretrained_manifest(results, model, variant)
         for model in params.grid.models

@@ -10,9 +10,9 @@ from typing import Any
 from atu import benchmarks, methods
 from atu.benchmarks.shared.source import sources_of
 from atu.config.given import check_given
-from atu.config.params import Params, given_methods, oracle_method, oracle_starts
+from atu.config.params import Params, given_methods, oracle_method
 from atu.config.points import check_points
-from atu.config.roles import ORACLE, ORIGINAL, REFERENCES, SECOND_ORACLE, role_of
+from atu.config.roles import ORACLES, ORIGINAL, REFERENCES, SECOND_ORACLE, role_of
 from atu.config.searching import check_search
 from atu.config.sections import Pinned
 from atu.errors import ArtifactError, ConfigError, SourceError, shown
@@ -97,7 +97,7 @@ def _check_roles(params: Params) -> None:
     for name in params.grid.methods:
         loss = params.unlearn.methods[name].loss
         role = role_of(loss)
-        if role in (ORACLE, SECOND_ORACLE) and name != role:
+        if role in ORACLES and name != role:
             raise ConfigError(
                 "grid.methods", name, f"is an oracle, which reports read by the key `{role}`; "
                 "give its entry in unlearn.methods that key",
@@ -141,13 +141,12 @@ def _check_oracle(params: Params) -> None:
             params.grid.methods,
             "add a method with `loss: oracle`: privacy is measured against it and has no default",
         )
-    for name in (n for n in specs if n not in trained):
-        for start in oracle_starts(params):
-            if start != ORACLE:
-                raise ConfigError(
-                    "grid.methods", start, f"{name} came trained, so there is nothing to train "
-                    "from another seed; remove the method",
-                )  # fmt: skip
+    came = [name for name in specs if name not in trained]
+    if SECOND_ORACLE in params.grid.methods and came:
+        raise ConfigError(
+            "grid.methods", SECOND_ORACLE, f"{', '.join(came)} came trained, so there is nothing "
+            "to train from another seed; remove the method",
+        )  # fmt: skip
     for name in specs if oracle_method(params) is not None else ():
         if name not in having:
             raise ConfigError(

@@ -93,13 +93,6 @@ def oracle_method(params: Params) -> str | None:
     return ORACLE if ORACLE in params.grid.methods else None
 
 
-def oracle_starts(params: Params) -> list[str]:
-    """Which models that never saw the target the grid's methods start from."""
-    entries = params.unlearn.methods
-    starts = [methods.get(entries[m].loss).start for m in params.grid.methods]
-    return [start for start in dict.fromkeys(starts) if start != "full"]
-
-
 def given_methods(params: Params) -> list[str]:
     """The grid's methods that are checkpoints which somebody else made."""
     entries = params.unlearn.methods

@@ -9,10 +9,12 @@ from atu import methods
 ORIGINAL = "none"
 """The key of the original model, which every result is read against."""
 ORACLE = "oracle"
-"""The usual key of the model that never saw the target, which privacy is measured against."""
+"""The key of the model that never saw the target, which privacy is measured against."""
 SECOND_ORACLE = "second_oracle"
 """The key of the one from another seed, whose distance is what chance alone gives."""
-REFERENCES = (ORIGINAL, ORACLE, SECOND_ORACLE)
+ORACLES = (ORACLE, SECOND_ORACLE)
+"""Models that never saw the target: keys, and what their methods start from."""
+REFERENCES = (ORIGINAL, *ORACLES)
 """Rows of a table that are no methods."""
 RELEARN = "relearn"
 """The attack whose settings `search.relearn` has."""

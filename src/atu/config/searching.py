@@ -54,7 +54,7 @@ def check_search(params: Params, require_fit: Callable[[str, Any], None]) -> Non
                     where, ends(values), "is a range, of which nobody can try all; give `choices`, "
                     "or search.trials a number",
                 )  # fmt: skip
-            if search.first == "settings":
+            if search.trials is not None and search.first == "settings":
                 _require_inside(where, values, value_at(entry, key, where), advice)
 
 

@@ -328,7 +328,7 @@ class Search(Section):
     )
     first: Literal["settings", "drawn"] = Field(
         description="whether the first trial has the entry's own values, which somebody chose, or "
-        "is drawn as the others are"
+        "is drawn as the others are; of no effect where all are tried"
     )
     relearn: Any = Field(
         description="a fine-tune, as the attack of this name, on some facts about the target after "

@@ -91,7 +91,9 @@ def _kept(evidence: Evidence) -> str:
     if evidence.losses and all(loss.lost is False for loss in evidence.losses):
         fell = any(loss.fell for loss in evidence.losses)
         return (
-            "keeps no less than the oracle" if fell else "no loss is shown of what should be kept"
+            "not shown to keep less than the oracle"
+            if fell
+            else "no loss is shown of what should be kept"
         )
     return "what it cost is not known"
 

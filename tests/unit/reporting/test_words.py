@@ -87,7 +87,7 @@ SAID = {
     ),
     "lost by the oracle too": (
         {"losses": [replace(LOST, reference=at(0.4), to_reference=at(0.0, -0.1, 0.1)), KEPT]},
-        "; keeps no less than the oracle.",
+        "; not shown to keep less than the oracle.",
     ),
     "lost a little": (
         {"losses": [replace(LOST, estimate=at(0.976), before=at(0.984))]},
