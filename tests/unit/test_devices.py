@@ -12,6 +12,7 @@ from twodevices import GPU, TwoDevices, on_gpu
 
 from atu import methods
 from atu.config.entries import parse_plain
+from atu.config.roles import ORACLES
 from atu.models.compute import Compute, settle
 from atu.models.llm import open_lm
 from atu.models.trainable import trains_weights
@@ -110,7 +111,7 @@ def settings_of(name):
 
 
 def test_every_method_is_here():
-    assert set(METHODS) == set(methods.registry()) - {"oracle", "checkpoint"}
+    assert set(METHODS) == set(methods.registry()) - {*ORACLES, "checkpoint"}
 
 
 @pytest.mark.usefixtures("brief")

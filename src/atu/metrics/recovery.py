@@ -66,20 +66,23 @@ def relearning_steps(steps: Sequence[int]) -> float:
     return sum(steps) / len(steps)
 
 
-@metric("lasting_selection", "own-1", source=OWN)
+@metric("lasting_selection", "own-2", source=OWN)
 def lasting_selection(selection: float, relearned: float, never_known: float) -> float:
-    """Harmonic mean of `selection` and of what does not come back, in [0, 1].
+    """Harmonic mean of `selection`'s five parts and, as a sixth, what does not come back, in [0, 1].
 
     What comes back: facts about the target that are answered after others were taught, beyond
     those that the same fine-tune finds of a person whom no model saw (`select` questions of both).
     A search may read it in place of `selection`, which sees what a model says and nothing of what
-    it hides. 0 if either part is 0.
+    it hides. 0 if either is 0.
+
+    It weighs as much as plain questions, or as the worst form. In own-1 it weighed as much as all
+    five together: one fact of eleven that came back cost as much as two thirds of the neighbours.
 
     Selection .95, .5 relearned and .1 of what was never known: 1 - .4 = .6, so
-    2 * .95 * .6 / 1.55 = .74; nothing beyond the never known: 1.9 / 1.95 = .97.
+    6 / (5 / .95 + 1 / .6) = .87; nothing beyond the never known: 6 / (5 / .95 + 1) = .96.
     """
     gone = 1 - max(relearned - never_known, 0.0)
-    return 2 * selection * gone / (selection + gone) if selection + gone else 0.0
+    return 6 / (5 / selection + 1 / gone) if selection and gone else 0.0
 
 
 def relearning_ratio(

@@ -9,6 +9,7 @@ import yaml
 
 from atu import cli, methods
 from atu.cli.starting import takes_part
+from atu.config.roles import ORACLES
 from atu.distributed import launch, processes
 from atu.errors import AtuError, ConfigError
 from atu.results.artifacts import MANIFEST
@@ -148,7 +149,7 @@ class TestMethods:
             "lunar", "mudman", "pdu", "uld",
         }  # fmt: skip
         assert {name for name, kind in kinds.items() if kind == "first"} == {
-            "checkpoint", "eco", "icu", "none", "oracle", "rocr",
+            "checkpoint", "eco", "icu", "none", "rocr", *ORACLES,
         }  # fmt: skip
 
     def test_one_that_does_not_say_is_refused(self):

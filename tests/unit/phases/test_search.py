@@ -233,7 +233,7 @@ def test_what_comes_back_lowers_the_score(scored, searched, monkeypatch, fine_tu
     assert [(t["selection"], t["relearned"], t["never_known"]) for t in trials] == [
         (0.9, 0.5, 0.0), (0.8, 0.0, 0.0), (0.8, 0.25, 0.0), (0.7, 0.0, 0.0)
     ]  # fmt: skip
-    means = [2 * a * b / (a + b) for a, b in ((0.9, 0.5), (0.8, 1.0), (0.8, 0.75), (0.7, 1.0))]
+    means = [6 / (5 / a + 1 / b) for a, b in ((0.9, 0.5), (0.8, 1.0), (0.8, 0.75), (0.7, 1.0))]
     assert search_row(found)["scores"] == pytest.approx(means)
     assert search_row(found)["trial"] == 2
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
