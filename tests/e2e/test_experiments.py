@@ -30,7 +30,6 @@ def test_every_experiment_is_here():
         "comparison",
         "comparison_chosen",
         "comparison_rest",
-        "comparison_second",
         "defaults",
         "metric_pools",
     }

@@ -95,6 +95,14 @@ def test_dvc_shows_headlines_alone(clone):
     assert "errors" not in plots and len(plots["data"]) == 10
     vega = [plot for plots in plots["data"].values() for plot in plots if plot["type"] == "vega"]
     assert len(vega) == 6 and all("'ga'" in str(plot["content"]) for plot in vega)
+    path = clone.folder / "results/miniature/report/headline.json"
+    before = path.read_bytes()
+    found["ga"]["worst_form"] += 0.25
+    path.write_text(json.dumps(found), encoding="utf-8")
+    changed = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)
+    path.write_bytes(before)
+    ((_, change),) = changed["results/miniature/report/headline.json"].items()
+    assert change["diff"] == pytest.approx(0.25)
 
 
 def test_weights_are_not_made_before_sync(clone):

@@ -56,6 +56,24 @@ def texts(page, selector):
     return [text.strip() for text in page.locator(selector).all_inner_texts()]
 
 
+def test_the_page_of_the_run(browser, tree):
+    """Made by the pipeline, from what its models answered: a verdict for each method, a line and a
+    point for each model, sorted by the title that is pressed."""
+    with browser.open(tree.folder / "results/miniature/report/report.html") as page:
+        keep(page, "report_miniature")
+        told = page.locator(".first li").all_inner_texts()
+        assert [text.split(":")[0] for text in told[:2]] == ["ATU", "Gradient ascent"]
+        rows = page.locator("#headline tbody tr")
+        assert [text.split("\t")[0] for text in rows.all_inner_texts()] == [
+            "Original", "Oracle", "ATU", "Gradient ascent",
+        ]  # fmt: skip
+        drawn = page.locator(".first svg text").all_text_contents()
+        assert {"Original", "Oracle", "ATU", "Gradient ascent", "better"} <= set(drawn)
+        far = page.locator("#headline th", has_text="distance to the oracle")
+        far.get_by_role("button").click()
+        assert rows.first.inner_text().startswith("Oracle\t")
+
+
 def test_the_addresses_are_printed(address, tree):
     """Those that the other tests open."""
     printed = (tree.folder / "ui.log").read_text(encoding="utf-8").split()
@@ -86,7 +104,16 @@ def test_charts_have_points(look):
         page.locator(".barlayer .point").first.wait_for()
         assert page.locator(".scatterlayer .point").count() == 4
         assert page.locator(".barlayer").count() == 5
-        assert page.get_by_text("Trajectories", exact=True).count() == 1
+        title = page.get_by_text("Trajectories", exact=True)
+        title.scroll_into_view_if_needed()
+        page.locator(".scatterlayer .js-line").first.wait_for()
+
+
+def test_a_run_says_its_verdict(look):
+    """At the top of its page, in the words of the report."""
+    with look("runs", f"{ROWS} [col-id^=metrics]", "verdict") as page:
+        page.get_by_role("link", name="Gradient ascent", exact=True).first.click()
+        page.get_by_text("plain questions", exact=False).first.wait_for()
 
 
 def test_answers_stand_side_by_side(look):

@@ -47,13 +47,18 @@ def status(
 
 @app.command()
 def show(
-    params: ParamsFile = DEFAULT_PARAMS, results: FoundResults = None, as_json: AsJson = False
+    params: ParamsFile = DEFAULT_PARAMS,
+    results: FoundResults = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every column of the report's main table.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the report's main table: what every method forgot, and what it cost."""
+    """Print what every method forgot, and what it cost: the report's first table."""
     from atu.terminal.headline import headline, print_headline
     from atu.terminal.printing import print_json
 
-    shown = headline(_folder(results, params))
+    shown = headline(_folder(results, params), everything)
     if as_json:
         print_json(shown)
     else:

@@ -315,7 +315,7 @@ def speed(
 
 
 @app.command()
-def cost(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
+def cost(params: ParamsFile = DEFAULT_PARAMS, results: FoundResults = None) -> None:
     """Print what every method cost: steps, tokens and seconds, and what its search cost."""
     from atu.config.cells import grid_cells, manifest_path
     from atu.config.load import load_params
@@ -324,10 +324,11 @@ def cost(results: Results, params: ParamsFile = DEFAULT_PARAMS) -> None:
     from atu.results.artifacts import Artifact
 
     loaded = load_params(params)
+    folder = results_of(results, loaded.experiment)
     cells = [c for c in grid_cells(loaded) if c.target in loaded.grid.targets]
-    done = [open_input(manifest_path(results, "unlearn", cell), "unlearn") for cell in cells]
+    done = [open_input(manifest_path(folder, "unlearn", cell), "unlearn") for cell in cells]
     searches = [
-        open_input(results / "search" / model / method / "manifest.json", "search")
+        open_input(folder / "search" / model / method / "manifest.json", "search")
         for model in loaded.grid.models
         for method in loaded.grid.methods
         if loaded.searched(method)

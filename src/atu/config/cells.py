@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from atu import methods
 from atu.config.params import Params, needs_alignment
@@ -35,6 +36,13 @@ def grid_cells(params: Params) -> Iterator[Cell]:
             for method in grid.methods:
                 for seed in grid.seeds:
                     yield Cell(model, target.label, target.slug, method, seed)
+
+
+def cell_of(params: Params, row: Mapping[str, Any]) -> Cell:
+    """The cell that a row of a table is about, by its model, target, method and seed."""
+    slugs = {target.label: target.slug for target in params.grid.requests()}
+    target = row["target"]
+    return Cell(row["model"], target, slugs[target], row["method"], row["seed"])
 
 
 def manifest_path(results: Path, phase: str, cell: Cell) -> Path:

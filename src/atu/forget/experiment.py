@@ -130,6 +130,10 @@ class Scale:
     """Whether memory is scarce."""
 
 
+HELD = {"nll": 1.0, "states": 0.1}
+"""ATU's retain terms where hidden states are held."""
+NPO: dict[str, Any] = {"beta": 0.1, "retain": {"kl": 20.0}}
+"""NPO with KL at this method's rate; the embedded world's searched settings go with another."""
 KEPT_BY_OUTPUT = {"nll": 1.0, "kl": 1.0, "states": 0.0, "layer": None}
 """ATU's retain terms for pretrained models. In some of these the first token's hidden state is
 enormous: in SmolLM2 at the hook its mean square is 1e6, that of the median token 500. The distance
@@ -236,15 +240,15 @@ def _alignment(shape: Shape, steps: Steps) -> dict[str, Any]:
 
 
 def _unlearning(shape: Shape, steps: Steps, rank: int | None, method: str) -> dict[str, Any]:
-    held = {"layer": shape.hook} if shape.scale.holds_states else KEPT_BY_OUTPUT
+    held = HELD | {"layer": shape.hook} if shape.scale.holds_states else KEPT_BY_OUTPUT
     # A stranger as the aim was tried in the world alone.
     pushed = {
         "thresholds": [0.0, -0.2, -0.4, -0.6], "answers": 0.0, "stranger": 0.0, "visits": False,
         "restored": 0.0,
     }  # fmt: skip
-    atu = pushed | {"realign_steps": steps.realign, "retain": held}
+    own = {"atu": pushed | {"realign_steps": steps.realign, "retain": held}, "npo_retain": NPO}
     return {
-        **(atu if method == "atu" else {}),
+        **own.get(method, {}),
         "steps": steps.unlearn,
         "learning_rate": _rate(shape, rank, method),
         "batch_size": shape.scale.batch_size,

@@ -87,7 +87,8 @@ class Settings(MethodSettings):
     target's name: behind it, a stranger's states are the aim."""
     answers: NonNegative
     """Weight of the hinge to each forget text's own answer at the last token of its prompt; 0
-    leaves it out, and so does a corpus without prompts."""
+    leaves it out, and so does a corpus without prompts. With `stranger` it counts only where the
+    prompt does not name the target: where it does, a stranger's states are the aim."""
     stranger: NonNegative
     """Weight of the distance of hidden states, from the target's name on, from those of the
     original model with a stranger's name in its place, at every layer up to the highest hook; 0
@@ -267,21 +268,25 @@ def concept_hinge(context: Context, embeddings: Tensor, mask: Tensor, threshold:
     return hinge_loss(similarity, mask.expand_as(similarity), threshold[:, None, None])
 
 
-def answers_hinge(context: Context, batch: Batch, embeddings: Tensor, threshold: Tensor) -> Tensor:
+def answers_hinge(
+    context: Context, batch: Batch, embeddings: Tensor, threshold: Tensor, mask: Tensor
+) -> Tensor:
     """The hinge to every text's own answer at the last token of its prompt, averaged over layers
-    and the texts that answer a prompt; a scalar.
+    and the texts that answer a prompt and are not masked there; a scalar.
 
     Args:
         embeddings: what `predicted` gives for the batch.
         threshold: [layers].
+        mask: [batch, seq], 0 where a position does not count.
     """
     assert context.answers is not None
     numbers = list(batch.numbers)
     answers = context.answers[numbers]
     ends = [context.forget.texts[number].answer_start - 1 for number in numbers]
-    similarity = cosine(embeddings[:, list(range(len(ends))), ends], answers)
-    has_answer = answers.any(dim=-1).expand_as(similarity)
-    return hinge_loss(similarity, has_answer, threshold[:, None])
+    rows = list(range(len(ends)))
+    similarity = cosine(embeddings[:, rows, ends], answers)
+    counted = answers.any(dim=-1) * mask[rows, ends]
+    return hinge_loss(similarity, counted.expand_as(similarity), threshold[:, None])
 
 
 def round_loss(
@@ -306,13 +311,12 @@ def round_loss(
     if settings.concept or settings.answers:
         embeddings = predicted(context, hidden)
         threshold = threshold.to(embeddings)
+    free = 1 - introduced.after if introduced else torch.ones_like(batch.attention_mask)
     if settings.concept:
-        mask = counted_positions(context, batch)
-        if introduced:
-            mask = mask * (1 - introduced.after)
+        mask = counted_positions(context, batch) * free
         terms.append(settings.concept * concept_hinge(context, embeddings, mask, threshold))
     if settings.answers and context.answers is not None:
-        terms.append(settings.answers * answers_hinge(context, batch, embeddings, threshold))
+        terms.append(settings.answers * answers_hinge(context, batch, embeddings, threshold, free))
     if introduced:
         terms.append(settings.stranger * stranger_error(context, batch, hidden, introduced))
         if settings.restored:
@@ -447,7 +451,8 @@ def stages(context: Context) -> Iterator[Stage]:
 METHOD = Method(
     Settings,
     title="ATU",
-    does="moves predicted embeddings of the next tokens away from the concept’s",
+    does="turns the target’s hidden states into a stranger’s, or moves what they let a predictor "
+    "anticipate away from the concept",
     source="2506.13181",
     stages=stages,
     check=check,

@@ -12,28 +12,33 @@ from atu.metrics.selection import NEAR
 
 TASK = "task."
 """What the name of a utility task begins with among the parts."""
+FORGETTING = "forgetting"
+"""The group in which more than the oracle's is as far from it as less."""
 GROUPS = {
-    "target": "forgetting", "worst_form": "forgetting",
+    "target": FORGETTING, "worst_form": FORGETTING,
     **dict.fromkeys(NEAR, "near"), "other": "others", "general": "utility",
 }  # fmt: skip
 """The group of each part; utility tasks are in the last one."""
 
 
-@metric("oracle_distance", "own-2", source=OWN)
+@metric("oracle_distance", "own-3", source=OWN)
 def oracle_distance(
     method: Mapping[str, NDArray[np.float64]], oracle: Mapping[str, NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """How far a model answers from the oracle, whoever answers more: mean of four parts, in [0, 1].
+    """How far a model answers from the oracle: mean of four parts, in [0, 1].
 
     The parts are forgetting (plain questions about the target, and its worst form), what is near it
     (neighbours, and the retain questions that stand in one prompt with one about it), other people,
-    and utility (general facts, and every utility task). Within a part means are taken
-    of absolute differences, one for each mean score; the four weigh the same. A score that the
-    benchmark does not ask for is left out, and so is a part without scores.
+    and utility (general facts, and every utility task). Within a part means are taken of
+    differences, one for each mean score; the four weigh the same. In forgetting they are absolute:
+    who answers less than the oracle is as far from it as who answers more. Elsewhere only what the
+    oracle answers more counts: it is another model, with luck of its own, and to keep what it does
+    not know is no harm (own-2 counted that too). A score that the benchmark does not ask for is
+    left out, and so is a part without scores.
 
     Leaking 0 and 0 where the oracle, which guesses, has 0 and .25: .125. Neighbours .9 of 1: .1,
-    and .5 of .9 beside the target: .25 in the mean; others equal: 0; general facts 1 of .9 and
-    generation .8 of .9: .1. So .475 / 4 = .119.
+    and .5 of .9 beside the target: .25 in the mean; others equal: 0; general facts 1 of .9: 0, and
+    generation .8 of .9: .05 in the mean. So .425 / 4 = .106.
 
     Args:
         method, oracle: mean scores by the names in `GROUPS`, tasks as `TASK` and their name; the
@@ -47,5 +52,7 @@ def oracle_distance(
     groups: dict[str, list[NDArray[np.float64]]] = {}
     for name, score in method.items():
         group = "utility" if name.startswith(TASK) else GROUPS[name]
-        groups.setdefault(group, []).append(np.abs(np.subtract(score, oracle[name])))
+        lacking = np.subtract(oracle[name], score)
+        gap = np.abs(lacking) if group == FORGETTING else np.maximum(lacking, 0)
+        groups.setdefault(group, []).append(gap)
     return np.mean([np.mean(gaps, axis=0) for gaps in groups.values()], axis=0)

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from atu.config.cells import Cell, manifest_path
+from atu.config.cells import cell_of, manifest_path
 from atu.config.dependencies import dependencies
 from atu.config.params import Params, given_methods, method_names, method_notes, oracle_method
 from atu.config.roles import REFERENCES
@@ -19,7 +19,13 @@ from atu.metrics.trust import write as write_trust
 from atu.reporting import figures, marks, tables
 from atu.reporting.answers import amid_counts, answer_groups, shown_methods
 from atu.reporting.attacker import attacker_columns, attacker_table, markdown_attacker
-from atu.reporting.cells import cell_rows, headline_numbers, headline_rows, markdown_headline
+from atu.reporting.cells import (
+    UTILITY,
+    cell_rows,
+    headline_numbers,
+    headline_rows,
+    markdown_headline,
+)
 from atu.reporting.comparison import comparison_table
 from atu.reporting.cost import cost_table, flat_cost
 from atu.reporting.distance import Distance, distances
@@ -42,7 +48,7 @@ from atu.reporting.robustness import (
     with_notes,
 )
 from atu.reporting.searches import searches_table, trials_table
-from atu.reporting.verdict import Evidence, verdict_of
+from atu.reporting.verdict import Evidence, removal_signs, verdict_of
 from atu.reporting.words import in_words
 from atu.results.files import read_json, write_json
 from atu.results.items import worst_of
@@ -99,7 +105,7 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
     robust = robustness_table(items, attacked, section, params.attack, attacks, methods)
     privacy = privacy_table(single.privacy, section, methods)
     shown = [s for s in shown_columns(params.attack, attacks) if any(r[s.key].n for r in robust)]
-    shown = with_notes(shown, attacked, params.attack, attacks, robust)
+    shown = with_notes(shown, attacked, params.attack, attacks, robust, names)
     columns, measure = tables.asked_columns(items), items["measure"][0]
     titles = columns | {s.key: s.title for s in shown}
     titles |= {name: title for name, title in TITLES.items() if name in privacy[0]}
@@ -123,7 +129,7 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
         columns={key: titles[key] for key in columns},
         rows=judged,
         words=_words(evidence),
-        sentences=dominance(rows, section.compare, names),
+        sentences=dominance(rows, section.compare, names, utility),
         headline=headline_rows(judged, items, documents, utility, section),
         cells=_cells(params, cell_rows(items, documents, single.utility, far)),
         answers=answer_groups(items, shown_methods(methods, section.compare)),
@@ -190,7 +196,7 @@ def _words(evidence: Mapping[str, Evidence]) -> list[dict[str, Any]]:
     return [
         {
             "model": key.removesuffix(f".{found.name}"), "method": found.name,
-            "words": in_words(found), "collapsed": found.collapsed,
+            "words": in_words(found), "removed": removal_signs(found), "collapsed": found.collapsed,
         }
         for key, found in evidence.items()
     ]  # fmt: skip
@@ -200,19 +206,20 @@ def _cells(params: Params, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     """The rows with `name`, what people call the method, and `folder`, what Snakemake makes."""
     names = method_names(params)
     results = Path("results") / params.experiment
-    slugs = {target.label: target.slug for target in params.grid.requests()}
     rows_with = []
     for row in rows:
-        cell = Cell(row["model"], row["target"], slugs[row["target"]], row["method"], row["seed"])
+        cell = cell_of(params, row)
         folder = manifest_path(results, "rephrase", cell).as_posix()
         rows_with.append({**row, "name": names.get(cell.method, cell.method), "folder": folder})
     return rows_with
 
 
 def _write_tables(job: Job, results: Tables) -> None:
+    names = results.names
     wide = [
-        dict(row) | tables.valid_scores(results.utility[row["model"], row["method"]])
-        for row in results.rows
+        {**row, "name": names.get(row["method"], row["method"]), UTILITY: head[UTILITY]}
+        | tables.valid_scores(results.utility[row["model"], row["method"]])
+        for row, head in zip(results.rows, results.headline, strict=True)
     ]
     files = {
         "table": wide,
@@ -237,16 +244,18 @@ def _write_tables(job: Job, results: Tables) -> None:
     if results.verdicts:
         write_json(job.path(AUDIT), {name: asdict(v) for name, v in results.verdicts.items()})
     results.points.write_csv(job.path("trajectories.csv"))
-    text = tables.markdown_table(results.rows, results.utility, results.notes)
+    text = tables.markdown_table(results.rows, results.utility, results.notes, names)
     below = [results.worst] if worst_of(results.items) else []
-    below += rankings(results.rows, results.utility, {})
+    below += rankings(results.rows, results.utility, names)
     keys = [s.key for s in results.shown]
-    robust = tables.markdown_robustness(results.robustness, results.shown)
-    privacy = tables.markdown_transposed(results.privacy, results.privacy_titles, tables.interval)
+    robust = tables.markdown_robustness(results.robustness, results.shown, names)
+    privacy = tables.markdown_transposed(
+        results.privacy, results.privacy_titles, tables.interval, names
+    )
     pages = {
-        "headline": markdown_headline(results.headline, results.names),
+        "headline": markdown_headline(results.headline, names),
         "table": text + "".join(f"\n{line}\n" for line in below),
-        "attacker": markdown_attacker(results.attacker, results.attacker_columns),
+        "attacker": markdown_attacker(results.attacker, results.attacker_columns, names),
         "robustness": robust + marks.lines(results.failed, keys),
         "privacy": privacy + marks.lines(results.failed, results.privacy_titles),
     }

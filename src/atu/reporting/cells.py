@@ -13,6 +13,7 @@ from atu.metrics.bootstrap import Estimate, percentiles, resampled_means
 from atu.reporting import tables
 from atu.reporting.distance import Distance
 from atu.reporting.items import CELL, of
+from atu.reporting.names import called
 from atu.reporting.tables import (
     DISTANCE,
     asked_columns,
@@ -93,11 +94,9 @@ def utility_mean(parts: Mapping[str, pl.DataFrame], section: Report) -> Estimate
 def markdown_headline(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
     """The first table in Markdown, with the number of items in its head."""
     keys = [key for key in HEADLINE if key in rows[0]]
-    several = len({row["model"] for row in rows}) > 1
     lines = []
     for row in rows:
-        name = names.get(row["method"], row["method"]) + f" ({row['model']})" * several
-        name += ", COLLAPSED" * row["collapsed"]
+        name = called(row, rows, names) + ", COLLAPSED" * row["collapsed"]
         lines.append([name, *(interval(row[key]) for key in keys)])
     return markdown_lines(["", *(f"{HEADLINE[key]} (n = {rows[0][key].n})" for key in keys)], lines)
 

@@ -101,10 +101,10 @@ class Beside:
 
     def line(
         self, key: str, title: str, method: str, take: Callable[[str], pl.DataFrame], floor: bool,
-        control: Estimate | None = None,
+        control: Callable[[str], Estimate] | None = None,
     ) -> Line:  # fmt: skip
         """A number about the target; `take` gives the items of a method, `floor` says whether a
-        guess scores 0.
+        guess scores 0, `control` gives the estimate of the attack's control.
         """
         original = ORIGINAL in self.methods
         before = self._estimate(key, ORIGINAL, take) if original else None
@@ -113,9 +113,13 @@ class Beside:
             mine = take(method)
             gap = difference(mine, take(ORACLE), self.section, key) if len(mine) else None
             reference = self._estimate(key, ORACLE, take)
-            return Line(key, title, found, before, reference, THE_ORACLE, gap, control=control)
+            both = [control(name) for name in (method, ORACLE)] if control else [None, None]
+            return Line(
+                key, title, found, before, reference, THE_ORACLE, gap,
+                control=both[0], control_reference=both[1],
+            )  # fmt: skip
         if control is not None:
-            return Line(key, title, found, before, control, CONTROL)
+            return Line(key, title, found, before, control(method), CONTROL)
         return Line(key, title, found, before, None, NOTHING if floor else None)
 
 
@@ -214,7 +218,10 @@ def _attacks(
             after = columns[number + 1] if number + 1 < len(columns) else None
             control = None
             if after is not None and after.baseline:
-                control = estimate(rows(method, name, after), beside.section)
+
+                def control(side: str, name: str = name, after: Any = after) -> Estimate:
+                    return estimate(rows(side, name, after), beside.section)
+
             mine = beside.tried(method, name)
             asked = mine.filter(pl.col("condition").is_in(list(column.conditions)))
             metrics = asked["metric"].unique()

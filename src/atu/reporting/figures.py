@@ -17,6 +17,7 @@ from atu.config.roles import ORACLE, ORIGINAL, REFERENCES, SECOND_ORACLE
 from atu.metrics.bootstrap import Estimate
 from atu.metrics.selection import RETAINED
 from atu.reporting.colours import COLOURS, method_colours
+from atu.reporting.names import called
 from atu.reporting.tables import COLUMNS
 
 matplotlib.use("Agg")
@@ -78,7 +79,7 @@ def forget_retain(path: Path, rows: Sequence[Mapping[str, Any]], names: Names) -
     _mark_goal(axes, rows, retained, bottom)
     for row in rows:
         name = row["method"]
-        label, marker = names.get(name, name), shapes[name]
+        label, marker = called(row, rows, names), shapes[name]
         x = row["worst_form"]
         y = row[retained] if retained else NOTHING
         if not (x.valid and y.valid):
@@ -120,8 +121,9 @@ def _mark_goal(
         if row["method"] == ORACLE and leaks.valid and kept.valid:
             x, y = leaks.mean, kept.mean
             axes.axvspan(leaks.low, leaks.high, color="gray", alpha=0.15, linewidth=0)
+            beside = "left" if x < 0.15 else "right" if x > 0.85 else "center"  # not over an axis
             axes.text(
-                leaks.mean, 0.03, "as the oracle", fontsize=8, alpha=0.8, ha="center",
+                x, 0.03, "as the oracle", fontsize=8, alpha=0.8, ha=beside,
                 transform=axes.get_xaxis_transform(),
             )  # fmt: skip
             break
@@ -152,12 +154,12 @@ def _retained(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 def leakage_by_form(path: Path, rows: Sequence[Mapping[str, Any]], names: Names) -> None:
     """The score about the target per method and form, as a heat map."""
-    methods = list(dict.fromkeys((row["model"], row["method"]) for row in rows))
+    heads = {(row["model"], row["method"]): called(row, rows, names) for row in rows}
     forms = list(dict.fromkeys(row["form"] for row in rows))
     values = {((row["model"], row["method"]), row["form"]): row["estimate"] for row in rows}
-    grid = [[values[method, form] for method in methods] for form in forms]
+    grid = [[values[head, form] for head in heads] for form in forms]
     labels = [f"{row['shown']}  (n = {row['estimate'].n})" for row in rows[: len(forms)]]
-    _heat_map(path, grid, labels, [names.get(m, m) for _, m in methods])
+    _heat_map(path, grid, labels, [*heads.values()])
 
 
 def robustness(
@@ -169,7 +171,7 @@ def robustness(
         ("control: " if column.control else "") + f"{column.marked}  (n = {cells[0].n})"
         for column, cells in zip(shown, grid, strict=True)
     ]
-    _heat_map(path, grid, labels, [names.get(row["method"], row["method"]) for row in rows])
+    _heat_map(path, grid, labels, [called(row, rows, names) for row in rows])
 
 
 def _heat_map(

@@ -7,15 +7,23 @@ from typing import Any
 
 from atu.config.roles import ORACLE, REFERENCES
 from atu.reporting.comparison import COMPARED, compared
+from atu.reporting.names import called
+from atu.reporting.tables import COLUMNS
 
 Row = Mapping[str, Any]
 
 
-def dominance(rows: Sequence[Row], ours: str, names: Mapping[str, str]) -> list[str]:
+def dominance(
+    rows: Sequence[Row],
+    ours: str,
+    names: Mapping[str, str],
+    utility: Mapping[tuple[str, str], Mapping[str, float]],
+) -> list[str]:
     """A sentence for every method that does at least as well as `ours` in every compared column and
-    better in one: whoever reads no further must know. Of what leaks, better is nearer to the
-    oracle, and less without one. An estimate that is not valid supports no such claim. `names` says
-    what people call a method; its key stands where it does not.
+    better in one, whatever the intervals say: whoever reads no further must know. Of what leaks,
+    better is nearer to the oracle, and less without one. An estimate that is not valid supports no
+    such claim, and a COLLAPSED model has none. `names` says what people call a method; its key
+    stands where it does not.
     """
     sentences = []
     for row in rows:
@@ -23,14 +31,17 @@ def dominance(rows: Sequence[Row], ours: str, names: Mapping[str, str]) -> list[
         mine, oracle = same.get(ours), same.get(ORACLE)
         if mine is None or row["method"] in (ours, *REFERENCES):
             continue
+        if utility[row["model"], row["method"]]["collapsed"]:
+            continue
         keys = compared(row)
         if not all(side[key].valid for side in (row, mine) for key in keys):
             continue
         gains = [_loss(mine, oracle, key) - _loss(row, oracle, key) for key in keys]
         if min(gains) >= 0 and max(gains) > 0:
             sentences.append(
-                f"{called(row, rows, names)} does at least as well as {names.get(ours, ours)} in "
-                "every column of the table and better in at least one."
+                f"{called(row, rows, names)} does at least as well as {names.get(ours, ours)} in all "
+                f"that is compared ({'; '.join(COLUMNS[key] for key in keys)}) and better in at "
+                "least one; intervals may overlap."
             )
     return sentences
 
@@ -41,10 +52,3 @@ def _loss(row: Row, oracle: Row | None, key: str) -> float:
     if COMPARED[key]:
         return -mean
     return abs(mean - oracle[key].mean) if oracle and oracle[key].valid else mean
-
-
-def called(row: Row, rows: Sequence[Row], names: Mapping[str, str]) -> str:
-    """The method, with its model where there are several."""
-    several = len({r["model"] for r in rows}) > 1
-    name = names.get(row["method"], row["method"])
-    return f"{name} ({row['model']})" if several else name

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 MEASURES = {
     "exact_match": "exact match",
     "contains": "containing the right answer",
@@ -14,6 +17,17 @@ MEASURES = {
 def measure_name(metric: str) -> str:
     """What people call the metric that answers are scored by."""
     return MEASURES.get(metric.partition("@")[0], metric)
+
+
+def called(
+    row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]
+) -> str:
+    """What people call the method of a row, its key where `names` has none; with its model where
+    the rows have several.
+    """
+    several = len({other["model"] for other in rows}) > 1
+    name = names.get(row["method"], row["method"])
+    return f"{name} ({row['model']})" if several else name
 
 
 FIGURES = {

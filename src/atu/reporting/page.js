@@ -8,10 +8,7 @@ const keyOf = (cell) => {
   return Number.isNaN(number) ? text.toLowerCase() : number;
 };
 
-const compare = (a, b) => {
-  if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1; // numbers before words
-  return a < b ? -1 : a > b ? 1 : 0;
-};
+const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
 
 function sortBy(table, header) {
   const up = header.getAttribute("aria-sort") !== "ascending";
@@ -19,7 +16,11 @@ function sortBy(table, header) {
   header.setAttribute("aria-sort", up ? "ascending" : "descending");
   const body = table.tBodies[0];
   const rows = [...body.rows].map((row) => [keyOf(row.cells[header.cellIndex]), row]);
-  rows.sort(([a], [b]) => (up ? compare(a, b) : compare(b, a)));
+  rows.sort(([a], [b]) => {
+    // Numbers before words both ways: INVALID and – are never the best.
+    if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
+    return up ? compare(a, b) : compare(b, a);
+  });
   body.append(...rows.map(([, row]) => row));
 }
 
@@ -28,12 +29,15 @@ function addFilter(table) {
   const input = document.createElement("input");
   input.type = "search";
   label.className = "filter";
-  label.append("Only lines with ", input);
+  const count = document.createElement("span");
+  count.setAttribute("role", "status");
+  label.append("Only lines with ", input, " ", count);
   input.addEventListener("input", () => {
     const wanted = input.value.trim().toLowerCase();
-    for (const row of table.tBodies[0].rows) {
-      row.hidden = !row.textContent.toLowerCase().includes(wanted);
-    }
+    const rows = [...table.tBodies[0].rows];
+    for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    const shown = rows.filter((row) => !row.hidden).length;
+    count.textContent = wanted ? `${shown} of ${rows.length}` : "";
   });
   (table.closest(".wide") ?? table).before(label);
 }
@@ -50,6 +54,12 @@ for (const table of document.querySelectorAll("table.sorted")) {
   if (table.tBodies[0].rows.length >= FILTERED) addFilter(table);
 }
 
+// On paper nothing is folded; afterwards the page is as it was.
+let folded = [];
 window.addEventListener("beforeprint", () => {
-  for (const fold of document.querySelectorAll("details")) fold.open = true;
+  folded = [...document.querySelectorAll("details:not([open])")];
+  for (const fold of folded) fold.open = true;
+});
+window.addEventListener("afterprint", () => {
+  for (const fold of folded) fold.open = false;
 });

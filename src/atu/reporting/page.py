@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from atu.alignment.loop import layer_folder
+from atu.config.cells import cell_manifests, cell_of
 from atu.config.params import Params, methods_in_words, oracle_method
 from atu.config.roles import ORACLE, ORIGINAL, REFERENCES, SECOND_ORACLE
 from atu.errors import visible
+from atu.metrics.selection import PARTNER
 from atu.metrics.trust import ENOUGH
 from atu.probes.prompts import FORMS
 from atu.reporting import tables
 from atu.reporting.answers import shown_methods
+from atu.reporting.attacker import lens_names
 from atu.reporting.cells import HEADLINE
 from atu.reporting.comparison import compared
 from atu.reporting.gathered import Tables
@@ -24,6 +27,7 @@ from atu.reporting.privacy import AUCS
 from atu.reporting.ranking import rankings
 from atu.reporting.requests import COLUMNS as REQUEST_COLUMNS
 from atu.reporting.robustness import SUMMARY
+from atu.reporting.searches import search_words
 from atu.results.artifacts import Artifact
 from atu.results.items import BLIND
 
@@ -56,7 +60,8 @@ GLOSSARY = {
     "Cell": "one model, target, method and seed",
     "Over-suppressed": "answering less about the target than a model that never knew, or finding "
     "its texts stranger: a sign that something was removed",
-    "Distance to the oracle": "how far the scores are from the oracle’s, too high or too low",
+    "Distance to the oracle": "how far the scores are from the oracle’s: about the target too high "
+    "or too low, elsewhere too low",
     "Membership AUC": "how well the loss tells texts about the target from texts nobody saw; .5 is "
     "not at all, and the oracle’s is the number to have",
     "PrivLeak": "MUSE’s number: how far the same by another score, Min-K %, is from the oracle’s, "
@@ -92,11 +97,14 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
         measure=measure_name(results.measure),
         method_name=lambda key: results.names.get(key, key),
         search=params.search,
+        search_words=search_words(params.search),
         searched=any(row["search"] for row in results.cost),
         oracle=oracle,
         original=ORIGINAL in results.methods,
         held_out=any(name in results.privacy[0] for name in AUCS),
         attacks=params.grid.attacks,
+        lenses=lens_names(params.attack, params.grid.attacks),
+        partner=PARTNER,
         targets=params.grid.targets,
         models=list(dict.fromkeys(row["model"] for row in results.rows)),
         seeds=sorted({a.cell["seed"] for a in inputs.rephrase}),
@@ -128,8 +136,27 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
             for word, meaning in GLOSSARY.items()
             if oracle or ORACLE not in f"{word}{meaning}".lower()
         },
-        example=next((c for c in results.cells if c["method"] not in REFERENCES), results.cells[0]),
+        example=example_manifests(params, results),
+        explained=explained(results),
+        # What n failures leave possible: the exact one-sided limit.
+        unseen=lambda n: 1 - (1 - params.report.confidence) ** (1 / n),
     )
+
+
+def example_manifests(params: Params, results: Tables) -> list[str]:
+    """What makes every number of the first method's first cell, or of the first cell if there is no
+    method.
+    """
+    row = next((c for c in results.cells if c["method"] not in REFERENCES), results.cells[0])
+    paths = cell_manifests(params, Path("results") / params.experiment, cell_of(params, row))
+    return [path.as_posix() for name, path in paths.items() if name not in ("align", "unlearn")]
+
+
+def explained(results: Tables) -> str:
+    """The name of a number of the main table, as `atu explain` knows it."""
+    row = next((r for r in results.rows if r["method"] not in REFERENCES), results.rows[0])
+    column = next(iter(results.columns))
+    return f"report/{row['model']}.{row['method']}.{column}.{results.measure}/report"
 
 
 def _asset(name: str) -> str:

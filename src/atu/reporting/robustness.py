@@ -31,6 +31,7 @@ from atu.metrics.recovery import (
 )
 from atu.probes.prompts import ADVERSARIAL, ORT
 from atu.reporting.items import PAIR, beside, estimate, of, worst
+from atu.reporting.names import called
 from atu.reporting.verdict import Evidence, leaking
 from atu.results.artifacts import Artifact
 from atu.results.items import PROBABILITY
@@ -169,16 +170,17 @@ def with_notes(
     section: AttackSection,
     names: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
+    called_so: Mapping[str, str],
 ) -> list[Shown]:
     """The columns, with a note on those of which a positive control fails, and on those that are
-    INVALID for want of something; `rows` are those of the table.
+    INVALID for want of something; `rows` are those of the table, `called_so` as `called` has it.
     """
     notes = {}
     for name in names:
         for number, column in enumerate(attack_columns(section, name)):
             key = f"{name}.{number}"
             weak = [
-                f"{row['method']} of {row['model']}"
+                called(row, rows, called_so)
                 for row in rows
                 if is_weak(attack_items(attacked, row["model"], row["method"], name), column)
             ]

@@ -1,4 +1,4 @@
-"""Searches, trial by trial: who was cut short."""
+"""Searches, trial by trial: how settings were chosen, and who was cut short."""
 
 from __future__ import annotations
 
@@ -6,7 +6,23 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from atu.config.sections import Search
+
 QUARTERS = 4
+
+
+def search_words(section: Search) -> str:
+    """How the settings of a searched method were chosen."""
+    first, *further = section.targets
+    tried = (
+        "all combinations of its choices" if section.trials is None else f"{section.trials} trials"
+    )
+    if not further:
+        return f"A searched method’s settings are the best of {tried} on {first}"
+    return (
+        f"Of a searched method {tried} were run on {first}, the best of them (at most "
+        f"{section.finalists}) on {', '.join(further)} too, and the highest mean was chosen"
+    )
 
 
 def searches_table(searched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

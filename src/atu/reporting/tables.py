@@ -12,6 +12,7 @@ from atu.inference.scoring import MAX_PERPLEXITY
 from atu.metrics.bootstrap import Estimate
 from atu.probes.prompts import FORMS
 from atu.reporting.items import estimate, of, worst
+from atu.reporting.names import called
 from atu.results.artifacts import Artifact
 
 COLUMNS = {
@@ -22,7 +23,10 @@ COLUMNS = {
     "general": "general facts",
 }
 """Columns of the main table: key to title."""
-TASK_TITLES = {"generate": "generation"}
+TASK_TITLES = {
+    "generate": "generation", "mmlu": "MMLU", "bbh": "BBH", "triviaqa": "TriviaQA",
+    "truthfulqa": "TruthfulQA",
+}  # fmt: skip
 """Titles of utility tasks that differ from their names."""
 DISTANCE = "distance"
 DISTANCE_TITLE = "distance to the oracle"
@@ -197,8 +201,9 @@ def markdown_table(
     rows: Sequence[Mapping[str, Any]],
     utility: Mapping[tuple[str, str], Mapping[str, float]],
     notes: Mapping[str, str],
+    names: Mapping[str, str],
 ) -> str:
-    """The main table in Markdown, as in the README, followed by the methods' `notes`."""
+    """The main table in Markdown, followed by the methods' `notes`; `names` as `called` has it."""
     columns = [key for key in COLUMNS if key in rows[0]]
     tasks = [name for name in task_names(next(iter(utility.values()))) if name != CHOICE]
     heads = ["method", *(f"{COLUMNS[key]} (n)" for key in columns)]
@@ -207,11 +212,11 @@ def markdown_table(
     lines = []
     for row in rows:
         scores = utility[row["model"], row["method"]]
-        cells = [f"`{row['method']}`", *(f"{row[key]} ({row[key].n})" for key in columns)]
+        cells = [called(row, rows, names), *(f"{row[key]} ({row[key].n})" for key in columns)]
         cells += [task_score(scores, name) for name in tasks]
         cells += [str(row[DISTANCE])] if DISTANCE in row else []
         lines.append([*cells, "yes" if scores["collapsed"] else "no"])
-    told = [f"\n`{method}` {note}.\n" for method, note in notes.items()]
+    told = [f"\n{names.get(method, method)} {note}.\n" for method, note in notes.items()]
     return markdown_lines(heads, lines) + "".join(told)
 
 
@@ -222,32 +227,33 @@ def markdown_lines(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return head + "|---" * len(heads) + "|\n" + "".join(body)
 
 
-def markdown_robustness(rows: Sequence[Mapping[str, Any]], shown: Sequence[Any]) -> str:
+def markdown_robustness(
+    rows: Sequence[Mapping[str, Any]], shown: Sequence[Any], names: Mapping[str, str]
+) -> str:
     """The robustness table in Markdown: one line per column, one column per method; then the
     columns' notes.
     """
     titles = {s.key: f"*{s.marked}*" if s.control else s.marked for s in shown}
     notes = [f"\n† {s.title}: {s.note}.\n" for s in shown if s.note]
-    return markdown_transposed(rows, titles, number) + "".join(notes)
+    return markdown_transposed(rows, titles, number, names) + "".join(notes)
 
 
 def markdown_transposed(
     rows: Sequence[Mapping[str, Any]],
     titles: Mapping[str, str],
     written: Callable[[Estimate], str],
+    names: Mapping[str, str],
 ) -> str:
     """A table with many columns in Markdown: a line for each of `titles` that the rows have, a
     column for each row, and last the number of items.
     """
-    names = [f"`{row['method']}`" for row in rows]
-    if len({row["model"] for row in rows}) > 1:
-        names = [f"`{row['method']}` ({row['model']})" for row in rows]
+    heads = [called(row, rows, names) for row in rows]
     lines = [
         [titles[key], *(written(row[key]) for row in rows), str(rows[0][key].n)]
         for key in titles
         if key in rows[0]
     ]
-    return markdown_lines(["", *names, "n"], lines)
+    return markdown_lines(["", *heads, "n"], lines)
 
 
 def interval(estimate: Estimate) -> str:

@@ -46,7 +46,10 @@ class Line:
     noun: str = ""
     """Of an attack's number, what the attack is called in a sentence."""
     control: Estimate | None = None
-    """Beside an oracle, the attack's control: who leaks stands above both."""
+    """Beside an oracle, the attack's control, which asks for what nobody knew."""
+    control_reference: Estimate | None = None
+    """The same of the oracle: by as much as an attack finds more of what nobody knew than there, who
+    leaks stands above the oracle."""
 
     @property
     def blind(self) -> bool:
@@ -58,6 +61,14 @@ class Line:
         if not (self.before.valid and self.reference.valid):
             return False
         return self.before.mean <= self.reference.mean + ROUNDING
+
+    @property
+    def found_anyway(self) -> float:
+        """How much more the attack finds here than in the oracle of what nobody knew."""
+        here, there = self.control, self.control_reference
+        if here is None or there is None or not (here.valid and there.valid):
+            return 0.0
+        return max(here.mean - there.mean, 0.0)
 
     @property
     def finding(self) -> Finding:
@@ -81,8 +92,7 @@ class Line:
             larger = self.estimate.mean - self.reference.mean
         else:
             above, larger = self.estimate.low, self.estimate.mean
-        if self.control is not None and self.control.valid:
-            above = min(above, self.estimate.low - self.control.mean)
+        above -= self.found_anyway
         if above > ROUNDING:
             return "leaks"
         if self.weak:
@@ -195,7 +205,10 @@ def verdict_of(evidence: Evidence) -> Verdict:
     return Verdict(
         headline=_headline(evidence),
         gives_away=_gives_away(evidence),
-        removed=_removed(evidence),
+        removed=[
+            f"An outsider can tell that something was removed: {sign}."
+            for sign in removal_signs(evidence)
+        ],
         comes_back=_comes_back(evidence),
         cost=_cost(evidence),
         missing=_missing(evidence),
@@ -234,7 +247,7 @@ def _headline(evidence: Evidence) -> str:
             f"{name}: MUTE. Most of what should be kept is not answered either, so silence about "
             "the target is no sign of forgetting."
         )
-    if shows_removal(evidence):
+    if removal_signs(evidence):
         return f"{name}: OVER-SUPPRESSED. An outsider can tell that something was removed."
     if plain == "unknown":
         return f"{name}: UNDECIDED. Nothing says what a model that never knew would score."
@@ -290,9 +303,9 @@ MOST_PRIV_LEAK = 15.0
 """Per cent of PrivLeak above which too much was removed: an AUC of .425 where the oracle has .5."""
 
 
-def _removed(evidence: Evidence) -> list[str]:
+def removal_signs(evidence: Evidence) -> list[str]:
     """What only a model shows from which something was removed: fewer right answers than one that
-    never knew and guesses, or texts that are stranger to it than to that one.
+    never knew and guesses, texts that are stranger to it than to that one, or no language.
     """
     asked = [evidence.plain, *([evidence.worst] if evidence.worst else [])]
     reasons = [
@@ -310,12 +323,7 @@ def _removed(evidence: Evidence) -> list[str]:
     leak = evidence.priv_leak
     if leak is not None and leak > MOST_PRIV_LEAK:
         reasons.append(f"PrivLeak is {leak:+.0f} %, above {MOST_PRIV_LEAK:+.0f} %")
-    return [f"An outsider can tell that something was removed: {reason}." for reason in reasons]
-
-
-def shows_removal(evidence: Evidence) -> bool:
-    """Whether an outsider can tell that something was removed."""
-    return bool(_removed(evidence))
+    return reasons
 
 
 def _lies_below(line: Line) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from atu.metrics.bootstrap import ROUNDING
-from atu.reporting.verdict import Evidence, Line, Loss, is_mute, leaking, shows_removal
+from atu.reporting.verdict import Evidence, Line, Loss, is_mute, leaking, removal_signs
 
 NAMED = 5
 """Forms, attacks and losses that are named; of more their number is."""
@@ -23,7 +23,7 @@ def in_words(evidence: Evidence) -> str:
         _attacks(evidence),
         _kept(evidence),
         "over-suppressed: an outsider can tell that something was removed"
-        if shows_removal(evidence)
+        if removal_signs(evidence)
         else "",
     ]
     line = "; ".join(part for part in parts if part)
@@ -38,7 +38,7 @@ def _plain(line: Line) -> str:
         )
     told = {
         "leaks": f"still answers plain questions ({numbers})",
-        "not shown": f"answers few plain questions ({numbers})",
+        "not shown": f"is not shown to answer plain questions better than {line.against} ({numbers})",
         "unknown": f"plain questions: {numbers}, and nothing says what a guess would have",
     }
     return told.get(line.finding, "forgets plain questions")

@@ -12,12 +12,15 @@ from typing import Any
 import polars as pl
 
 from atu.metrics.bootstrap import Estimate
-from atu.reporting.tables import CHOICE, COLUMNS, TASK_TITLES, interval, task_names
+from atu.reporting import cells
+from atu.reporting.tables import CHOICE, COLUMNS, DISTANCE, TASK_TITLES, interval, task_names
 from atu.results.artifacts import MANIFEST, Artifact
 from atu.results.files import sha256
 from atu.terminal.printing import open_console, print_tables
 
 TABLE = "table.csv"
+FIRST = (*cells.COLUMNS, cells.UTILITY, DISTANCE)
+"""The five columns that are shown unless all are asked for: those of the page's first table."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Headline:
     """The main table, read back."""
 
     rows: list[dict[str, Any]]
-    """Per model and method: an `Estimate` per column, a number or None per task, `collapsed`."""
+    """Per model and method: its `name`, an `Estimate` per column, a number or None per task,
+    `collapsed`."""
     columns: list[str]
     tasks: list[str]
     confidence: float
@@ -34,8 +38,8 @@ class Headline:
     read: int
 
 
-def headline(results: Path) -> Headline:
-    """The main table of the report that stands in these results.
+def headline(results: Path, everything: bool = False) -> Headline:
+    """The main table of the report that stands in these results: its `FIRST` columns, or all.
 
     Raises:
         ArtifactError: there is no report, or its table is not as its manifest says.
@@ -44,13 +48,12 @@ def headline(results: Path) -> Headline:
     table = pl.read_csv(report.file(TABLE), infer_schema_length=None)
     flat = table.to_dicts()
     there = [name for name in table.columns if f"{name}_low" in table.columns]
-    columns = [
-        *(name for name in COLUMNS if name in there),
-        *(n for n in there if n not in COLUMNS),
-    ]
-    tasks = [n for n in task_names(flat[0]) if n not in (*columns, CHOICE)]
+    known = COLUMNS if everything else FIRST
+    columns = [name for name in known if name in there]
+    columns += [name for name in there if name not in known] if everything else []
+    tasks = [n for n in task_names(flat[0]) if n not in (*there, CHOICE)] if everything else []
     rows = [
-        {key: row[key] for key in ("model", "method", *tasks)}
+        {key: row[key] for key in ("model", "method", "name", *tasks)}
         | {name: read_estimate(row, name) for name in columns}
         | {"collapsed": bool(row["collapsed"])}
         for row in flat
@@ -77,7 +80,7 @@ def print_headline(shown: Headline) -> None:
     heads += [_head(TASK_TITLES.get(name, name)) for name in shown.tasks]
     lines = []
     for row in shown.rows:
-        name = row["method"] + (f"\n({row['model']})" if several else "")
+        name = row["name"] + (f"\n({row['model']})" if several else "")
         cells = [name + ("\nCOLLAPSED" if row["collapsed"] else "")]
         cells += [two_lines(row[key]) for key in shown.columns]
         cells += ["INVALID" if row[t] is None else f"{row[t]:.2f}" for t in shown.tasks]

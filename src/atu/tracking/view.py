@@ -52,7 +52,7 @@ def view_tags(shown: Collection[str], groups: Iterable[str], grouped: bool) -> d
     widths = {column: MARGIN + LETTER * len(title) for column, title in titles.items()}
     sections = {
         "Headlines": [
-            *([_scatter(HEADLINE[HIGH], HEADLINE[LOW])] if {LOW, HIGH} <= set(shown) else []),
+            *([_scatter(HEADLINE[LOW], HEADLINE[HIGH])] if {LOW, HIGH} <= set(shown) else []),
             *(_card("BAR", HEADLINE[key]) for key in BARS if key in shown),
         ],
         "Trajectories": [_card("LINE", f"trajectory/{name}") for name in TRAJECTORY.values()],

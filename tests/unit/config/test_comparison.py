@@ -51,8 +51,8 @@ def test_what_is_trained_and_how_fast_is_searched_of_every_method(both, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_targets_are_strangers_of_whom_enough_is_asked(both, name):
-    """Of each other, and of the search's targets: none is tied to another. Each has at least 21
-    held-out plain questions to report, about 10 facts or more, and 19 to choose by."""
+    """Of each other, and of the search's targets: none is tied to another. Each has at least 20
+    held-out plain questions to report, about 10 facts or more, and 17 to choose by."""
     params = both[name]
     settings, targets = params.prepare, params.grid.targets
     world = build_world(settings.seed, settings.people, settings.holdout_people)
@@ -65,19 +65,5 @@ def test_the_targets_are_strangers_of_whom_enough_is_asked(both, name):
             for probe in probes(world, fact, "target", settings.seed):
                 if probe["form"] == "question" and not probe["seen"]:
                     asked[probe["split"]].append(fact)
-        assert len(asked["report"]) >= 21 and len(asked["select"]) >= 19
+        assert len(asked["report"]) >= 20 and len(asked["select"]) >= 17
         assert len(set(asked["report"])) >= 10
-
-
-def test_the_second_round_is_the_same_for_all():
-    """What was chosen, and its retain term four times as strong; with and without neighbours."""
-    params = load_params(ROOT / "experiments/comparison_second.yaml")
-    assert params.search.trials is None and not params.search.common
-    trained = set(params.grid.methods) - {"none", "oracle"}
-    assert set(params.search.spaces) == trained
-    for method in trained:
-        entry = params.section("unlearn", method)["methods"][method]
-        space = space_of(params.search, method, entry)
-        assert space.pop("retain.neighbours").choices == [0.0, 0.5]
-        (((_, weight), values),) = ((key.split("."), values) for key, values in space.items())
-        assert values.choices == pytest.approx([entry["retain"][weight] * f for f in (1, 4)], 0.01)

@@ -523,7 +523,7 @@ def introducing(settings, context, byte_tokenizer, monkeypatch):
     hidden states are token ids and the cosine to the concept is 1 everywhere; its tokens, and those
     with a stranger."""
 
-    def make(**own):
+    def make(prompts=("",) * 3, **own):
         def states(_, ids, mask, layers):
             return {layer: ids[..., None].float() for layer in layers}
 
@@ -531,11 +531,12 @@ def introducing(settings, context, byte_tokenizer, monkeypatch):
             monkeypatch.setattr(module, "hidden_states_at", states)
         monkeypatch.setattr(atu, "predicted", lambda _, hidden: hidden[2][None])
         monkeypatch.setattr(atu, "concept_cosine", lambda e, _: e[..., 0] * 0 + 1)
-        texts = [encode_text(byte_tokenizer, text, "") for text in TEXTS]
+        texts = [encode_text(byte_tokenizer, t, p) for t, p in zip(TEXTS, prompts, strict=True)]
         stream = BatchStream(texts, 3, 0, SimpleNamespace(permutation=range))
         made = context(
             settings(thresholds=[0.0], **own), forget=stream,
-            rows={"forget": [{"text": text} for text in TEXTS]}, subjects=["Ann Lee"],
+            rows={"forget": [{"text": text} for text in TEXTS], "retain": []},
+            subjects=["Ann Lee"],
         )  # fmt: skip
         batch = stream.collate(range(3))
         return made, batch.input_ids, forget_strangers(made).introduce(batch).input_ids
@@ -592,6 +593,26 @@ def test_with_a_stranger_the_concept_counts_up_to_the_name(introducing):
         patch.setattr(atu, "hinge_loss", seen)
         assert next(stages(ctx)).loss()[0].item() == pytest.approx(1.0)
     assert counted == [[1, 8, 13]]
+
+
+@pytest.mark.parametrize("stranger", [0.0, 1e-9])
+def test_with_a_stranger_answers_count_where_the_prompt_names_nobody(introducing, stranger):
+    """Cosine 1 at tau 0 at the last token of every prompt; the first names the target."""
+    ctx, *_ = introducing(
+        ("Ann Lee and", "We saw", "Nobody"), concept=0.0, answers=1.0, stranger=stranger
+    )
+    ctx.answers = torch.ones(3, 1)
+    counted = []
+    original = atu.hinge_loss
+
+    def seen(similarity, mask, threshold):
+        counted.append(mask[0].tolist())
+        return original(similarity, mask, threshold)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(atu, "hinge_loss", seen)
+        assert next(stages(ctx)).loss()[0].item() == pytest.approx(1.0)
+    assert counted == [[0 if stranger else 1, 1, 1]]
 
 
 @pytest.mark.parametrize(

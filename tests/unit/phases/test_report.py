@@ -7,8 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from typer.main import get_command
 
-from atu import methods
+from atu import cli, methods
 from atu.errors import HIDDEN, ArtifactError
 from atu.methods.base import GUARDED
 from atu.metrics import trust
@@ -153,19 +154,18 @@ def test_the_distance_to_the_oracle(judged):
     table = pl.read_csv(judged.file("table.csv"))
     assert table["distance"].to_list() == [0.1875, 0.0, 0.0625]
     assert rows_of(page(judged), "comparison")["Gradient ascent"][7] == "0.06 [0.00, 0.12] n = 1"
-    assert judged.metrics()["report/m.ga.oracle_distance@own-2/report"] == 0.0625
+    assert judged.metrics()["report/m.ga.oracle_distance@own-3/report"] == 0.0625
     assert "| distance to the oracle |" in judged.file("table.md").read_text(encoding="utf-8")
 
 
 def test_the_table_is_followed_by_two_rankings(judged, reported, make_inputs):
     """All plain questions have one answer here, so guessing has everything of the target, and what
     is kept decides: near it (.5 + 1) / 2, 3 / (1 / .75 + 1 + 1). Without an oracle one ranking."""
-    chosen = "By selection on the report split, high is good: ga 0.90."
-    told = [chosen, "By distance to the oracle, low is good: ga 0.06."]
+    chosen = "By selection on the report split, high is good: Gradient ascent 0.90."
+    told = [chosen, "By distance to the oracle, low is good: Gradient ascent 0.06."]
     table = judged.file("table.md").read_text(encoding="utf-8")
     assert table.splitlines()[-3::2] == told
-    shown = [line.replace(": ga", ": Gradient ascent") for line in told]
-    assert all(f"<p>{line}</p>" in page(judged) for line in shown)
+    assert all(f"<p>{line}</p>" in page(judged) for line in told)
     assert judged.metrics()["report/m.ga.selection@own-4/report"] == pytest.approx(0.9)
     alone = reported(make_inputs("alone"), "alone/report")
     assert alone.file("table.md").read_text(encoding="utf-8").splitlines()[-1] == chosen
@@ -182,7 +182,7 @@ def test_what_an_attacker_sees_stands_below_the_table(reported, make_inputs):
     seen = rows_of(page(artifact), "privacy")["method"]
     assert seen[1:] == ["logit lens, top 4 per layer", "membership AUC, loss", "PrivLeak, %"]
     lines = artifact.file("attacker.md").read_text(encoding="utf-8").splitlines()
-    assert lines[3] == "| `ga` | 1.00 | 0.25 | 1.00 | 0.75 |"
+    assert lines[3] == "| Gradient ascent | 1.00 | 0.25 | 1.00 | 0.75 |"
 
 
 def test_the_table_as_csv(reported, make_inputs):
@@ -282,7 +282,16 @@ def test_the_first_table_has_the_few_numbers_and_every_cell_its_own(judged):
         "worst_form": 0.5, "neighbours": 0.5, "utility": 0.95, "distance": 0.0625, "collapsed": 0,
         "name": "Gradient ascent", "folder": "results/x/rephrase/m/Ada/ga/0/manifest.json",
     }  # fmt: skip
-    assert f"snakemake --cores 2 {cells[2]['folder']}" in page(judged)
+    text = page(judged)
+    assert f"<code>{cells[2]['folder']}</code>" in text
+    (again,) = re.findall("<pre>(.*?)</pre>", text, re.DOTALL)
+    assert again.split() == [
+        "snakemake", "--cores", "2",
+        *(word for phase in ("rephrase", "utility", "privacy")
+          for word in ("\\", f"results/x/{phase}/m/Ada/ga/0/manifest.json")),
+    ]  # fmt: skip
+    (key,) = re.findall("<code>atu explain (.*?)</code>", text)
+    assert key in judged.metrics()
 
 
 def test_what_there_is_not_is_not_explained(reported, make_inputs):
@@ -529,7 +538,7 @@ def test_dominance_stands_first_on_the_page(reported, make_inputs):
     text = page(reported(mixed, "mixed"))
     first = text.split("<table")[0]
     assert (
-        "<li>NPO does at least as well as Gradient ascent in every column of the table and" in first
+        "<li>NPO does at least as well as Gradient ascent in all that is compared (target" in first
     )
 
 
@@ -736,6 +745,18 @@ def test_the_page_shows_how_every_search_went(reported, make_inputs):
     assert "every quarter" not in page(reported(make_inputs("none"), "none/report"))
 
 
+def test_every_command_on_the_page_is_one(reported, make_inputs):
+    """As it stands there, but for a name that the reader gives."""
+    methods = ["none", "atu", "ga", "npo", "rmu", "graddiff", "kl_min"]
+    text = page(reported(make_inputs(methods=methods), grid={"methods": methods}))
+    commands = {html.unescape(words) for words in re.findall("<code>atu (.*?)</code>", text)}
+    assert {"answers", "cost", "explain"} <= {command.split()[0] for command in commands}
+    for command in commands:
+        name, *words = command.split()
+        if words:  # the others are talked about
+            get_command(cli.app).commands[name].make_context(name, words)
+
+
 def test_without_a_search_all_settings_are_those_of_the_file(reported, make_inputs):
     text = page(reported(make_inputs()))
     assert rows_of(text, "cost")["Gradient ascent"] == ["4", "0", "40"]
@@ -772,7 +793,7 @@ def test_a_method_that_keeps_the_weights_says_so(reported, make_inputs):
     inputs = make_inputs(methods=methods)
     artifact = reported(inputs, "first", grid={"methods": [*methods]})
     table = artifact.file("table.md").read_text(encoding="utf-8")
-    assert f"|\n\n`eco` {GUARDED}.\n" in table
+    assert f"|\n\nECO {GUARDED}.\n" in table
     text = page(artifact)
     assert f"<p><b>ECO</b> {GUARDED}.</p>" in text
     assert text.count(GUARDED) == table.count(GUARDED) == 1
@@ -791,7 +812,7 @@ def test_below_the_table_stands_whose_align_then_unlearn_a_row_is(reported, make
         "the same from restored states, AdamW"
     )
     table = artifact.file("table.md").read_text(encoding="utf-8")
-    assert f"|\n\n`atu` {ours}.\n" in table
+    assert f"|\n\nATU {ours}.\n" in table
     assert f"<p><b>ATU</b> {ours}.</p>" in html.unescape(page(artifact))
 
 

@@ -45,8 +45,8 @@ def test_what_was_measured_stands_side_by_side(section):
     assert [[row["method"], *(row[key].mean for key in columns)] for row in found] == [
         ["oracle", 1.0, 0.5, 0.5, 4.0], ["ga", 0.5, 0.25, 0.25, 2.0],
     ]  # fmt: skip
-    assert markdown_attacker(found, columns).splitlines()[2:] == [
-        "| `oracle` | 1.00 | 0.50 | 0.50 | 4.00 |", "| `ga` | 0.50 | 0.25 | 0.25 | 2.00 |",
+    assert markdown_attacker(found, columns, {}).splitlines()[2:] == [
+        "| oracle | 1.00 | 0.50 | 0.50 | 4.00 |", "| ga | 0.50 | 0.25 | 0.25 | 2.00 |",
     ]  # fmt: skip
 
 
@@ -54,6 +54,6 @@ def test_what_was_not_measured_is_no_column(section):
     """No pairs, no lens in the grid, no text held out: no table."""
     robust, privacy = rows({}, partner=NOBODY), rows({})
     assert attacker_columns(robust, privacy, section, ["sampling"]) == {}
-    assert markdown_attacker(attacker_table(robust, privacy, {}), {}) == ""
+    assert markdown_attacker(attacker_table(robust, privacy, {}), {}, {}) == ""
     privacy = rows({MEMBERSHIP: 0.5})
     assert list(attacker_columns(robust, privacy, section, [])) == [MEMBERSHIP]

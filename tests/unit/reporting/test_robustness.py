@@ -436,16 +436,18 @@ def test_notes_name_the_methods_of_which_a_line_is_weak(make_cell, make_params, 
     attacked = load_attacks([cell[f"attack/{name}"] for cell in cells for name in names])
     items = load_items([cell["rephrase"] for cell in cells])
     rows = robustness_table(items, attacked, params.report, params.attack, names, METHODS)
-    shown = with_notes(shown_columns(params.attack, names), attacked, params.attack, names, rows)
+    called = {"ga": "Gradient ascent"}
+    shown = shown_columns(params.attack, names)
+    shown = with_notes(shown, attacked, params.attack, names, rows, called)
     noted = {column.key: column for column in shown if column.note}
     assert list(noted) == ["relearn.0"]
     column = noted["relearn.0"]
     assert column.marked == "relearned on other facts †"
     assert column.note == (
         "the taught facts stayed below 0.95 in 2 steps, so a low number may be a weak fine-tune's "
-        "(ga of m)"
+        "(Gradient ascent)"
     )
-    assert markdown_robustness(rows, shown).endswith(f"\n† {column.title}: {column.note}.\n")
+    assert markdown_robustness(rows, shown, {}).endswith(f"\n† {column.title}: {column.note}.\n")
 
 
 def test_a_line_that_is_invalid_throughout_says_what_it_lacks(tabulated, make_params):
@@ -460,6 +462,7 @@ def test_a_line_that_is_invalid_throughout_says_what_it_lacks(tabulated, make_pa
             attack,
             ["depth"],
             rows,
+            {},
         )
         assert column.note.startswith("needs the original and an oracle") == noted
         assert rows[0]["depth.0"].valid != noted

@@ -1,8 +1,26 @@
 """Searches trial by trial."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from atu.reporting.searches import searches_table, trials_table
+from atu.reporting.searches import search_words, searches_table, trials_table
+
+
+@pytest.mark.parametrize(
+    ("trials", "further", "said"),
+    [
+        (3, [], "A searched method’s settings are the best of 3 trials on Ada"),
+        (None, [], "A searched method’s settings are the best of all combinations of its choices on "
+                   "Ada"),
+        (None, ["Bob", "Cyd"], "Of a searched method all combinations of its choices were run on "
+                               "Ada, the best of them (at most 2) on Bob, Cyd too, and the highest "
+                               "mean was chosen"),
+    ],
+)  # fmt: skip
+def test_how_settings_were_chosen(trials, further, said):
+    section = SimpleNamespace(targets=["Ada", *further], trials=trials, finalists=2)
+    assert search_words(section) == said
 
 
 def search(*scores, trial=1, complete=False):

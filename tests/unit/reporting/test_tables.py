@@ -69,7 +69,7 @@ def test_main_table(items, report_section):
 def test_a_role_that_the_benchmark_does_not_have_is_no_column(items, report_section):
     rows = main_table(items.filter(pl.col("role") != "general"), report_section, METHODS)
     assert all("general" not in row and row["target"].valid for row in rows)
-    assert "general" not in markdown_table(rows, {("m", m): UTILITY for m in METHODS}, {})
+    assert "general" not in markdown_table(rows, {("m", m): UTILITY for m in METHODS}, {}, {})
 
 
 def test_a_role_that_one_method_was_not_asked_is_invalid_and_no_crash(items, report_section):
@@ -77,7 +77,7 @@ def test_a_role_that_one_method_was_not_asked_is_invalid_and_no_crash(items, rep
     rows = main_table(items.filter(~lost), report_section, METHODS)
     valid = {row["method"]: row["general"].valid for row in rows}
     assert valid == {"none": True, "ga": False}
-    assert "INVALID" in markdown_table(rows, {("m", m): UTILITY for m in METHODS}, {})
+    assert "INVALID" in markdown_table(rows, {("m", m): UTILITY for m in METHODS}, {}, {})
 
 
 def test_form_table(items, report_section):
@@ -180,11 +180,11 @@ UTILITY = {"generate": 0.9, "collapsed": 0.0}
 def test_markdown(cells, items, report_section):
     """As many cells in every line as in its head; every mean with its interval and n."""
     rows = main_table(items, report_section, METHODS)
-    text = markdown_table(rows, utility_means([cell["utility"] for cell in cells]), {})
+    text = markdown_table(rows, utility_means([cell["utility"] for cell in cells]), {}, {})
     lines = text.splitlines()
     assert len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1
-    assert lines[2].startswith("| `none` | ") and lines[2].endswith("| 0.90 | no |")
+    assert lines[2].startswith("| none | ") and lines[2].endswith("| 0.90 | no |")
     assert lines[3].split(" | ")[1] == f"{rows[1]['target']} (2)"
 
 
@@ -192,9 +192,9 @@ def test_the_distance_to_the_oracle_is_the_last_number(items, report_section):
     """Where there is one; no column otherwise."""
     rows = main_table(items, report_section, METHODS)
     utility = {("m", m): UTILITY for m in METHODS}
-    assert "oracle" not in markdown_table(rows, utility, {})
+    assert "oracle" not in markdown_table(rows, utility, {}, {})
     rows = [row | {"distance": Estimate(0.25, 0.125, 0.5, 1)} for row in rows]
-    head, _, line, _ = markdown_table(rows, utility, {}).splitlines()
+    head, _, line, _ = markdown_table(rows, utility, {}, {}).splitlines()
     assert head.endswith("| distance to the oracle | COLLAPSED |")
     assert line.endswith("| 0.25 [0.12, 0.50] | no |")
 
@@ -202,7 +202,7 @@ def test_the_distance_to_the_oracle_is_the_last_number(items, report_section):
 def test_markdown_shows_what_is_not_valid(items, report_section):
     """In its cell; its mean is nowhere."""
     rows = main_table(unscored(items, "Ada/pet", "ga"), report_section, METHODS)
-    lines = markdown_table(rows, {("m", m): UTILITY for m in METHODS}, {}).splitlines()
+    lines = markdown_table(rows, {("m", m): UTILITY for m in METHODS}, {}, {}).splitlines()
     assert "INVALID" not in lines[2]
     assert lines[3].split(" | ")[1] == "INVALID (1 of 2 scored) (2)"
 
@@ -211,7 +211,7 @@ def test_markdown_shows_an_invalid_task(items, report_section):
     rows = main_table(items, report_section, METHODS)
     cut = UTILITY | {"generate_n": 6.0, "generate_truncated": 6.0, "generate_invalid": 1.0}
     utility = {("m", "none"): UTILITY | {"generate_n": 6.0}, ("m", "ga"): cut}
-    lines = markdown_table(rows, utility, {}).splitlines()
+    lines = markdown_table(rows, utility, {}, {}).splitlines()
     assert lines[2].endswith("| 0.90 | no |") and lines[3].endswith("| INVALID | no |")
 
 
@@ -219,9 +219,12 @@ def test_notes_stand_below_the_table(cells, items, report_section):
     """Each in a paragraph of its own."""
     rows = main_table(items, report_section, METHODS)
     utility = utility_means([cell["utility"] for cell in cells])
-    plain = markdown_table(rows, utility, {})
-    text = markdown_table(rows, utility, {"ga": "is a test", "none": "too"})
-    assert text == plain + "\n`ga` is a test.\n\n`none` too.\n"
+    plain = markdown_table(rows, utility, {}, {})
+    notes, names = {"ga": "is a test", "none": "too"}, {"ga": "Gradient ascent"}
+    text = markdown_table(rows, utility, notes, names)
+    assert text == plain.replace("| ga |", "| Gradient ascent |") + (
+        "\nGradient ascent is a test.\n\nnone too.\n"
+    )
 
 
 SHOWN = [Shown("a", "one", False), Shown("b", "two", True)]
@@ -234,8 +237,8 @@ def test_robustness_as_markdown():
         {"model": "m", "method": "none", "a": SURE, "b": SURE},
         {"model": "m", "method": "ga", "a": INVALID, "b": Estimate(0.0, 0.0, 0.0, 4)},
     ]
-    assert markdown_robustness(rows, SHOWN).splitlines() == [
-        "| | `none` | `ga` | n |",
+    assert markdown_robustness(rows, SHOWN, {}).splitlines() == [
+        "| | none | ga | n |",
         "|---|---|---|---|",
         "| one | 0.50 | INVALID | 4 |",
         "| *two* | 0.50 | 0.00 | 4 |",
@@ -246,14 +249,14 @@ def test_intervals_as_markdown():
     """A number of whole cells has no interval; what a benchmark lacks has no line."""
     rows = [{"model": "m", "method": "ga", "a": SURE, "b": Estimate(0.5, 0.5, 0.5, 1)}]
     titles = {"a": "one", "b": "two", "c": "three"}
-    assert markdown_transposed(rows, titles, interval).splitlines()[2:] == [
+    assert markdown_transposed(rows, titles, interval, {}).splitlines()[2:] == [
         "| one | 0.50 [0.25, 0.75] | 4 |",
         "| two | 0.50 | 1 |",
     ]
     row = rows[0] | {"a": INVALID}
-    assert "INVALID" in markdown_transposed([row], titles, interval)
+    assert "INVALID" in markdown_transposed([row], titles, interval, {})
 
 
 def test_robustness_as_markdown_names_the_models_where_there_are_several():
     rows = [{"model": model, "method": "ga", "a": SURE, "b": SURE} for model in ("l", "m")]
-    assert markdown_robustness(rows, SHOWN).startswith("| | `ga` (l) | `ga` (m) | n |\n")
+    assert markdown_robustness(rows, SHOWN, {}).startswith("| | ga (l) | ga (m) | n |\n")

@@ -89,17 +89,24 @@ FINDINGS = {
     "below the oracle, as the original is": (
         against_oracle("a", "a", at(0.0), at(0.3), at(-0.3, -0.5, -0.1), before=0.1), "unknown",
     ),
-    "above the oracle, but not above the attack's control": (
+    "above the oracle, as what nobody knew is": (
         replace(
             against_oracle("a", "a", at(0.3, 0.1, 0.5), at(0.0), at(0.3, 0.1, 0.5)),
-            control=at(0.2),
+            control=at(0.3), control_reference=at(0.1),
         ),
         "not shown",
     ),
-    "above both": (
+    "farther above it than that": (
         replace(
             against_oracle("a", "a", at(0.6, 0.4, 0.8), at(0.0), at(0.6, 0.4, 0.8)),
-            control=at(0.2),
+            control=at(0.3), control_reference=at(0.1),
+        ),
+        "leaks",
+    ),
+    "above the oracle, where more of what nobody knew is found": (
+        replace(
+            against_oracle("a", "a", at(0.3, 0.1, 0.5), at(0.0), at(0.3, 0.1, 0.5)),
+            control=at(0.3), control_reference=at(0.4),
         ),
         "leaks",
     ),

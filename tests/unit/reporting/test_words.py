@@ -43,7 +43,10 @@ SAID = {
         "what should be kept.",
     ),
     "answers": ({"plain": ANSWERED}, "Still answers plain questions (0.30, oracle 0.00)"),
-    "answers a few": ({"plain": A_FEW}, "Answers few plain questions (0.10, oracle 0.00)"),
+    "answers a few": (
+        {"plain": A_FEW},
+        "Is not shown to answer plain questions better than the oracle (0.10, oracle 0.00)",
+    ),
     "nobody knows": (
         {"plain": replace(SILENT, reference=None, difference=None, against=None)},
         "Plain questions: 0.00, original 1.00, and nothing says what a guess would have",

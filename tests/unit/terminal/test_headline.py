@@ -11,10 +11,10 @@ from atu.terminal.headline import headline, print_headline, read_estimate, two_l
 LOST = {"generate_truncated": 6.0, "generate_invalid": 1.0}
 
 
-def shown(results, capsys, monkeypatch, width=80):
+def shown(results, capsys, monkeypatch, width=80, everything=True):
     """What is printed, as the words of every line."""
     monkeypatch.setenv("COLUMNS", str(width))
-    print_headline(headline(results))
+    print_headline(headline(results, everything))
     text = capsys.readouterr().out
     assert "\x1b" not in text and max(map(len, text.splitlines())) <= width
     return [line.split() for line in text.splitlines()]
@@ -30,10 +30,20 @@ def test_every_method_has_its_line(reported, capsys, monkeypatch):
         ["questions", "form", "neighbours", "people", "facts", "distance"],
         ["method", "n", "2", "n", "2", "n", "2", "n", "2", "n", "2", "n", "1", "generation"],
     ]  # fmt: skip
-    assert ["none", "1.00", "1.00", "1.00", "1.00", "1.00", "0.25", "0.90"] in lines
-    ga = lines.index(["ga", "0.00", "0.50", "0.50", "1.00", "1.00", "0.00", "0.90"])
+    assert ["Original", "1.00", "1.00", "1.00", "1.00", "1.00", "0.95", "0.25", "0.90"] in lines
+    ga = lines.index(["Gradient", "ascent", *"0.00 0.50 0.50 1.00 1.00 0.95 0.00 0.90".split()])
     assert lines[ga + 1] == [".00–1.00", ".00–1.00"]
     assert "95 % bootstrap intervals" in " ".join(lines[-2] + lines[-1])
+
+
+def test_the_first_table_has_five_columns(reported, capsys, monkeypatch):
+    """Utility is the mean of general facts, 1, and generation, .9."""
+    lines = shown(reported(), capsys, monkeypatch, everything=False)
+    assert lines[2:4] == [
+        ["questions", "form", "neighbours", "utility", "distance"],
+        ["method", "n", "2", "n", "2", "n", "2", "n", "12", "n", "1"],
+    ]
+    assert ["Gradient", "ascent", "0.00", "0.50", "0.50", "0.95", "0.00"] in lines
 
 
 def test_a_collapsed_method_and_an_invalid_number_say_so(reported, capsys, monkeypatch, make_item):

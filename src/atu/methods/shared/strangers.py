@@ -4,11 +4,11 @@ A model that never knew the target reads its name as any name that it never met.
 model makes of a text with such a name is therefore an aim for unlearning that the request alone
 gives. Name change (Liu et al. 2024, arXiv 2407.16997) takes its predictions as a teacher,
 with names from a list. Here a name is drawn from the vocabulary: it has as many tokens as the
-target's, so that everything else of the text stays where it is, and nobody bears it.
+target's, so that everything else of the text stays where it is, and nobody bears any of them.
 
 The forget corpus has few texts, in few wordings. A text about a neighbour of the target with the
 target's name in place of the neighbour's (`visits`) is one more in which the target should be a
-stranger.
+stranger, unless it is a question that somebody may ask.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from atu.models.encoding import control_tokens, tokenise
+from atu.models.encoding import control_tokens, tokenise, tokenise_all
 from atu.models.llm import context_length
 from atu.seeding import generator
 from atu.training.batches import Batch, BatchStream, encode_texts, subject_positions
@@ -78,9 +78,12 @@ class Strangers:
         shapes = token_shapes(context.tokenizer)
         self._shape_of = {token: shapes[token] for token in own if token in shapes}
         self._candidates: dict[Shape, list[int]] = defaultdict(list)
-        for token, shape in shapes.items():
-            if token not in own:
-                self._candidates[shape].append(token)
+        taken = own | borne_tokens(context)
+        for avoided in (taken, own):  # where all of a shape are borne, as letters are, any will do
+            there = set(self._candidates)
+            for token, shape in shapes.items():
+                if token not in avoided and shape not in there:
+                    self._candidates[shape].append(token)
 
     @property
     def share(self) -> float:
@@ -131,19 +134,21 @@ def visits(context: Context) -> Strangers | None:
     not fit the model's context is left out; the number of the others is measured. None where there
     is no such text, as in a user's corpus without neighbours.
 
+    Only texts without a prompt count. A benchmark asks for everybody in the same wordings, so a
+    neighbour's question with the target's name is a held-out question about the target: in the
+    embedded world 36 of its 44 plain ones.
+
     Neighbours are whom the `select` questions of that role name.
     """
     limit = context_length(context.model.config)
     subjects = cycle(context.subjects)
     rows = [
-        {
-            "text": replace_spans(row["text"], spans, subject),
-            "prompt": replace_spans(
-                row["prompt"], [span for span in spans if span[1] <= len(row["prompt"])], subject
-            ),
-        }
+        {"text": replace_spans(row["text"], spans, subject), "prompt": ""}
         for row in context.rows["retain"]
-        for spans, subject in zip(_mentions(row, context.neighbours), subjects, strict=False)
+        if not row["prompt"]
+        for spans, subject in zip(
+            _mentions(row["text"], context.neighbours), subjects, strict=False
+        )
     ]
     texts = encode_texts(context.tokenizer, rows)
     fits = [limit is None or len(text.ids) <= limit for text in texts]
@@ -154,16 +159,23 @@ def visits(context: Context) -> Strangers | None:
     return Strangers(context, stream, list(compress(rows, fits)), "visit")
 
 
-def _mentions(row: Mapping[str, Any], names: Sequence[str]) -> list[Spans]:
-    """For every name in a text, as it is written there, where it stands. A name half in the prompt
-    stays.
-    """
-    end = len(row["prompt"])
+def _mentions(text: str, names: Sequence[str]) -> list[Spans]:
+    """For every name in a text, as it is written there, where it stands."""
     found: dict[str, Spans] = defaultdict(list)
-    for start, stop in name_spans(row["text"], names):
-        if not start < end < stop:
-            found[row["text"][start:stop]].append((start, stop))
+    for start, stop in name_spans(text, names):
+        found[text[start:stop]].append((start, stop))
     return list(found.values())
+
+
+def borne_tokens(context: Context) -> set[int]:
+    """The tokens of whom the retain corpus is about. Where a name has few tokens, one of them says
+    who is meant: the embedded world's model answered 72 of 88 questions about strangers with such a
+    token by the facts of whoever bears it, and none of 44 about others.
+    """
+    rows = context.rows["retain"]
+    names = dict.fromkeys(name for row in rows for name in row.get("names") or [])
+    written = [text for name in names for text in (name, f" {name}")]
+    return {i for text in tokenise_all(context.tokenizer, written) for i in text.ids}
 
 
 def _name_tokens(offsets: Sequence[tuple[int, int]], text: str, names: Sequence[str]) -> list[int]:

@@ -29,7 +29,7 @@ def context(make_context, byte_tokenizer, tiny_lm):
     stream = BatchStream(texts, len(TEXTS), 0, np.random.default_rng(0))
     return make_context(
         METHOD.settings("none"), model=tiny_lm(vocab_size=300), forget=stream, subjects=["Ann Lee"],
-        rows={"forget": [{"text": text} for text in TEXTS]},
+        rows={"forget": [{"text": text} for text in TEXTS], "retain": []},
     )  # fmt: skip
 
 

@@ -12,13 +12,16 @@ NAME = "Ann Lee"
 
 @pytest.fixture
 def context(make_context, byte_tokenizer):
-    def make(texts=TEXTS, subjects=(NAME,), retain=(), **own):
+    def make(texts=TEXTS, subjects=(NAME,), retain=(), borne=None, **own):
         encoded = [encode_text(byte_tokenizer, text, "") for text in texts]
         stream = BatchStream(encoded, len(encoded), 0, rng=None)
         return make_context(
             METHOD.settings("none"), forget=stream, rows={
                 "forget": [{"text": t} for t in texts],
-                "retain": [{"text": prompt + rest, "prompt": prompt} for prompt, rest in retain],
+                "retain": [
+                    {"text": prompt + rest, "prompt": prompt, "names": borne}
+                    for prompt, rest in retain
+                ],
             },
             subjects=list(subjects), aliases=["Lee"], **own,
         )  # fmt: skip
@@ -48,6 +51,21 @@ def test_a_stranger_has_the_names_shape_and_the_rest_stays(context):
     assert first[:7] != second[7:]
 
 
+@pytest.mark.parametrize(
+    ("borne", "names"),
+    [
+        (["BCDEFGHIJKMNOPQRSTUVWXY", "abcdfghijklmopqrstuvwxy"], {"Zzz Zzz"}),
+        (["AZ", "abcdfghijklmopqrstuvwxyz"], None),  # every small letter: then any will do
+    ],
+)
+def test_nobody_bears_its_tokens(context, borne, names):
+    """Of whom the retain corpus is about; beside the target's own only z and Z are free."""
+    _, _, (_, second, _) = introduced(context(retain=[("", "Zoe.")], borne=borne))
+    name = second[7:]
+    assert names is None or name in names
+    assert not set(name) & set("AnLeZ" if names is None else "AnLe")
+
+
 def test_what_comes_after_the_name(context):
     """From its first token on; nowhere in a text without it, and not at padding."""
     batch, found, _ = introduced(context())
@@ -68,49 +86,47 @@ RETAINED = [("Who is Bo?", " Cy"), ("", "Bo, Di and Bo."), ("", "Cy alone.")]
 
 def test_the_targets_name_in_texts_about_neighbours(context):
     """In the place of each neighbour that a text names, wherever it does; there its strangers
-    stand. Of two subjects the second has the second text."""
+    stand. Of two subjects the second has the second text. No question is asked about the target in
+    a neighbour's words: somebody may ask it later."""
     made = context(retain=RETAINED, neighbours=["Bo", "Di"], subjects=(NAME, "Eve"))
     strangers = visits(made)
     stream = made.streams[-1]
-    batch = stream.collate(range(3))
+    batch = stream.collate(range(2))
     spelled = made.tokenizer.batch_decode(batch.input_ids, skip_special_tokens=True)
-    assert spelled == ["Who is Ann Lee? Cy", "Eve, Di and Eve.", "Bo, Ann Lee and Bo."]
-    assert [text.answer_start for text in stream.texts] == [16, 1, 1]
-    assert (strangers.share, made.measured["visits_texts"]) == (1.0, 3.0)
+    assert spelled == ["Ann Lee, Di and Ann Lee.", "Bo, Eve and Bo."]
+    assert (strangers.share, made.measured["visits_texts"]) == (1.0, 2.0)
     found = strangers.introduce(batch)
-    second = made.tokenizer.decode(found.input_ids[1], skip_special_tokens=True)
-    assert second[3:12] == ", Di and " and second[:3] == second[12:15] != "Eve"
-    assert found.after[1].tolist()[:2] == [0, 1]
+    first = made.tokenizer.decode(found.input_ids[0], skip_special_tokens=True)
+    assert first[7:16] == ", Di and " and first[:7] == first[16:23] != NAME
+    assert found.after[0].tolist()[:2] == [0, 1]
     drawn, introduced = strangers.draw()
     assert introduced.input_ids.shape == drawn.input_ids.shape
 
 
 def test_names_are_not_taken_apart(context):
-    """A longer name goes before a shorter in it, and one that ends behind the prompt stays."""
+    """A longer name goes before a shorter in it."""
     made = context(
-        retain=[("Cy King or King?", " Yes"), ("I know Bo", " Lee and Cy King.")],
+        retain=[("", "Cy King or King."), ("", "I know Bo Lee.")],
         neighbours=["Bo Lee", "King", "Cy King"], subjects=("Eve",),
     )  # fmt: skip
     visits(made)
     texts = made.streams[-1].texts
     found = [made.tokenizer.decode(text.ids, skip_special_tokens=True) for text in texts]
-    assert found == ["Eve or King? Yes", "Cy King or Eve? Yes", "I know Bo Lee and Eve."]
-    assert [text.answer_start - 1 for text in texts] == [
-        len("Eve or King?"), len("Cy King or Eve?"), len("I know Bo"),
-    ]  # fmt: skip
+    assert found == ["Eve or King.", "Cy King or Eve.", "I know Eve."]
 
 
 def test_without_a_text_about_a_neighbour_there_are_no_visits(context):
     """Nor is one read that does not fit the model's context with the target's name in it."""
-    for own in (
-        {"neighbours": ["Fox"]},
-        {"neighbours": []},
-        {"neighbours": ["Bo"], "subjects": ["E" * 3000]},
+    for texts, own in (
+        (RETAINED, {"neighbours": ["Fox"]}),
+        (RETAINED, {"neighbours": []}),
+        (RETAINED, {"neighbours": ["Bo"], "subjects": ["E" * 3000]}),
+        (RETAINED[:1], {"neighbours": ["Bo"]}),
     ):
-        made = context(retain=RETAINED[:1], **own)
+        made = context(retain=texts, **own)
         assert visits(made) is None
         assert made.measured["visits_texts"] == 0.0
-    long = context(retain=RETAINED[:2], neighbours=["Bo"], subjects=[NAME, "E" * 3000])
+    long = context(retain=[*RETAINED, ("", "Bo.")], neighbours=["Bo"], subjects=[NAME, "E" * 3000])
     visits(long)
     assert len(long.streams[-1].texts) == long.measured["visits_texts"] == 1
 
