@@ -68,9 +68,9 @@ def relearning_steps(steps: Sequence[int]) -> float:
 
 @metric("lasting_selection", "own-2", source=OWN)
 def lasting_selection(selection: float, relearned: float, never_known: float) -> float:
-    """Harmonic mean of `selection`'s five parts and, as a sixth, what does not come back, in [0, 1].
+    """Harmonic mean of `selection`'s five parts and, as a sixth, what does not return, in [0, 1].
 
-    What comes back: facts about the target that are answered after others were taught, beyond
+    What returns: facts about the target that are answered after others were taught, beyond
     those that the same fine-tune finds of a person whom no model saw (`select` questions of both).
     A search may read it in place of `selection`, which sees what a model says and nothing of what
     it hides. 0 if either is 0.

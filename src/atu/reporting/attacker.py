@@ -10,8 +10,8 @@ from atu.config.sections import AttackSection
 from atu.metrics.membership import membership_loss
 from atu.metrics.memorisation import muse_priv_leak
 from atu.metrics.selection import PARTNER
-from atu.reporting.robustness import attack_columns
 from atu.reporting.names import called
+from atu.reporting.robustness import attack_columns
 from atu.reporting.tables import interval, markdown_lines
 
 MEMBERSHIP = membership_loss.id

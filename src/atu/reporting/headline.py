@@ -39,9 +39,9 @@ def dominance(
         gains = [_loss(mine, oracle, key) - _loss(row, oracle, key) for key in keys]
         if min(gains) >= 0 and max(gains) > 0:
             sentences.append(
-                f"{called(row, rows, names)} does at least as well as {names.get(ours, ours)} in all "
-                f"that is compared ({'; '.join(COLUMNS[key] for key in keys)}) and better in at "
-                "least one; intervals may overlap."
+                f"{called(row, rows, names)} does at least as well as {names.get(ours, ours)} in "
+                f"all that is compared ({'; '.join(COLUMNS[key] for key in keys)}) and better in "
+                "at least one; intervals may overlap."
             )
     return sentences
 

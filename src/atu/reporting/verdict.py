@@ -48,8 +48,8 @@ class Line:
     control: Estimate | None = None
     """Beside an oracle, the attack's control, which asks for what nobody knew."""
     control_reference: Estimate | None = None
-    """The same of the oracle: by as much as an attack finds more of what nobody knew than there, who
-    leaks stands above the oracle."""
+    """The same of the oracle: who leaks stands above the oracle by more than the attack finds more
+    here than there of what nobody knew."""
 
     @property
     def blind(self) -> bool:

@@ -38,7 +38,8 @@ def _plain(line: Line) -> str:
         )
     told = {
         "leaks": f"still answers plain questions ({numbers})",
-        "not shown": f"is not shown to answer plain questions better than {line.against} ({numbers})",
+        "not shown": "is not shown to answer plain questions better than "
+        f"{line.against} ({numbers})",
         "unknown": f"plain questions: {numbers}, and nothing says what a guess would have",
     }
     return told.get(line.finding, "forgets plain questions")

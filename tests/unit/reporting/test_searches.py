@@ -11,8 +11,8 @@ from atu.reporting.searches import search_words, searches_table, trials_table
     ("trials", "further", "said"),
     [
         (3, [], "A searched method’s settings are the best of 3 trials on Ada"),
-        (None, [], "A searched method’s settings are the best of all combinations of its choices on "
-                   "Ada"),
+        (None, [], "A searched method’s settings are the best of all combinations of its choices "
+                   "on Ada"),
         (None, ["Bob", "Cyd"], "Of a searched method all combinations of its choices were run on "
                                "Ada, the best of them (at most 2) on Bob, Cyd too, and the highest "
                                "mean was chosen"),
