@@ -19,6 +19,7 @@ from atu.untrusted.targets import target_slug
 
 ROOT = Path(__file__).parents[3]
 GOOD = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+GOOD["grid"]["methods"] = ["none", "oracle", "atu", "ga", "npo_retain"]
 
 
 def write(tmp_path, **changes):
