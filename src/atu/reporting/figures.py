@@ -194,7 +194,9 @@ def _heat_map(
             colour = "white" if dark else "black"
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    heads = [name if many else name.replace(" ", "\n") for name in methods]
+    heads = [
+        n if many else n.replace(" + ", " +\N{NO-BREAK SPACE}").replace(" ", "\n") for n in methods
+    ]
     rotation: dict[str, Any] = (
         {"rotation": 60, "ha": "left", "rotation_mode": "anchor"} if many else {}
     )

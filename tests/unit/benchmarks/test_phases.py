@@ -119,7 +119,7 @@ def chain(request, tmp_path_factory, mini_values):
 
 
 COLUMNS = {
-    "rwku": "target questions (n) | target, worst form (n) | neighbours (n) | bbh | mmlu",
+    "rwku": "target questions (n) | target, worst form (n) | neighbours (n) | BBH | MMLU",
     "tofu": "target questions (n) | target, worst form (n) | neighbours (n) | other people (n) | "
     "general facts (n) | generation",
     "muse": "target questions (n) | target, worst form (n) | other people (n) | generation",

@@ -327,7 +327,8 @@ def test_the_meta_evaluation_reads_the_cells_and_writes_a_table(atu, tmp_path, s
     done = atu(*plain)
     assert done.returncode == 2
     assert (
-        "grid = ['none', 'oracle', 'atu', 'ga', 'npo_retain', 'rmu']: the meta-eval" in done.stderr
+        "grid = ['none', 'oracle', 'atu', 'name_change', 'simnpo', 'npo_retain']: the meta-eval"
+        in done.stderr
     )
 
 

@@ -65,8 +65,8 @@ def test_charts_are_laid_out():
     ]  # fmt: skip
     trade_off = state["compareRunCharts"][0]
     assert (trade_off["xaxis"]["key"], trade_off["yaxis"]["key"]) == (
-        "3 neighbours",
         "2 worst form",
+        "3 neighbours",
     )
     assert len({chart["uuid"] for chart in state["compareRunCharts"]}) == len(charts)
 
