@@ -17,7 +17,7 @@ function sortBy(table, header) {
   const body = table.tBodies[0];
   const rows = [...body.rows].map((row) => [keyOf(row.cells[header.cellIndex]), row]);
   rows.sort(([a], [b]) => {
-    // Numbers before words both ways: INVALID and – are never the best.
+    // Numbers before words both ways: what has none is never the best.
     if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
     return up ? compare(a, b) : compare(b, a);
   });
