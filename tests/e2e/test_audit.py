@@ -111,7 +111,8 @@ def test_a_ruined_checkpoint_has_collapsed(folder):
     assert found["collapsed"] and found["plain"][0]["finding"] != "leaks"
     assert found["plain"][0]["before"]["mean"] == 1 and found["plain"][0]["against"] == "the oracle"
     kept = {row["key"]: row for row in found["kept"]}
-    assert kept["kept.neighbour"]["lost"] is True
+    # Against the original alone: this oracle, with a few facts, may have lost them too.
+    assert kept["kept.neighbour"]["difference"]["high"] < 0
     page = (folder / "a/report.html").read_text(encoding="utf-8")
     assert "<h2>Verdict</h2>" in page and verdict["headline"] in page
     assert not (folder / "a.work/results/audit/align").exists()
