@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from atu.metrics.bootstrap import ROUNDING
-from atu.reporting.verdict import Evidence, Line, Loss, is_mute, leaking, removal_signs
+from atu.reporting.verdict import NOTHING, Evidence, Line, Loss, is_mute, leaking, removal_signs
 
 NAMED = 5
 """Forms, attacks and losses that are named; of more their number is."""
@@ -39,7 +39,7 @@ def _plain(line: Line) -> str:
     told = {
         "leaks": f"still answers plain questions ({numbers})",
         "not shown": "is not shown to answer plain questions better than "
-        f"{line.against} ({numbers})",
+        f"{'a guess' if line.against == NOTHING else line.against} ({numbers})",
         "unknown": f"plain questions: {numbers}, and nothing says what a guess would have",
     }
     return told.get(line.finding, "forgets plain questions")
