@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ class Estimate:
     """Items, scored or not."""
     n_scored: int = _ALL
     """Items that the mean is over; by default all of them."""
+    digits: ClassVar[int] = 2
+    """Decimals that are shown."""
 
     def __post_init__(self) -> None:
         if self.n_scored == _ALL:
@@ -47,7 +49,14 @@ class Estimate:
     def __str__(self) -> str:
         if not self.valid:
             return f"INVALID ({self.n_scored} of {self.n} scored)"
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        mean, low, high = (f"{x:.{self.digits}f}" for x in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]"
+
+
+class FineEstimate(Estimate):
+    """One of which two decimals do not tell good methods apart."""
+
+    digits = 3
 
 
 def _check_finite(values: Sequence[float | None]) -> None:

@@ -26,7 +26,7 @@ from atu.reporting.cells import (
     headline_rows,
     markdown_headline,
 )
-from atu.reporting.comparison import comparison_table
+from atu.reporting.comparison import compared, comparison_table, markdown_comparison
 from atu.reporting.cost import cost_table, flat_cost
 from atu.reporting.distance import Distance, distances
 from atu.reporting.evidence import Beside, evidence_of
@@ -81,7 +81,7 @@ def run(out: Path, params: Params, inputs: ReportInputs) -> None:
         inputs=named,
     ) as job:
         results = make_tables(params, inputs)
-        _write_tables(job, results)
+        _write_tables(job, results, section.compare)
         _write_figures(job, results)
         page = page_text(job.folder, params, inputs, results)
         job.path("report.html").write_text(page, encoding="utf-8")
@@ -138,6 +138,8 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
         attacker=attacker_table(robust, privacy, seen),
         forms=tables.form_table(items, section, methods),
         comparison=comparison_table(items, section, methods, oracle, far),
+        compared={key: titles[key] for key in compared(columns)}
+        | ({tables.DISTANCE: tables.DISTANCE_TITLE} if far else {}),
         robustness=robust,
         shown=shown,
         mattering=[s for s in shown if s.key in matters(shown, evidence.values())],
@@ -214,7 +216,7 @@ def _cells(params: Params, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     return rows_with
 
 
-def _write_tables(job: Job, results: Tables) -> None:
+def _write_tables(job: Job, results: Tables, ours: str) -> None:
     names = results.names
     wide = [
         {**row, "name": names.get(row["method"], row["method"]), UTILITY: head[UTILITY]}
@@ -256,6 +258,7 @@ def _write_tables(job: Job, results: Tables) -> None:
         "headline": markdown_headline(results.headline, names),
         "table": text + "".join(f"\n{line}\n" for line in below),
         "attacker": markdown_attacker(results.attacker, results.attacker_columns, names),
+        "comparison": markdown_comparison(results.comparison, results.compared, names, ours),
         "robustness": robust + marks.lines(results.failed, keys),
         "privacy": privacy + marks.lines(results.failed, results.privacy_titles),
     }

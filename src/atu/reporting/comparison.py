@@ -12,7 +12,8 @@ from atu.config.sections import Report
 from atu.metrics.bootstrap import Estimate, verdict
 from atu.reporting.distance import Distance
 from atu.reporting.items import difference, of
-from atu.reporting.tables import DISTANCE, asked_columns, by_column
+from atu.reporting.names import called
+from atu.reporting.tables import DISTANCE, asked_columns, by_column, markdown_lines
 
 COMPARED = {"target": False, "worst_form": False, "neighbour": True, "other": True}
 """Columns in which methods are compared item by item, and whether they say what is kept; the others
@@ -28,6 +29,9 @@ BESIDE_ORACLE = {
 }
 """What a verdict against the oracle is called, where more is better."""
 AS_ORACLE = "as the oracle"
+NEARER, FARTHER, TARGETS = "targets_nearer", "targets_farther", "targets"
+"""In how many targets by themselves, and of how many, one side is shown to be nearer to the oracle
+or farther: the interval of the difference excludes 0."""
 
 
 def comparison_table(
@@ -38,7 +42,8 @@ def comparison_table(
     distances: Mapping[tuple[str, str], Distance],
 ) -> list[dict[str, Any]]:
     """`section.compare` against every other method: per column of `COMPARED` the paired difference
-    and its verdict, as `<key>_verdict`; and that of their distances to the oracle.
+    and its verdict, as `<key>_verdict`; and that of their distances to the oracle, over all targets
+    and, of several, in how many of them.
     """
     ours = section.compare
     if ours not in methods:
@@ -51,10 +56,48 @@ def comparison_table(
             row: dict[str, Any] = {"model": model, "method": method}
             row |= paired_columns(items, model, ours, method, section, method == oracle)
             if distances and method != oracle:
-                paired = distances[model, ours].minus(distances[model, method], section)
-                row |= _told(DISTANCE, paired, verdict(paired, higher_is_better=False))
+                row |= _nearer(distances[model, ours], distances[model, method], section)
             rows.append(row)
     return rows
+
+
+def _nearer(ours: Distance, other: Distance, section: Report) -> dict[str, Any]:
+    paired = ours.minus(other, section)
+    told = _told(DISTANCE, paired, verdict(paired, higher_is_better=False))
+    each = ours.each_minus(other, section).values()
+    if each:
+        words = [verdict(alone, higher_is_better=False) for alone in each]
+        told |= {NEARER: words.count("better"), FARTHER: words.count("worse"), TARGETS: len(words)}
+    return told
+
+
+def by_target(row: Mapping[str, Any]) -> str:
+    """In how many targets by themselves one side is shown to be nearer to the oracle; nothing of
+    one target.
+    """
+    if TARGETS not in row:
+        return ""
+    where = f"nearer in {row[NEARER]}, farther in {row[FARTHER]}"
+    return f"of {row[TARGETS]} targets by themselves {where}"
+
+
+def markdown_comparison(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    names: Mapping[str, str],
+    ours: str,
+) -> str:
+    """The comparison in Markdown, nothing where there is none; `columns` is key to title, `ours`
+    the method that the others are taken from.
+    """
+    if not rows:
+        return ""
+    lines = []
+    for row in rows:
+        shown = [str(row[key]) if key in row else "–" for key in columns]
+        lines.append([called(row, rows, names), *shown, by_target(row) or "–"])
+    heads = [f"{names.get(ours, ours)} minus", *columns.values(), "each target by itself"]
+    return markdown_lines(heads, lines)
 
 
 def paired_columns(

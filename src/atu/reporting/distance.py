@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from atu.config.sections import Report
-from atu.metrics.bootstrap import Estimate, percentiles, resampled_means
+from atu.metrics.bootstrap import FineEstimate, percentiles, resampled_means
 from atu.metrics.oracle_distance import GROUPS, TASK, oracle_distance
 from atu.metrics.selection import PARTNER
 from atu.reporting.items import beside, of
@@ -35,18 +35,28 @@ class Distance:
     are the same for all methods.
     """
 
-    estimate: Estimate
+    estimate: FineEstimate
     resampled: NDArray[np.float64]
     cells: Mapping[tuple[str, int], float] = field(default_factory=dict)
     """Of every target and seed."""
+    by_target: Mapping[str, Distance] = field(default_factory=dict)
+    """Of every target by itself, of several: intervals draw its facts and documents."""
 
-    def minus(self, other: Distance, section: Report) -> Estimate:
+    def minus(self, other: Distance, section: Report) -> FineEstimate:
         """The difference of two distances, with its paired interval."""
         first, second = self.estimate, other.estimate
         if not (first.valid and second.valid):
             return _invalid(first.n, min(first.n_scored, second.n_scored))
         low, high = percentiles(self.resampled - other.resampled, section.confidence)
-        return Estimate(first.mean - second.mean, low, high, first.n)
+        return FineEstimate(first.mean - second.mean, low, high, first.n)
+
+    def each_minus(self, other: Distance, section: Report) -> dict[str, FineEstimate]:
+        """The same of every target by itself; nothing of one target."""
+        return {
+            target: mine.minus(other.by_target[target], section)
+            for target, mine in self.by_target.items()
+            if target in other.by_target
+        }
 
 
 def distances(
@@ -109,17 +119,24 @@ def _distance(mine: Cells, theirs: Cells, section: Report) -> Distance:
         return Distance(_invalid(len(cells), len(sides)), np.empty(0))
     points = [float(oracle_distance(*map(_means, pair))) for pair in sides]
     targets = [target for target, _ in cells]
+    by_target: dict[str, Distance] = {}
     if len(set(targets)) > 1:
         rng = generator(section.seed, "distance")
         resampled = resampled_means(points, targets, rng, section.bootstrap)
+        for name in dict.fromkeys(targets):
+            by_target[name] = _distance(_of_target(mine, name), _of_target(theirs, name), section)
     else:
         drawn = [[_drawn(side, section) for side in pair] for pair in sides]
         resampled = np.mean([oracle_distance(*pair) for pair in drawn], axis=0)
     mean = float(np.mean(points))
     low, high = percentiles(resampled, section.confidence)
     # The absolute value of a noisy number is too large: resamples of no distance are all above 0.
-    estimate = Estimate(mean, min(low, mean), max(high, mean), len(cells))
-    return Distance(estimate, resampled, dict(zip(cells, points, strict=True)))
+    estimate = FineEstimate(mean, min(low, mean), max(high, mean), len(cells))
+    return Distance(estimate, resampled, dict(zip(cells, points, strict=True)), by_target)
+
+
+def _of_target(cells: Cells, name: str) -> Cells:
+    return {cell: parts for cell, parts in cells.items() if cell[0] == name}
 
 
 def _comparable(first: Parts, second: Parts) -> bool:
@@ -145,5 +162,5 @@ def _drawn(parts: Parts, section: Report) -> dict[str, NDArray[np.float64]]:
     return {name: resampled(name, part) for name, part in parts.items()}
 
 
-def _invalid(n: int, scored: int) -> Estimate:
-    return Estimate(math.nan, math.nan, math.nan, n, min(scored, max(n - 1, 0)))
+def _invalid(n: int, scored: int) -> FineEstimate:
+    return FineEstimate(math.nan, math.nan, math.nan, n, min(scored, max(n - 1, 0)))

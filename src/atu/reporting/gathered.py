@@ -42,6 +42,8 @@ class Tables:
     attacker: list[dict[str, Any]]
     forms: list[dict[str, Any]]
     comparison: list[dict[str, Any]]
+    compared: dict[str, str]
+    """Its columns: key to title."""
     robustness: list[dict[str, Any]]
     shown: list[Shown]
     mattering: list[Shown]

@@ -19,7 +19,7 @@ from atu.reporting import tables
 from atu.reporting.answers import shown_methods
 from atu.reporting.attacker import lens_names
 from atu.reporting.cells import HEADLINE
-from atu.reporting.comparison import compared
+from atu.reporting.comparison import by_target
 from atu.reporting.gathered import Tables
 from atu.reporting.inputs import ReportInputs
 from atu.reporting.names import FIGURES, measure_name
@@ -109,8 +109,9 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
         models=list(dict.fromkeys(row["model"] for row in results.rows)),
         seeds=sorted({a.cell["seed"] for a in inputs.rephrase}),
         headline={key: title for key, title in HEADLINE.items() if key in results.headline[0]},
-        compared={key: results.columns[key] for key in compared(results.columns)} | far,
+        compared=results.compared,
         far=far,
+        by_target=by_target,
         forms=FORMS,
         tasks=tables.task_names(next(iter(results.utility.values()))),
         task_titles=tables.TASK_TITLES,

@@ -98,6 +98,6 @@ def _told(
 ) -> str:
     order = sorted(numbers, key=lambda name: (name in ruined, sign * numbers[name]))
     return ", ".join(
-        f"{names.get(name, name)} {numbers[name]:.2f}" + (" (COLLAPSED)" if name in ruined else "")
+        f"{names.get(name, name)} {numbers[name]:.3f}" + (" (COLLAPSED)" if name in ruined else "")
         for name in order
     )

@@ -263,4 +263,4 @@ def interval(estimate: Estimate) -> str:
 
 def number(estimate: Estimate) -> str:
     """The mean alone, or INVALID."""
-    return f"{estimate.mean:.2f}" if estimate.valid else "INVALID"
+    return f"{estimate.mean:.{estimate.digits}f}" if estimate.valid else "INVALID"

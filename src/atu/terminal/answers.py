@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from rich.box import SIMPLE
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,9 @@ from atu.reporting.items import CELL, load_items
 from atu.results.items import SCORE
 from atu.terminal.printing import one_line, open_console
 from atu.untrusted.names import composed
+
+WIDE = 100
+"""Characters of a terminal in which answers have room beside each other."""
 
 
 @dataclass(frozen=True)
@@ -108,18 +112,41 @@ def _probe(rows: Mapping[str, Mapping[str, Any]], shown: list[str], method: str)
 
 
 def print_answers(found: Answers) -> None:
-    """A probe after the other: where it is from, the question, and a line per answer."""
+    """All answers to a probe side by side, or below each other where the terminal is narrow."""
     console = open_console()
-    for probe in found.probes:
-        seen = ", a wording of the forget corpus" if probe["seen"] else ""
-        where = f"{probe['target']}, seed {probe['seed']}, {probe['model']}"
-        console.print(Text(one_line(f"{probe['id']} ({probe['form']}{seen}; {where})"), "bold"))
-        console.print(Padding(_lines(probe), (0, 0, 0, 2), expand=False))
-        console.print()
+    if console.width >= WIDE and found.probes:
+        console.print(_beside(found.probes))
+    else:
+        for probe in found.probes:
+            console.print(Text(one_line(_head(probe)), "bold"))
+            console.print(Padding(_below(probe), (0, 0, 0, 2), expand=False))
+            console.print()
     console.print(f"{len(found.probes)} of {found.count} probes of the report split.")
 
 
-def _lines(probe: Mapping[str, Any]) -> Table:
+def _head(probe: Mapping[str, Any]) -> str:
+    seen = ", a wording of the forget corpus" if probe["seen"] else ""
+    where = f"{probe['target']}, seed {probe['seed']}, {probe['model']}"
+    return f"{probe['id']} ({probe['form']}{seen}; {where})"
+
+
+def _beside(probes: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per probe: what was asked, the gold answer, and a column per method."""
+    methods = list(dict.fromkeys(name for probe in probes for name in probe["answers"]))
+    table = Table(box=SIMPLE, show_lines=True)
+    for head in ("probe", "gold", *methods):
+        table.add_column(Text(head), overflow="fold", ratio=1)
+    for probe in probes:
+        asked = [_head(probe), probe["query"], *(f"- {option}" for option in probe["options"])]
+        texts = ["\n".join(map(one_line, asked)), one_line(probe["gold"])]
+        for name in methods:
+            answer = probe["answers"].get(name)
+            texts.append(f"{one_line(answer['output'])}\n{_score(answer)}" if answer else "")
+        table.add_row(*map(Text, texts))
+    return table
+
+
+def _below(probe: Mapping[str, Any]) -> Table:
     """The question and all answers, beside whom they are from and their scores."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     for justify in ("left", "right", "left"):
@@ -127,9 +154,11 @@ def _lines(probe: Mapping[str, Any]) -> Table:
     texts = [("question", "", probe["query"])]
     texts += [("options", "", "; ".join(probe["options"]))] if probe["options"] else []
     texts.append(("gold", "", probe["gold"]))
-    for name, answer in probe["answers"].items():
-        score = "-" if answer["score"] is None else f"{answer['score']:.2f}"
-        texts.append((name, score, answer["output"]))
+    texts += [(name, _score(found), found["output"]) for name, found in probe["answers"].items()]
     for head, score, text in texts:
         grid.add_row(Text(head), Text(score), Text(one_line(text)))
     return grid
+
+
+def _score(answer: Mapping[str, Any]) -> str:
+    return "-" if answer["score"] is None else f"{answer['score']:.2f}"

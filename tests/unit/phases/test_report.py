@@ -111,8 +111,8 @@ def test_files(reported, make_inputs):
     artifact = reported(make_inputs(attacks={"lens": 0.0, "context": 0.0}), drawn=True)
     assert sorted(artifact.manifest["artifacts"]) == sorted(
         [
-            *FIGURES, "attacker.csv", "attacker.md", "comparison.csv", "cost.csv", "forms.csv",
-            "metrics.json", "privacy.csv", "searches.csv",
+            *FIGURES, "attacker.csv", "attacker.md", "comparison.csv", "comparison.md", "cost.csv",
+            "forms.csv", "metrics.json", "privacy.csv", "searches.csv",
             "privacy.md", "cells.csv", "headline.json", "headline.md", "report.html",
             "requests.csv", "robustness.csv", "robustness.md",
             "robustness_summary.csv", "table.csv", "table.md", "trajectories.csv",
@@ -153,7 +153,7 @@ def test_the_distance_to_the_oracle(judged):
     differs in half of the target's questions, (1 + .5) / 2 in forgetting: .75 / 4."""
     table = pl.read_csv(judged.file("table.csv"))
     assert table["distance"].to_list() == [0.1875, 0.0, 0.0625]
-    assert rows_of(page(judged), "comparison")["Gradient ascent"][7] == "0.06 [0.00, 0.12] n = 1"
+    assert rows_of(page(judged), "comparison")["Gradient ascent"][7] == "0.062 [0.000, 0.125] n = 1"
     assert judged.metrics()["report/m.ga.oracle_distance@own-3/report"] == 0.0625
     assert "| distance to the oracle |" in judged.file("table.md").read_text(encoding="utf-8")
 
@@ -161,8 +161,8 @@ def test_the_distance_to_the_oracle(judged):
 def test_the_table_is_followed_by_two_rankings(judged, reported, make_inputs):
     """All plain questions have one answer here, so guessing has everything of the target, and what
     is kept decides: near it (.5 + 1) / 2, 3 / (1 / .75 + 1 + 1). Without an oracle one ranking."""
-    chosen = "By selection on the report split, high is good: Gradient ascent 0.90."
-    told = [chosen, "By distance to the oracle, low is good: Gradient ascent 0.06."]
+    chosen = "By selection on the report split, high is good: Gradient ascent 0.900."
+    told = [chosen, "By distance to the oracle, low is good: Gradient ascent 0.062."]
     table = judged.file("table.md").read_text(encoding="utf-8")
     assert table.splitlines()[-3::2] == told
     assert all(f"<p>{line}</p>" in page(judged) for line in told)
@@ -275,7 +275,7 @@ def test_the_first_table_has_the_few_numbers_and_every_cell_its_own(judged):
     assert told[0].endswith("| distance to the oracle (n = 1) |")
     assert told[4].startswith("| Gradient ascent | 0.00 | 0.50 [0.00, 1.00] |")
     first = rows_of(page(judged).replace("<h1", "<h2"), "verdict")
-    assert first["Gradient ascent"][4] == "0.06 [0.00, 0.12]"
+    assert first["Gradient ascent"][4] == "0.062 [0.000, 0.125]"
     cells = pl.read_csv(judged.file("cells.csv")).to_dicts()
     assert cells[2] == {
         "model": "m", "target": "Ada", "method": "ga", "seed": 0, "target_questions": 0.0,

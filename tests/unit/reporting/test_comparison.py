@@ -3,7 +3,12 @@
 import polars as pl
 import pytest
 
-from atu.reporting.comparison import COMPARED, comparison_table
+from atu.reporting.comparison import (
+    COMPARED,
+    by_target,
+    comparison_table,
+    markdown_comparison,
+)
 from atu.reporting.distance import distances
 from atu.reporting.items import load_documents, load_items
 from atu.reporting.tables import utility_means
@@ -109,6 +114,41 @@ def test_methods_that_were_asked_other_items_are_not_compared(compared, method):
     lost = (pl.col("method") == method) & (pl.col("fact") == "Bob/pet")
     with pytest.raises(ValueError, match=r"neighbour: .* have different items"):
         compared(set(), None, lambda items: items.filter(~lost))
+
+
+def test_several_targets_are_counted_and_written(make_cell, report_section):
+    """NPO answers as the oracle, GA nothing of what is kept, in one of two targets: farther there.
+    Of one target, and of the oracle, nothing is counted."""
+    about = {
+        t: {(f"{t}/{w}", f) for w in ("pet", "food") for f in ("question", "cloze")}
+        for t in ("Ada", "Eve")
+    }
+    cells = [
+        make_cell(
+            method,
+            target=target,
+            leaks=set() if (method, target) == ("ga", "Eve") else ASKED - about["Ada"],
+        )
+        for target in about
+        for method in ("oracle", "npo", "ga")
+    ]
+    items = load_items([cell["rephrase"] for cell in cells])
+    utility = [cell["utility"] for cell in cells]
+    methods = ("oracle", "npo", "ga")
+    far = distances(
+        items, load_documents(utility), utility_means(utility), report_section, methods, "oracle"
+    )
+    rows = comparison_table(items, report_section, methods, "oracle", far)
+    assert [by_target(row) for row in rows] == [
+        "",
+        "of 2 targets by themselves nearer in 0, farther in 1",
+    ]
+    text = markdown_comparison(rows, {"target": "asked", "distance": "far"}, {"ga": "GA"}, "ga")
+    head, _, oracle, npo = text.splitlines()
+    assert head == "| GA minus | asked | far | each target by itself |"
+    assert oracle.endswith("| – | – |") and npo.endswith("nearer in 0, farther in 1 |")
+    assert f"| {rows[1]['distance'].mean:.3f} [" in npo
+    assert markdown_comparison([], {}, {}, "ga") == ""
 
 
 def test_no_comparison_without_its_method(compared):

@@ -1,5 +1,6 @@
 """The distance of methods to the oracle, from cells whose answers are known."""
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -91,6 +92,28 @@ def test_too_much_here_and_too_little_there_do_not_cancel(make_cell, measure):
     ]  # fmt: skip
     found = measure(cells, ["oracle", "ga"])["ga"].estimate
     assert (found.mean, found.low, found.high, found.n) == (0.125, 0.125, 0.125, 2)
+
+
+def test_every_target_stands_for_itself_too(make_cell, measure, ga_leaks, report_section):
+    """GA answers more than the original's half in one target only: over both the interval draws
+    targets, of each its facts. Of one target there is nothing of the kind."""
+
+    def cells(target, leaks):
+        return [
+            make_cell("oracle", target=target, leaks=KNOWN),
+            make_cell("none", target=target),
+            make_cell("ga", target=target, leaks=leaks),
+        ]
+
+    both = measure([*cells("Ada", KNOWN), *cells("Eve", None)], ["none", "oracle", "ga"])
+    each = both["ga"].each_minus(both["none"], report_section)
+    assert list(each) == ["Ada", "Eve"]
+    assert each["Ada"].high < 0 and each["Eve"].mean == each["Eve"].high == 0
+    assert np.mean([e.mean for e in each.values()]) == pytest.approx(
+        both["ga"].minus(both["none"], report_section).mean
+    )
+    alone = measure(cells("Ada", KNOWN), ["none", "oracle", "ga"])
+    assert alone["ga"].each_minus(alone["none"], report_section) == {}
 
 
 def test_without_an_oracle_there_is_no_distance(cells, measure):

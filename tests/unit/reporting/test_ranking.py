@@ -76,10 +76,10 @@ def test_rankings():
             judged("atu", 0.75, 0.2), judged("npo", None, 0.3)]  # fmt: skip
     utility = {("m", row["method"]): {"collapsed": 0.0} for row in rows}
     assert rankings(rows, utility, {}) == [
-        "By selection on the report split, high is good: atu 0.75, ga 0.50.",
-        "By distance to the oracle, low is good: ga 0.10, atu 0.20, npo 0.30.",
+        "By selection on the report split, high is good: atu 0.750, ga 0.500.",
+        "By distance to the oracle, low is good: ga 0.100, atu 0.200, npo 0.300.",
     ]
-    assert rankings(rows, utility, {"ga": "Gradient ascent"})[0].endswith("Gradient ascent 0.50.")
+    assert rankings(rows, utility, {"ga": "Gradient ascent"})[0].endswith("Gradient ascent 0.500.")
 
 
 def test_what_is_ruined_comes_last():
@@ -87,8 +87,8 @@ def test_what_is_ruined_comes_last():
     rows = [judged("ga", 1.0, 0.0), judged("atu", 0.75, 0.2)]
     utility = {("m", "ga"): {"collapsed": 1.0}, ("m", "atu"): {"collapsed": 0.0}}
     found = rankings(rows, utility, {})
-    assert found[0].endswith(": atu 0.75, ga 1.00 (COLLAPSED).")
-    assert found[1].endswith(": atu 0.20, ga 0.00 (COLLAPSED).")
+    assert found[0].endswith(": atu 0.750, ga 1.000 (COLLAPSED).")
+    assert found[1].endswith(": atu 0.200, ga 0.000 (COLLAPSED).")
 
 
 FINE = {(model, "ga"): {"collapsed": 0.0} for model in ("m", "n")}

@@ -37,10 +37,23 @@ def test_the_answers_stand_below_the_gold_one(cells, capsys, monkeypatch):
     ]  # fmt: skip
 
 
+def test_a_wide_terminal_shows_them_side_by_side(cells, capsys, monkeypatch):
+    """A row per probe, a column per method, and a score below every answer: GA and the oracle do
+    not know this fact. No text commands it."""
+    found = answers(cells, Wanted("target", "ga", form="choice"), 9)
+    lines = shown(found, capsys, monkeypatch, width=160).splitlines()
+    assert lines[1].split() == ["probe", "gold", "none", "ga", "oracle"]
+    probe, question, *_ = (line for line in lines[3:] if line.strip())
+    assert probe.split()[-4:-2] == ["owl", "owl"]
+    assert question.split()[-3:] == ["1.00", "0.00", "0.00"]
+    assert not {"\x1b", "\x9b", "\u202e", "\r", "\t"} & set("".join(lines))
+    assert max(map(len, lines)) <= 160
+
+
 def test_a_text_cannot_command_the_terminal(cells, capsys, monkeypatch):
     """It is shown as it is, in one line: no markup, no emoji, no control, no second line."""
     found = answers(cells, Wanted("target", "ga", form="choice"), 9)
-    text = shown(found, capsys, monkeypatch, width=200)
+    text = shown(found, capsys, monkeypatch, width=99)
     escaped = r"[red]x[/red] :smile: \x1b[2J\x9b1m\u202eabc\ngold  owl\r\tz"
     assert f"ga        0.00  {escaped}" in text
     assert f"options         elk; {escaped}" in text

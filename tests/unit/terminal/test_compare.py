@@ -74,6 +74,29 @@ def test_several_targets_are_the_clusters(world, params, capsys, monkeypatch):
     assert "draw whole targets" in " ".join(shown(found, capsys, monkeypatch))
 
 
+def test_their_distances_are_compared_where_the_oracle_has_finished(
+    world, params, ga_leaks, capsys, monkeypatch
+):
+    """GA answers as the oracle does, the original all: 1 of the target's questions and half of the
+    worst forms, where neither may answer less; in both targets. Without the oracle's utility in one
+    of them it is said that there is none."""
+    for target in ("Ada", "Eve"):
+        world("none", target=target)
+        for method in ("ga", "oracle"):
+            results = world(method, target=target, leaks=ga_leaks)
+    grid = params(targets=["Ada", "Eve"], seeds=[0])
+    found = comparison(grid, results, "none", "ga")
+    distance = found.rows[0]["distance"]
+    assert 0 < distance.low <= distance.mean and found.rows[0]["distance_verdict"] == "worse"
+    text = " ".join(shown(found, capsys, monkeypatch))
+    assert f"distance to the oracle +{distance.mean:.3f}" in " ".join(text.split())
+    assert "By distance none is of 2 targets by themselves nearer in 0, farther in" in text
+    shutil.rmtree(results / "utility/m/Eve/oracle")
+    found = comparison(grid, results, "none", "ga")
+    assert "distance" not in found.rows[0]
+    assert "No distance to the oracle" in " ".join(shown(found, capsys, monkeypatch))
+
+
 def test_a_number_that_is_not_valid_has_no_verdict(world, params, make_item, capsys, monkeypatch):
     """One question was not scored: neither a mean nor a claim."""
     from atu.phases.rephrase import SCORES
