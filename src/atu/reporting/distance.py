@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -80,8 +80,9 @@ def distances(
     for model in items["model"].unique().sort():
         tasks = compared_tasks(utility, model, methods)
         parts = {
-            method: _by_cell(
-                _parts(of(items, model, method), of(documents, model, method), columns, tasks)
+            method: parts_by_cell(
+                mean_parts(of(items, model, method), columns)
+                | task_parts(of(documents, model, method), tasks)
             )
             for method in methods
         }
@@ -90,18 +91,18 @@ def distances(
     return found
 
 
-def _parts(
-    items: pl.DataFrame, documents: pl.DataFrame, columns: Mapping[str, str], tasks: Sequence[str]
-) -> Parts:
+def mean_parts(items: pl.DataFrame, columns: Iterable[str]) -> dict[str, pl.DataFrame]:
+    """What was asked for each of the `columns`, and beside the target."""
     asked = by_column(items)
-    return (
-        {key: asked[key] for key in columns}
-        | {PARTNER: beside(items)}
-        | {f"{TASK}{task}": documents.filter(pl.col("task") == task) for task in tasks}
-    )
+    return {key: asked[key] for key in columns} | {PARTNER: beside(items)}
 
 
-def _by_cell(parts: Parts) -> dict[tuple[str, int], dict[str, pl.DataFrame]]:
+def task_parts(documents: pl.DataFrame, tasks: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """The documents of each task."""
+    return {f"{TASK}{task}": documents.filter(pl.col("task") == task) for task in tasks}
+
+
+def parts_by_cell(parts: Parts) -> dict[tuple[str, int], dict[str, pl.DataFrame]]:
     """What was asked, by target and seed."""
     cells: dict[tuple[str, int], dict[str, pl.DataFrame]] = defaultdict(dict)
     for name, part in parts.items():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import polars as pl
 
 from atu.config.roles import ORIGINAL, REFERENCES
-from atu.metrics.selection import CHANCE, LEAKS, PARTNER, RETAINED, selection
+from atu.metrics.selection import CHANCE, KEPT, LEAKS, RETAINED, selection
 from atu.probes.chance import chances
-from atu.reporting.items import beside, of, worst
-from atu.reporting.tables import DISTANCE
+from atu.reporting.distance import Parts, mean_parts, parts_by_cell
+from atu.reporting.items import of, worst
+from atu.reporting.tables import DISTANCE, asked_columns
 from atu.results.items import SCORE
 
 SELECTION = "selection"
@@ -20,51 +22,54 @@ GUESSED = "guessed"
 
 
 def selections(rows: Sequence[Row], items: pl.DataFrame) -> list[float | None]:
-    """`selection` of every row of the main table, from its numbers on the `report` split; None
-    without the original, where nothing is asked of what should be kept, or where an item was not
-    scored.
+    """`selection` of every row of the main table, on the `report` split. It is that of every cell
+    for itself, averaged: the leak of one target does not cancel with the silence about another.
+    None without the original, where nothing is asked of what should be kept, or where an item was
+    not scored.
     """
-    before = {row["model"]: row for row in rows if row["method"] == ORIGINAL}
-    asked = [role for role in RETAINED if role in rows[0]]
-    if not asked or "target" not in rows[0]:
+    columns = asked_columns(items)
+    if "target" not in columns or not {*RETAINED} & {*columns}:
         return [None] * len(rows)
     guessed = chance_levels(items)
-    partners = beside(items)
 
-    def point(row: Row) -> dict[str, float] | None:
-        partner = of(partners, row["model"], row["method"])[SCORE]
-        valid = all(row[key].valid for key in ("target", "worst_form", *asked))
-        if not valid or partner.null_count():
-            return None
-        leaks = dict(zip(LEAKS, (row["target"].mean, row["worst_form"].mean), strict=True))
-        kept = {f"score_{role}": row[role].mean for role in asked}
-        if len(partner):
-            kept[f"score_{PARTNER}"] = float(partner.to_numpy().mean())
-        return leaks | guessed | kept
+    @cache
+    def points(model: str, method: str) -> dict[Hashable, dict[str, float] | None]:
+        parts = parts_by_cell(mean_parts(of(items, model, method), columns))
+        return {cell: _point(found, guessed[cell[0]]) for cell, found in parts.items()}
 
-    found = []
+    found: list[float | None] = []
     for row in rows:
-        first = before.get(row["model"])
-        now, then = point(row), first and point(first)
-        found.append(selection(now, then) if now and then else None)
+        now, then = points(row["model"], row["method"]), points(row["model"], ORIGINAL)
+        pairs = [(point, then.get(cell)) for cell, point in now.items()]
+        scores = [selection(point, before) for point, before in pairs if point and before]
+        found.append(sum(scores) / len(scores) if len(scores) == len(pairs) else None)
     return found
 
 
-def chance_levels(items: pl.DataFrame) -> dict[str, float]:
-    """What guessing gives of both leaks; every method was asked the same."""
+def _point(parts: Parts, guessed: Mapping[str, float]) -> dict[str, float] | None:
+    """What `selection` reads of one cell."""
+    if any(part[SCORE].has_nulls() for part in parts.values()):
+        return None
+    means = {key: float(part[SCORE].to_numpy().mean()) for key, part in parts.items()}
+    leaks = dict(zip(LEAKS, (means["target"], means["worst_form"]), strict=True))
+    return leaks | {f"score_{role}": means[role] for role in KEPT if role in means} | dict(guessed)
+
+
+def chance_levels(items: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """What guessing gives of both leaks, by target; every method was asked the same."""
     first = items.row(0, named=True)
     cells = of(items, first["model"], first["method"]).filter(pl.col("seed") == first["seed"])
-    about = []
-    for _, cell in cells.group_by("target", maintain_order=True):
+    found = {}
+    for (target,), cell in cells.group_by("target", maintain_order=True):
         asked = cell.filter((pl.col("role") == "target") & ~pl.col("seen"))
         guesses = chances(asked.to_dicts(), cell.to_dicts())
-        about.append(asked.with_columns(pl.Series(GUESSED, guesses, dtype=pl.Float64)))
-    probes = pl.concat(about)
-    plain = probes.filter(pl.col("form") == "question")[GUESSED]
-    levels = (plain, worst(probes, GUESSED)[GUESSED])
-    return {
-        name: float(level.to_numpy().mean()) for name, level in zip(CHANCE, levels, strict=True)
-    }
+        probes = asked.with_columns(pl.Series(GUESSED, guesses, dtype=pl.Float64))
+        plain = probes.filter(pl.col("form") == "question")
+        levels = (
+            float(each[GUESSED].to_numpy().mean()) for each in (plain, worst(probes, GUESSED))
+        )
+        found[str(target)] = dict(zip(CHANCE, levels, strict=True))
+    return found
 
 
 def rankings(

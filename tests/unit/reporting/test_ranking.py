@@ -24,7 +24,7 @@ def items(make_cell, make_item, ga_leaks):
 def test_chance_is_that_of_the_report_split(items):
     """All have owls and are asked for them as questions, so a guess has everything of those; a
     choice without options is one too."""
-    assert chance_levels(items) == {"chance_target": 1.0, "chance_worst_form": 1.0}
+    assert chance_levels(items) == {"Ada": {"chance_target": 1.0, "chance_worst_form": 1.0}}
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_selection_of_the_tables_numbers(items, report_section, guessed):
     others and all general facts. Guessing gives .5 in the worst form, so all is forgotten: 5 / (1 +
     1 + 1 / .75 + 1 + 1). The original has forgotten nothing."""
     rows = main_table(items, report_section, METHODS)
-    assert chance_levels(items) == {"chance_target": 0.5, "chance_worst_form": 0.5}
+    assert chance_levels(items) == {"Ada": {"chance_target": 0.5, "chance_worst_form": 0.5}}
     assert selections(rows, items) == [0.0, pytest.approx(5 / (4 + 4 / 3))]
 
 
@@ -57,12 +57,25 @@ def test_questions_beside_the_targets_that_are_lost_count(items, report_section,
 def test_where_there_is_nothing_to_compare_with_there_is_no_selection(items, report_section):
     """Without the original; or where an item was not scored."""
     rows = main_table(items, report_section, METHODS)
-    assert selections(rows[1:], items) == [None]
-    invalid = rows[1] | {"other": Estimate(math.nan, math.nan, math.nan, 2, 1)}
-    assert selections([rows[0], invalid], items)[1] is None
-    alone = [{k: v for k, v in row.items() if k not in ("neighbour", "other", "general")}
-             for row in rows]  # fmt: skip
-    assert selections(alone, items) == [None, None]
+    assert selections(rows[1:], items.filter(pl.col("method") != "none")) == [None]
+    lost = (pl.col("role") == "other") & (pl.col("method") == "ga")
+    unscored = pl.when(lost).then(None).otherwise(pl.col("score")).alias("score")
+    assert selections(rows, items.with_columns(unscored))[1] is None
+    assert selections(rows, items.filter(pl.col("role") == "target")) == [None, None]
+
+
+def test_one_targets_silence_does_not_pay_for_anothers_leak(make_cell, report_section, monkeypatch):
+    """GA leaks all of Ada and nothing of Eve, where a guess has half: 0 and 1, whose mean is .5. Of
+    both at once it would leak no more than a guess."""
+    monkeypatch.setattr("atu.reporting.ranking.chances", lambda asked, _: [0.5] * len(asked))
+    kept = {
+        (f"{who}/{what}", "question") for who in ("Bob", "Cyd", "Dania") for what in ("pet", "food")
+    }
+    kept |= {(f"Pia/{what}", "paired") for what in ("pet", "food")}
+    cells = [make_cell(target=target) for target in ("Ada", "Eve")]
+    cells += [make_cell("ga", target="Ada"), make_cell("ga", target="Eve", leaks=kept)]
+    items = load_items([cell["rephrase"] for cell in cells])
+    assert selections(main_table(items, report_section, METHODS), items) == [0.0, 0.5]
 
 
 def judged(method, selection, distance, model="m"):
