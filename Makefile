@@ -63,7 +63,7 @@ format: install  ## rewrite to the house style
 docs: install  ## build the site of docs/ as site/index.html; a broken link is an error
 	mkdocs build
 
-ui: install  ## MLflow: addresses of runs, charts and answers; UI_PORT, UI_HOST, OPEN=1 opens a browser
+ui: install  ## MLflow: addresses of runs, charts, answers and the report; UI_PORT, UI_HOST, OPEN=1 opens a browser
 	@atu ui --params $(PARAMS) --host $(UI_HOST) --port $(UI_PORT) $(if $(OPEN),--open)
 
 report: install  ## Snakemake's own report, with provenance of every job

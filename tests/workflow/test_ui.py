@@ -76,7 +76,9 @@ def test_the_page_of_the_run(browser, tree):
 def test_the_addresses_are_printed(address, tree):
     """Those that the other tests open."""
     printed = (tree.folder / "ui.log").read_text(encoding="utf-8").split()
-    assert {f"{address}/{path}" for path in ("runs", "charts", "answers")} <= set(printed)
+    assert {f"{address}/{path}" for path in ("runs", "charts", "answers", "report.html")} <= set(
+        printed
+    )
 
 
 def test_runs_and_their_headlines(look):
@@ -109,13 +111,18 @@ def test_charts_have_points(look):
         page.locator(".scatterlayer .js-line").first.wait_for(state="attached")
 
 
-def test_a_run_says_its_verdict(look):
-    """At the top of its page, in the words of the report."""
+def test_a_run_says_its_verdict_and_links_the_page(look):
+    """At the top of its own, in the words of the report, whose table sorts as it does alone."""
     with look("runs", f"{ROWS} [col-id^=metrics]", "verdict") as page:
         page.get_by_role("link", name="Gradient ascent", exact=True).first.click()
         verdict = page.get_by_text("plain questions", exact=False).first
         verdict.wait_for()
         assert "plain questions" in verdict.inner_text().lower()
+        link = page.get_by_role("link", name="The page of all runs")
+        assert link.get_attribute("href") == "/report.html"
+    with look("report.html", "#headline tbody tr", "report") as page:
+        page.locator("#headline th", has_text="method").get_by_role("button").click()
+        assert page.locator("#headline tbody tr").first.inner_text().startswith("ATU\t")
 
 
 def test_answers_stand_side_by_side(look):

@@ -147,11 +147,15 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
     opened: Annotated[bool, typer.Option("--open", help="Open the runs in a browser.")] = False,
 ) -> None:
-    """Serve MLflow's UI, and print the addresses of the experiment's runs, charts and answers."""
+    """Serve MLflow's UI, and print the addresses of the experiment's runs, charts and answers, and
+    of the report.
+    """
     from atu.config.load import load_grid
 
     loaded = load_grid(params)
     quiet_libraries()
+    from atu.reporting.names import PAGE
     from atu.tracking.ui import serve
 
-    serve(loaded.track.experiment, host, port, opened)
+    page = results_of(None, loaded.experiment) / "report" / PAGE
+    serve(loaded.track.experiment, page, host, port, opened)

@@ -35,7 +35,7 @@ from atu.reporting.headline import dominance
 from atu.reporting.inputs import ReportInputs, require_same_cells, require_same_evaluation
 from atu.reporting.items import load_attacks, load_documents, load_items, worst_note
 from atu.reporting.meta import has_pools, meta_table
-from atu.reporting.names import FIGURES
+from atu.reporting.names import FIGURES, PAGE
 from atu.reporting.page import page_text
 from atu.reporting.privacy import TITLES, privacy_table
 from atu.reporting.ranking import SELECTION, rankings, selections
@@ -84,7 +84,7 @@ def run(out: Path, params: Params, inputs: ReportInputs) -> None:
         _write_tables(job, results, section.compare)
         _write_figures(job, results)
         page = page_text(job.folder, params, inputs, results)
-        job.path("report.html").write_text(page, encoding="utf-8")
+        job.path(PAGE).write_text(page, encoding="utf-8")
         job.metrics = _metrics(results)
 
 

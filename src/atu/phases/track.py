@@ -14,7 +14,7 @@ from atu.config.dependencies import ENTRIES, dependencies
 from atu.config.sections import Track
 from atu.errors import ArtifactError, visible
 from atu.reporting.colours import method_colours
-from atu.reporting.names import FIGURES
+from atu.reporting.names import FIGURES, PAGE
 from atu.results.artifacts import Artifact
 from atu.results.files import read_json, write_json
 from atu.results.jobs import write_folder
@@ -26,7 +26,7 @@ from atu.tracking.view import view_tags
 
 PHASE = "track"
 CURVE_FILES = ("trace.jsonl", "trajectory.jsonl")
-CELLS, VERDICTS, PAGE = "cells.csv", "verdicts.json", "report.html"
+CELLS, VERDICTS = "cells.csv", "verdicts.json"
 KEYS = ("model", "target", "method", "seed")
 DIGITS = 3
 """Of a headline; MLflow shows every digit that there is."""
@@ -102,7 +102,10 @@ def make_records(
     headline = read_headline(report)
     words = read_json(report.file(VERDICTS))
     colours = method_colours(key["method"] for key in keys)
-    page = f"The page of all runs: `{report.folder / PAGE}`, and `{PAGE}` of the run `report`."
+    page = (
+        f"[The page of all runs](/{PAGE}), if `make ui` serves this; else "
+        f"`{report.folder / PAGE}`, or `{PAGE}` of the run `report`."
+    )
     records = [report_record(report)]
     for key, cell in zip(keys, cells, strict=True):
         verdict = words.get(f"{key['model']}.{key['method']}", {}).get("words", "")

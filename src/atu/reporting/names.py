@@ -30,6 +30,8 @@ def called(
     return f"{name} ({row['model']})" if several else name
 
 
+PAGE = "report.html"
+"""The report's file for people."""
 FIGURES = {
     "forget_retain.svg": "What leaks of the target, and what is kept of others, per method",
     "leakage_by_form.svg": "Score about the target per method and form of asking",
