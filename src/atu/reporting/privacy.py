@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from atu.config.sections import Report
 from atu.metrics import membership as mia
 from atu.metrics import memorisation as memo
-from atu.metrics.bootstrap import Estimate, percentiles
+from atu.metrics.bootstrap import Estimate, clustered_mean, percentiles, resampled_means
 from atu.metrics.muse_knowledge import muse_knowledge_fixed
 from atu.metrics.options import option_accuracy
 from atu.metrics.tofu_recall import tofu_rouge_l_recall, tofu_rouge_l_recall_fixed
@@ -58,8 +58,8 @@ TITLES = ANSWERS | SUMMARIES | AUCS | {REFERENCE_AUC: "AUC, reference"}
 def privacy_table(
     privacy: Sequence[Artifact], section: Report, methods: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One row per model and method: an `Estimate` per column of `TITLES` that the benchmark has.
-    Summaries of whole cells have no interval; their n is the number of cells.
+    """One row per model and method: an `Estimate` per column of `TITLES` that the benchmark has. The
+    n of summaries is the number of cells; of one target they have no interval.
     """
     answers, texts = (_load(privacy, f"{name}.parquet") for name in ("answers", "texts"))
     answer_scores = ANSWERS if "target" in answers["role"] else {}
@@ -77,13 +77,17 @@ def privacy_table(
             target = of(answers, model, method).filter(pl.col("role") == "target")
             method_texts = of(texts, model, method)
             cells = [
-                metrics
+                (cell["target"], metrics)
                 for cell, metrics in numbers
                 if (cell["model"], cell["method"]) == (model, method)
             ]
             row: dict[str, Any] = {"model": model, "method": method}
             row |= {name: estimate(target, section, name) for name in answer_scores}
-            row |= {n: _summary(cells, n) for n in (*SUMMARIES, REFERENCE_AUC) if n in summaries}
+            row |= {
+                name: _summary(cells, name, section)
+                for name in (*SUMMARIES, REFERENCE_AUC)
+                if name in summaries
+            }
             row |= auc_estimates(method_texts, aucs, section)
             rows.append(row)
     return rows
@@ -93,35 +97,55 @@ def _load(privacy: Sequence[Artifact], name: str) -> pl.DataFrame:
     return pl.concat([with_cell(read_frame(a.file(name)), a) for a in privacy])
 
 
-def _summary(cells: Sequence[dict[str, float]], name: str) -> Estimate:
-    """The mean over cells; not valid if a cell lacks the number."""
+def _summary(cells: Sequence[tuple[str, dict[str, float]]], name: str, section: Report) -> Estimate:
+    """The mean over cells, with an interval that draws targets; not valid if a cell lacks the
+    number.
+    """
     key = f"privacy/{name}/report"
-    values = [cell[key] for cell in cells if key in cell]
-    mean = sum(values) / len(values) if values else math.nan
-    return Estimate(mean, mean, mean, len(cells), len(values))
+    if not cells:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    return clustered_mean(
+        [metrics.get(key) for _, metrics in cells],
+        [target for target, _ in cells],
+        generator(section.seed, "bootstrap"),
+        section.bootstrap,
+        section.confidence,
+    )
 
 
 def auc_estimates(
     texts: pl.DataFrame, scores: Sequence[str], section: Report
 ) -> dict[str, Estimate]:
-    """By score the AUC of forget against holdout texts, averaged over cells, with an interval that
-    resamples facts on both sides; n is the number of texts.
+    """By score the AUC of forget against holdout texts, averaged over cells; n is the number of
+    texts. The interval draws targets, and of one target facts on both sides.
     """
-    cells = [
-        [_by_fact(cell.filter(pl.col("corpus") == corpus), scores) for corpus in SIDES]
-        for _, cell in texts.group_by(["target", "seed"], maintain_order=True)
-    ]
+    targets, cells = [], []
+    for (target, _), cell in texts.group_by(["target", "seed"], maintain_order=True):
+        targets.append(target)
+        sides = (cell.filter(pl.col("corpus") == corpus) for corpus in SIDES)
+        cells.append([_by_fact(side, scores) for side in sides])
     found = {}
     for score in scores:
-        estimates, counts = [], 0
-        for cell in cells:
-            sides = [by_fact[score] for by_fact in cell]
-            counts += sum(len(values) for side in sides for values in side)
-            drawn = _drawn(section.seed, section.bootstrap, score, *map(len, sides))
-            estimates.append(_resampled(sides, drawn, section.confidence))
-        point, low, high = np.mean(estimates, axis=0)
-        found[score] = Estimate(float(point), float(low), float(high), counts)
+        by_cell = [[by_fact[score] for by_fact in cell] for cell in cells]
+        points = [_area(sides) for sides in by_cell]
+        if len(set(targets)) > 1:
+            rng = generator(section.seed, "auc")
+            resampled = resampled_means(points, targets, rng, section.bootstrap)
+        else:
+            drawn = [_drawn(section.seed, section.bootstrap, score, *map(len, c)) for c in by_cell]
+            resampled = np.mean(
+                [_resampled(*pair) for pair in zip(by_cell, drawn, strict=True)], axis=0
+            )
+        n = sum(len(values) for sides in by_cell for side in sides for values in side)
+        low, high = percentiles(resampled, section.confidence)
+        found[score] = Estimate(float(np.mean(points)), low, high, n)
     return found
+
+
+def _area(sides: Sequence[Sequence[Sequence[float]]]) -> float:
+    """The AUC of members, by fact, against non-members, by fact."""
+    members, others = ([x for fact in side for x in fact] for side in sides)
+    return mia.auc(members, others)
 
 
 def _by_fact(texts: pl.DataFrame, scores: Sequence[str]) -> dict[str, list[list[float]]]:
@@ -131,24 +155,19 @@ def _by_fact(texts: pl.DataFrame, scores: Sequence[str]) -> dict[str, list[list[
 
 
 def _resampled(
-    sides: Sequence[Sequence[Sequence[float]]],
-    drawn: Sequence[NDArray[np.int64]],
-    confidence: float,
-) -> tuple[float, float, float]:
-    """The AUC of members, by fact, against non-members, by fact, and its percentile interval over
-    resamples of facts on both sides (`_drawn`).
-
-    A resample's AUC is a mean over pairs of texts, so that what every pair of facts has in it, and
-    how often each fact was drawn, is enough.
+    sides: Sequence[Sequence[Sequence[float]]], drawn: Sequence[NDArray[np.int64]]
+) -> NDArray[np.float64]:
+    """The AUC in every resample of facts on both sides (`_drawn`), [resamples]. It is a mean over
+    pairs of texts, so that what every pair of facts has in it, and how often each fact was drawn,
+    is enough.
     """
     members, others = (np.array([x for fact in side for x in fact]) for side in sides)
-    point = mia.auc(members, others)
     won = (members[:, None] > others) + 0.5 * (members[:, None] == others)
     starts = [np.cumsum([0, *(len(fact) for fact in side[:-1])]) for side in sides]
     pairs = np.add.reduceat(np.add.reduceat(won, starts[0], axis=0), starts[1], axis=1)
     texts = [d @ [len(fact) for fact in side] for d, side in zip(drawn, sides, strict=True)]
-    resampled = ((drawn[0] @ pairs) * drawn[1]).sum(axis=1) / (texts[0] * texts[1])
-    return point, *percentiles(resampled, confidence)
+    areas: NDArray[np.float64] = ((drawn[0] @ pairs) * drawn[1]).sum(axis=1) / (texts[0] * texts[1])
+    return areas
 
 
 @lru_cache(maxsize=128)
