@@ -58,8 +58,8 @@ TITLES = ANSWERS | SUMMARIES | AUCS | {REFERENCE_AUC: "AUC, reference"}
 def privacy_table(
     privacy: Sequence[Artifact], section: Report, methods: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One row per model and method: an `Estimate` per column of `TITLES` that the benchmark has. The
-    n of summaries is the number of cells; of one target they have no interval.
+    """One row per model and method: an `Estimate` per column of `TITLES` that the benchmark has.
+    The n of summaries is the number of cells; of one target they have no interval.
     """
     answers, texts = (_load(privacy, f"{name}.parquet") for name in ("answers", "texts"))
     answer_scores = ANSWERS if "target" in answers["role"] else {}
