@@ -129,7 +129,7 @@ def note(settings: Settings) -> str:
     """Whose method a row is: the paper's, or with what else it is this project's."""
     ours = {
         "thresholds from measured cosines": bool(settings.quantiles),
-        "thresholds below zero": min(settings.thresholds, default=0.0) < 0,
+        "a ladder that ends below zero": min(settings.thresholds, default=0.0) < 0,
         **{RETAINED[name]: True for name in settings.retain.weights()},
         "the subject's tokens alone": settings.positions == "subject",
         "no hinge to the concept": settings.concept == 0,
