@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-TABLES = ("headline", "table", "attacker", "comparison", "robustness", "privacy")
+TABLES = ("headline", "table", "attacker", "distance", "comparison", "robustness", "privacy")
 
 INK = "#6e7781"
 """Of a picture: grey, to be read on white and on black."""

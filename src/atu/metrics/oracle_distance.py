@@ -50,9 +50,24 @@ def oracle_distance(
     if method.keys() != oracle.keys() or not method:
         raise ValueError(f"{sorted(method)} against {sorted(oracle)}: not the same scores")
     groups: dict[str, list[NDArray[np.float64]]] = {}
+    for name, gap in gaps(method, oracle).items():
+        groups.setdefault(_group(name), []).append(gap)
+    return np.mean([np.mean(found, axis=0) for found in groups.values()], axis=0)
+
+
+def gaps(
+    method: Mapping[str, NDArray[np.float64]], oracle: Mapping[str, NDArray[np.float64]]
+) -> dict[str, NDArray[np.float64]]:
+    """How far each score is from the oracle's: either way about the target, elsewhere below it. The
+    arguments are those of `oracle_distance`.
+    """
+    found = {}
     for name, score in method.items():
-        group = "utility" if name.startswith(TASK) else GROUPS[name]
         lacking = np.subtract(oracle[name], score)
-        gap = np.abs(lacking) if group == FORGETTING else np.maximum(lacking, 0)
-        groups.setdefault(group, []).append(gap)
-    return np.mean([np.mean(gaps, axis=0) for gaps in groups.values()], axis=0)
+        either = _group(name) == FORGETTING
+        found[name] = np.abs(lacking) if either else np.maximum(lacking, 0)
+    return found
+
+
+def _group(name: str) -> str:
+    return "utility" if name.startswith(TASK) else GROUPS[name]

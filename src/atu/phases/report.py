@@ -28,7 +28,7 @@ from atu.reporting.cells import (
 )
 from atu.reporting.comparison import compared, comparison_table, markdown_comparison
 from atu.reporting.cost import cost_table, flat_cost
-from atu.reporting.distance import Distance, distances
+from atu.reporting.distance import Distance, distances, gap_rows, markdown_gaps
 from atu.reporting.evidence import Beside, evidence_of
 from atu.reporting.gathered import Tables
 from atu.reporting.headline import dominance
@@ -137,6 +137,7 @@ def make_tables(params: Params, inputs: ReportInputs) -> Tables:
         attacker_columns=seen,
         attacker=attacker_table(robust, privacy, seen),
         forms=tables.form_table(items, section, methods),
+        gaps=gap_rows(far),
         comparison=comparison_table(items, section, methods, oracle, far),
         compared={key: titles[key] for key in compared(columns)}
         | ({tables.DISTANCE: tables.DISTANCE_TITLE} if far else {}),
@@ -229,6 +230,7 @@ def _write_tables(job: Job, results: Tables, ours: str) -> None:
         "attacker": results.attacker,
         "forms": results.forms,
         "comparison": results.comparison,
+        "distance": results.gaps,
         "robustness": results.robustness,
         "robustness_summary": results.summary,
         "privacy": results.privacy,
@@ -258,6 +260,7 @@ def _write_tables(job: Job, results: Tables, ours: str) -> None:
         "headline": markdown_headline(results.headline, names),
         "table": text + "".join(f"\n{line}\n" for line in below),
         "attacker": markdown_attacker(results.attacker, results.attacker_columns, names),
+        "distance": markdown_gaps(results.gaps, names),
         "comparison": markdown_comparison(results.comparison, results.compared, names, ours),
         "robustness": robust + marks.lines(results.failed, keys),
         "privacy": privacy + marks.lines(results.failed, results.privacy_titles),

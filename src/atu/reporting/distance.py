@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -14,10 +14,18 @@ from numpy.typing import NDArray
 
 from atu.config.sections import Report
 from atu.metrics.bootstrap import FineEstimate, percentiles, resampled_means
-from atu.metrics.oracle_distance import GROUPS, TASK, oracle_distance
+from atu.metrics.oracle_distance import GROUPS, TASK, gaps, oracle_distance
 from atu.metrics.selection import PARTNER
 from atu.reporting.items import beside, of
-from atu.reporting.tables import asked_columns, by_column, compared_tasks
+from atu.reporting.names import called
+from atu.reporting.tables import (
+    COLUMNS,
+    TASK_TITLES,
+    asked_columns,
+    by_column,
+    compared_tasks,
+    markdown_lines,
+)
 from atu.results.items import SCORE
 from atu.seeding import generator
 
@@ -41,6 +49,8 @@ class Distance:
     """Of every target and seed."""
     by_target: Mapping[str, Distance] = field(default_factory=dict)
     """Of every target by itself, of several: intervals draw its facts and documents."""
+    gaps: Mapping[str, float] = field(default_factory=dict)
+    """What it is made of: by the name of a score the mean gap to the oracle's."""
 
     def minus(self, other: Distance, section: Report) -> FineEstimate:
         """The difference of two distances, with its paired interval."""
@@ -133,7 +143,31 @@ def _distance(mine: Cells, theirs: Cells, section: Report) -> Distance:
     low, high = percentiles(resampled, section.confidence)
     # The absolute value of a noisy number is too large: resamples of no distance are all above 0.
     estimate = FineEstimate(mean, min(low, mean), max(high, mean), len(cells))
-    return Distance(estimate, resampled, dict(zip(cells, points, strict=True)), by_target)
+    by_cell = [gaps(*map(_means, pair)) for pair in sides]
+    names = dict.fromkeys(name for found in by_cell for name in found)
+    mean_gaps = {n: float(np.mean([found[n] for found in by_cell if n in found])) for n in names}
+    by_name = dict(zip(cells, points, strict=True))
+    return Distance(estimate, resampled, by_name, by_target, mean_gaps)
+
+
+def gap_rows(
+    found: Mapping[tuple[str, str], Distance],
+) -> list[dict[str, str | float]]:
+    """A row per model and method, with the gap of every score that its distance is made of."""
+    return [
+        {"model": model, "method": method, **distance.gaps}
+        for (model, method), distance in found.items()
+    ]
+
+
+def gap_titles(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Key to title of the scores that these rows have."""
+    titles = COLUMNS | {PARTNER: "retain questions beside the target’s"}
+    tasks = {
+        k: TASK_TITLES.get(n, n) for row in rows for k in row if (n := k.removeprefix(TASK)) != k
+    }
+    ordered = {key: titles[key] for key in GROUPS} | tasks
+    return {key: title for key, title in ordered.items() if any(key in row for row in rows)}
 
 
 def _of_target(cells: Cells, name: str) -> Cells:
@@ -165,3 +199,16 @@ def _drawn(parts: Parts, section: Report) -> dict[str, NDArray[np.float64]]:
 
 def _invalid(n: int, scored: int) -> FineEstimate:
     return FineEstimate(math.nan, math.nan, math.nan, n, min(scored, max(n - 1, 0)))
+
+
+def markdown_gaps(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
+    """The table of `gap_rows` in Markdown; nothing without an oracle."""
+    titles = gap_titles(rows)
+    if not titles:
+        return ""
+    lines = [[called(row, rows, names), *(_shown(row.get(key)) for key in titles)] for row in rows]
+    return markdown_lines(["gap to the oracle", *titles.values()], lines)
+
+
+def _shown(gap: float | None) -> str:
+    return "–" if gap is None else f"{gap:.3f}"

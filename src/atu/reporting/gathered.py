@@ -41,6 +41,8 @@ class Tables:
     attacker_columns: dict[str, str]
     attacker: list[dict[str, Any]]
     forms: list[dict[str, Any]]
+    gaps: list[dict[str, Any]]
+    """What the distances are made of."""
     comparison: list[dict[str, Any]]
     compared: dict[str, str]
     """Its columns: key to title."""

@@ -20,6 +20,7 @@ from atu.reporting.answers import shown_methods
 from atu.reporting.attacker import lens_names
 from atu.reporting.cells import HEADLINE
 from atu.reporting.comparison import by_target
+from atu.reporting.distance import gap_titles
 from atu.reporting.gathered import Tables
 from atu.reporting.inputs import ReportInputs
 from atu.reporting.names import FIGURES, measure_name
@@ -112,6 +113,7 @@ def page_text(folder: Path, params: Params, inputs: ReportInputs, results: Table
         compared=results.compared,
         far=far,
         by_target=by_target,
+        gaps=gap_titles(results.gaps),
         forms=FORMS,
         tasks=tables.task_names(next(iter(results.utility.values()))),
         task_titles=tables.TASK_TITLES,

@@ -632,7 +632,8 @@ def test_with_a_stranger_answers_count_where_the_prompt_names_nobody(introducing
                 "thresholds": [0.0, -0.6], "optimizer": "adamw",
                 "retain": {"nll": 1.0, "states": 0.1, "layer": 1},
             },
-            "this project's Align-then-Unlearn: a ladder that ends below zero, NLL, held states, AdamW",
+            "this project's Align-then-Unlearn: a ladder that ends below zero, NLL, held states, "
+            "AdamW",
         ),
         (
             {"quantiles": [0.5], "thresholds": [], "positions": "subject"},

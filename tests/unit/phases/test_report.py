@@ -112,8 +112,8 @@ def test_files(reported, make_inputs):
     assert sorted(artifact.manifest["artifacts"]) == sorted(
         [
             *FIGURES, "attacker.csv", "attacker.md", "comparison.csv", "comparison.md", "cost.csv",
-            "forms.csv", "metrics.json", "privacy.csv", "searches.csv",
-            "privacy.md", "cells.csv", "headline.json", "headline.md", "report.html",
+            "distance.csv", "distance.md", "forms.csv", "metrics.json", "privacy.csv",
+            "searches.csv", "privacy.md", "cells.csv", "headline.json", "headline.md", "report.html",
             "requests.csv", "robustness.csv", "robustness.md",
             "robustness_summary.csv", "table.csv", "table.md", "trajectories.csv",
             "verdicts.json",
@@ -416,7 +416,9 @@ def test_the_page_shows_the_comparison(reported, make_inputs):
     inputs = make_inputs(methods=("none", "oracle", "ga"))
     text = page(reported(inputs, "first"))
     assert "Gradient ascent minus the other method, item by item" in text
-    lines = rows_of(text, "comparison", 1)
+    gaps = rows_of(text, "comparison", 1)
+    assert gaps["Gradient ascent"] == ["0.000"] * 7 == gaps["Oracle"]
+    lines = rows_of(text, "comparison", 2)
     assert [*lines][1:] == ["Oracle"]
     assert lines["Oracle"] == [*["0.00 as the oracle"] * 4, "–"]
     assert "against the others" not in page(reported(make_inputs("alone"), "second"))

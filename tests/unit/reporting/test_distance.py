@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from atu.metrics.selection import NEAR
-from atu.reporting.distance import distances
+from atu.reporting.distance import distances, gap_rows, markdown_gaps
 from atu.reporting.items import load_documents, load_items
 from atu.reporting.tables import utility_means
 from atu.results.items import SCORE
@@ -53,6 +53,25 @@ def test_the_four_parts_of_one_target(cells, measure):
         "none": pytest.approx(1.05 / 4), "oracle": 0.0, "ga": pytest.approx(0.55 / 4),
     }  # fmt: skip
     assert found["ga"].estimate.n == 1
+    assert found["ga"].gaps == pytest.approx({
+        "target": 0.0, "worst_form": 0.5, "neighbour": 0.5, "partner": 0.0, "other": 0.0,
+        "general": 0.0, "task.generate": 0.1,
+    })  # fmt: skip
+
+
+def test_what_the_distances_are_made_of_is_written(cells, make_cell, measure):
+    """In the order of the parts, by the names that people read; of two targets the mean, and a dash
+    for who was not asked."""
+    ga = {("m", "ga"): measure(cells)["ga"]}
+    rows = [*gap_rows(ga), {"model": "m", "method": "npo", "target": 0.25}]
+    head, _, first, second = markdown_gaps(rows, {"ga": "GA"}).splitlines()
+    assert head.startswith(
+        "| gap to the oracle | target questions | target, worst form | neighbours |"
+    )
+    assert head.endswith("| other people | general facts | generation |")
+    assert first == "| GA | 0.000 | 0.500 | 0.500 | 0.000 | 0.000 | 0.000 | 0.100 |"
+    assert second == "| npo | 0.250 | – | – | – | – | – | – |"
+    assert markdown_gaps([], {}) == ""
 
 
 def test_questions_beside_the_targets_are_near_it(cells, make_cell, ga_leaks, measure):
