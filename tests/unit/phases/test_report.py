@@ -113,7 +113,8 @@ def test_files(reported, make_inputs):
         [
             *FIGURES, "attacker.csv", "attacker.md", "comparison.csv", "comparison.md", "cost.csv",
             "distance.csv", "distance.md", "forms.csv", "metrics.json", "privacy.csv",
-            "searches.csv", "privacy.md", "cells.csv", "headline.json", "headline.md", "report.html",
+            "searches.csv", "privacy.md", "cells.csv", "headline.json", "headline.md",
+            "report.html",
             "requests.csv", "robustness.csv", "robustness.md",
             "robustness_summary.csv", "table.csv", "table.md", "trajectories.csv",
             "verdicts.json",
