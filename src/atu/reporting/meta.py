@@ -23,7 +23,7 @@ from atu.attacks.quantise import Settings as Quantise
 from atu.attacks.relearn import AFTER, BEFORE
 from atu.attacks.relearn import Settings as Relearn
 from atu.config.params import Params, oracle_method
-from atu.config.roles import ORIGINAL
+from atu.config.roles import ORIGINAL, REFERENCES
 from atu.config.sections import AttackSection, Report
 from atu.errors import ConfigError
 from atu.metrics.bootstrap import percentiles
@@ -112,7 +112,7 @@ def meta_table(artifacts: Iterable[Artifact], params: Params) -> list[Trust]:
 
 def pooled(artifacts: Iterable[Artifact], oracle: str, targets: Sequence[str]) -> Pools:
     """The numbers by checkpoint. The original and the oracle are the same for every seed of
-    unlearning, so the first counts.
+    unlearning, so the first counts. A second oracle is not unlearned either.
     """
     cells: dict[tuple[Any, ...], Numbers] = {}
     for artifact in artifacts:
@@ -130,7 +130,7 @@ def pooled(artifacts: Iterable[Artifact], oracle: str, targets: Sequence[str]) -
             pools.knowing.setdefault((model, target), numbers)
         elif method == oracle:
             pools.ignorant.setdefault((model, target), numbers)
-        else:
+        elif method not in REFERENCES:
             beside = cells[model, target, oracle, seed]
             pools.unlearned.append(((model, target), numbers, beside))
     return pools

@@ -128,6 +128,13 @@ def test_robustness_by_hand(pools):
     assert (found[worst].unlearned, found[worst].robustness) == (0, None)
 
 
+def test_a_second_oracle_is_not_unlearned(pools):
+    """It never knew, so what an attack moves in it says nothing of what comes back."""
+    other = [a for pair in PAIRS for a in pools.folder(pair, "second_oracle", FORGOT)]
+    assert pools(KNOWS, NEVER, FORGOT, more=other)[LIKELY].unlearned == 4
+    assert pools(KNOWS, NEVER, more=other)[LIKELY].unlearned == 0
+
+
 @pytest.mark.parametrize(
     "change",
     [{LIKELY: 0.51}, {UTILITY: 0.79}, {UTILITY: 0.8, LIKELY: 0.9}],
