@@ -76,9 +76,9 @@ def test_the_page_of_the_run(browser, tree):
 def test_the_addresses_are_printed(address, tree):
     """Those that the other tests open."""
     printed = (tree.folder / "ui.log").read_text(encoding="utf-8").split()
-    assert {f"{address}/{path}" for path in ("runs", "charts", "answers", "report.html")} <= set(
-        printed
-    )
+    assert {
+        f"{address}/{path}" for path in ("runs", "charts", "answers", "miniature/report.html")
+    } <= set(printed)
 
 
 def test_runs_and_their_headlines(look):
@@ -119,8 +119,8 @@ def test_a_run_says_its_verdict_and_links_the_page(look):
         verdict.wait_for()
         assert "plain questions" in verdict.inner_text().lower()
         link = page.get_by_role("link", name="The page of all runs")
-        assert link.get_attribute("href") == "/report.html"
-    with look("report.html", "#headline tbody tr", "report") as page:
+        assert link.get_attribute("href") == "/miniature/report.html"
+    with look("miniature/report.html", "#headline tbody tr", "report") as page:
         page.locator("#headline th", has_text="method").get_by_role("button").click()
         assert page.locator("#headline tbody tr").first.inner_text().startswith("ATU\t")
 

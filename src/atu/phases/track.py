@@ -20,7 +20,14 @@ from atu.results.files import read_json, write_json
 from atu.results.jobs import write_folder
 from atu.tracking.connection import mask, tracking_uri
 from atu.tracking.mirror import mirror
-from atu.tracking.records import HEADLINE, TRAJECTORY, RunRecord, flatten, metric_name
+from atu.tracking.records import (
+    HEADLINE,
+    TRAJECTORY,
+    RunRecord,
+    flatten,
+    metric_name,
+    page_path,
+)
 from atu.tracking.registry import Model
 from atu.tracking.view import view_tags
 
@@ -102,16 +109,17 @@ def make_records(
     headline = read_headline(report)
     words = read_json(report.file(VERDICTS))
     colours = method_colours(key["method"] for key in keys)
-    page = (
-        f"[The page of all runs](/{PAGE}), if `make ui` serves this; else "
-        f"`{report.folder / PAGE}`, or `{PAGE}` of the run `report`."
+    page = report.folder / PAGE
+    where = (
+        f"[The page of all runs]({page_path(page)}), if `make ui` serves this; else `{page}`, or "
+        f"`{PAGE}` of the run `report`."
     )
     records = [report_record(report)]
     for key, cell in zip(keys, cells, strict=True):
         verdict = words.get(f"{key['model']}.{key['method']}", {}).get("words", "")
         record = make_record(cell, headline.get(tuple(str(key[k]) for k in KEYS), {}))
         name = " · ".join([names[key["method"]], *(_said(k, key[k]) for k in differ)])
-        description = "\n\n".join(filter(None, [visible(verdict), page]))
+        description = "\n\n".join(filter(None, [visible(verdict), where]))
         colour = colours[key["method"]]
         records.append(replace(record, name=name, colour=colour, description=description))
     return records

@@ -36,6 +36,13 @@ WHOLE = "report"
 """The split that numbers are about unless their name says otherwise."""
 
 
+def page_path(page: Path) -> str:
+    """Where `atu ui` serves a report's page: below its experiment's name, for a store may hold
+    several, and the UI of one has no page of another.
+    """
+    return f"/{page.parent.parent.name}/{page.name}"
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """The content of one MLflow run."""

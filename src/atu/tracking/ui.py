@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from atu.errors import TrackingError
 from atu.tracking.connection import artifacts, connected, is_database, mask, tracking_uri
+from atu.tracking.records import page_path
 from atu.tracking.view import MODES, view_address
 
 GO_ON = """<!doctype html>
@@ -66,7 +67,7 @@ def _number(experiment: str) -> str | None:
 
 def _say(addresses: dict[str, str], opened: bool) -> None:
     for mode, address in addresses.items():
-        print(f"{mode.partition('.')[0] + ':':9}{address}", flush=True)
+        print(f"{mode + ':':9}{address}", flush=True)
     if opened:
         webbrowser.open(next(iter(addresses.values())))
 
@@ -74,7 +75,8 @@ def _say(addresses: dict[str, str], opened: bool) -> None:
 def _run(experiment: str, report: Path, host: str, port: int, opened: bool) -> None:
     import uvicorn
 
-    addresses = {name: f"http://{host}:{port}/{name}" for name in (*MODES, report.name)}
+    paths = {mode: f"/{mode}" for mode in MODES} | {"report": page_path(report)}
+    addresses = {name: f"http://{host}:{port}{path}" for name, path in paths.items()}
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
@@ -95,7 +97,7 @@ def _app(experiment: str, report: Path) -> Any:
     from starlette.routing import Route
 
     pages = [Route(f"/{mode}", partial(_view, experiment, mode)) for mode in MODES]
-    app.router.routes[:0] = [*pages, Route(f"/{report.name}", partial(_report, report))]
+    app.router.routes[:0] = [*pages, Route(page_path(report), partial(_report, report))]
     return app
 
 

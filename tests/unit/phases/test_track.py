@@ -286,7 +286,8 @@ def test_headlines_come_from_the_report(cells, report_on):
     assert ga.metrics["1 target questions"] == 0.286 and ga.metrics["6 COLLAPSED"] == 1
     assert {"3 neighbours", "5 distance"}.isdisjoint(ga.metrics)
     assert none.metrics["3 neighbours"] == 0.875
-    told = "leaks\n\n[The page of all runs](/report.html), if `make ui` serves this; else "
+    where = f"/{report.folder.parent.name}/report.html"
+    told = f"leaks\n\n[The page of all runs]({where}), if `make ui` serves this; else "
     assert ga.description.startswith(f"{told}`{report.folder}/report.html`, or")
     assert none.description.startswith("[The page") and none.colour != ga.colour
 
