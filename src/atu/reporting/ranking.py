@@ -23,8 +23,8 @@ GUESSED = "guessed"
 
 def selections(rows: Sequence[Row], items: pl.DataFrame) -> list[float | None]:
     """`selection` of every row of the main table, on the `report` split. It is that of every cell
-    for itself, averaged: the leak of one target does not cancel with the silence about another.
-    None without the original, where nothing is asked of what should be kept, or where an item was
+    for itself, averaged: the leak of one target does not cancel with the silence about another. A
+    target of which no plain question is asked is left out. None without the original, where nothing is asked of what should be kept, or where an item was
     not scored.
     """
     columns = asked_columns(items)
@@ -35,14 +35,18 @@ def selections(rows: Sequence[Row], items: pl.DataFrame) -> list[float | None]:
     @cache
     def points(model: str, method: str) -> dict[Hashable, dict[str, float] | None]:
         parts = parts_by_cell(mean_parts(of(items, model, method), columns))
-        return {cell: _point(found, guessed[cell[0]]) for cell, found in parts.items()}
+        return {
+            cell: _point(found, guessed[cell[0]])
+            for cell, found in parts.items()
+            if {"target", "worst_form"} <= found.keys()
+        }
 
     found: list[float | None] = []
     for row in rows:
         now, then = points(row["model"], row["method"]), points(row["model"], ORIGINAL)
         pairs = [(point, then.get(cell)) for cell, point in now.items()]
         scores = [selection(point, before) for point, before in pairs if point and before]
-        found.append(sum(scores) / len(scores) if len(scores) == len(pairs) else None)
+        found.append(sum(scores) / len(scores) if 0 < len(scores) == len(pairs) else None)
     return found
 
 
@@ -65,6 +69,8 @@ def chance_levels(items: pl.DataFrame) -> dict[str, dict[str, float]]:
         guesses = chances(asked.to_dicts(), cell.to_dicts())
         probes = asked.with_columns(pl.Series(GUESSED, guesses, dtype=pl.Float64))
         plain = probes.filter(pl.col("form") == "question")
+        if plain.is_empty():
+            continue
         levels = (
             float(each[GUESSED].to_numpy().mean()) for each in (plain, worst(probes, GUESSED))
         )

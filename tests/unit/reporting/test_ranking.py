@@ -64,6 +64,23 @@ def test_where_there_is_nothing_to_compare_with_there_is_no_selection(items, rep
     assert selections(rows, items.filter(pl.col("role") == "target")) == [None, None]
 
 
+def test_a_target_of_which_no_plain_question_is_asked_is_left_out(
+    make_cell, ga_leaks, report_section, guessed
+):
+    """Of Eve there are other forms alone: selection is Ada's. Of nobody: there is none."""
+    cells = [
+        make_cell(method, target=target, leaks=known)
+        for target in ("Ada", "Eve")
+        for method, known in (("none", None), ("ga", ga_leaks))
+    ]
+    items = load_items([cell["rephrase"] for cell in cells])
+    plain = (pl.col("role") == "target") & (pl.col("form") == "question") & ~pl.col("seen")
+    rows = main_table(items, report_section, METHODS)
+    part = items.filter(~(plain & (pl.col("target") == "Eve")))
+    assert selections(rows, part) == selections(rows, items.filter(pl.col("target") == "Ada"))
+    assert selections(rows, items.filter(~plain)) == [None, None]
+
+
 def test_one_targets_silence_does_not_pay_for_anothers_leak(make_cell, report_section, monkeypatch):
     """GA leaks all of Ada and nothing of Eve, where a guess has half: 0 and 1, whose mean is .5. Of
     both at once it would leak no more than a guess."""
