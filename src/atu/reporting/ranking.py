@@ -24,8 +24,8 @@ GUESSED = "guessed"
 def selections(rows: Sequence[Row], items: pl.DataFrame) -> list[float | None]:
     """`selection` of every row of the main table, on the `report` split. It is that of every cell
     for itself, averaged: the leak of one target does not cancel with the silence about another. A
-    target of which no plain question is asked is left out. None without the original, where nothing is asked of what should be kept, or where an item was
-    not scored.
+    target of which no plain question is asked is left out. None without the original, where nothing
+    is asked of what should be kept, or where an item was not scored.
     """
     columns = asked_columns(items)
     if "target" not in columns or not {*RETAINED} & {*columns}:
